@@ -1,0 +1,230 @@
+/**
+ * The addon's typed surface, and nothing else: token ids and offsets go in, per-token or per-row float32 comes out,
+ * handles stand for the rest. Every long call runs on the engine's own thread and returns a promise. A handle keeps what
+ * it depends on alive; `dispose()` waits for work in flight, and later use throws `EngineError` with code "DISPOSED".
+ */
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { loadAddon } from "./native-loader.js";
+
+export type Dtype = "f32" | "bf16";
+/** Instruction set of the CPU table; "auto" takes the best one the machine has for the dtype. */
+export type Isa = "auto" | "scalar" | "avx512bf16";
+export type Projection = "q" | "k" | "v" | "o" | "gate" | "up" | "down";
+
+export interface BaseOptions {
+  device?: "auto" | "cpu" | "cuda";
+  /** "auto": bf16 where the instruction set has a bf16 dot product, else f32. */
+  dtype?: "auto" | Dtype;
+  isa?: Isa;
+  /** Default: the number of cores. */
+  threads?: number;
+}
+
+export interface BaseInfo {
+  architecture: string;
+  device: string;
+  isa: string;
+  dtype: Dtype;
+  threads: number;
+  layers: number;
+  hiddenSize: number;
+  vocabularySize: number;
+  contextLength: number;
+  parameters: number;
+  /** Every file the weights came from, in name order. */
+  files: string[];
+  /** Storage type of the matrices in the file, e.g. "Q4_1", "BF16". */
+  storageType: string;
+}
+
+export interface AdapterSpec {
+  rank: number;
+  alpha: number;
+  rslora?: boolean;
+  targets: Projection[];
+  /** Default: every layer. */
+  layers?: number[];
+  /** A is Kaiming-uniform from this seed, B is zero. */
+  seed: number;
+}
+
+export interface HeadSpec {
+  name: string;
+  /** 0: the embedding; k: after block k; `layers`: after the last block and norm (default). */
+  layer?: number;
+  kind: "linear" | "mlp";
+  /** Hidden widths of an MLP (ReLU between). */
+  widths?: number[];
+  outputs?: number;
+  /** PyTorch's Linear initialisation from this seed; absent: zeros. */
+  seed?: number;
+}
+
+/** Where a head reads: one row, or the mean over rows [from, to) of a sequence. */
+export interface ReadSpan {
+  sequence: number;
+  from: number;
+  to: number;
+}
+
+/** A flat batch: sequence b is tokens[offsets[b] .. offsets[b+1]). */
+export interface NativeBatch {
+  tokens: Int32Array;
+  offsets: Int32Array;
+  /** Index into the batch's sequences whose keys sequence b may read before its own, or -1. */
+  prefixOf?: Int32Array;
+}
+
+export interface GenerateOptions {
+  prompts: Int32Array[];
+  /** Samples of each prompt; the prompt is evaluated once. */
+  samples: number;
+  /** 0: greedy. */
+  temperature: number;
+  topK?: number;
+  topP?: number;
+  repetitionPenalty?: number;
+  maxNewTokens: number;
+  stopTokens: number[];
+  /** Needs setVocabulary. */
+  stopStrings?: string[];
+  seed: number;
+  /** false: the base answers, whatever adapter the policy has. */
+  adapter?: boolean;
+  /** Depths (see HeadSpec.layer) whose hidden states are returned: at the prompt's last token, and the mean over the new tokens. */
+  collect?: number[];
+  /** Name of heads to read on the mean over the new tokens / at the prompt's last token, without returning hidden states. */
+  answerHeads?: string[];
+  promptHeads?: string[];
+  /** Sequences decoded together at most; default chosen from the model's size. */
+  maxBatch?: number;
+}
+
+export interface NativeSample {
+  prompt: number;
+  sample: number;
+  /** Without the stop token. */
+  tokens: Int32Array;
+  /** Natural log-probability of each token under the model's distribution at temperature 1, the stop token's last when it was one. */
+  logprobs: Float32Array;
+  finish: "stop" | "length";
+  /** [depths.length * hiddenSize] each, when asked for. The mean is over the answer's tokens without the stop token; no token: the row that chose to stop. */
+  promptHidden?: Float32Array;
+  answerHidden?: Float32Array;
+  promptHeads?: Float32Array;
+  answerHeads?: Float32Array;
+}
+
+export interface GenerateStats {
+  promptTokens: number;
+  newTokens: number;
+  seconds: number;
+}
+
+export interface ForwardResult {
+  /** Token-aligned [T]: log-probability of token t given those before it in its sequence; 0 at a sequence's first token. */
+  logprobs?: Float32Array;
+  /** Row-aligned [T], nats. */
+  entropy?: Float32Array;
+  /** [spans] logits for each head named. */
+  heads?: Record<string, Float32Array>;
+  /** [spans, depths, H] */
+  hidden?: Float32Array;
+}
+
+export interface OptimizerSpec {
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  weightDecay: number;
+  /** 0: no clipping. */
+  maxGradientNorm: number;
+}
+
+/** The loss of one optimiser step is divided once, by `count` at update(): pass the step's global count there. */
+export type NativeLoss =
+  /** weights[T], token-aligned: sum of weight * nll. */
+  | { kind: "nll"; weights: Float32Array }
+  /** (sigmoid(head) - target)^2 summed over spans. */
+  | { kind: "sigmoid-mse"; head: string; spans: ReadSpan[]; targets: Float32Array };
+
+export interface TensorData {
+  name: string;
+  shape: number[];
+  data: Float32Array;
+}
+
+export interface NativeTrainer {
+  /** Forward and backward of one micro-batch; gradients add up. Returns the summed (not yet divided) loss. */
+  accumulate(batch: NativeBatch, loss: NativeLoss): Promise<number>;
+  /** A forward held open for a loss of the caller's own: then backward(gradients per token / per span), token-aligned. */
+  forward(batch: NativeBatch, readouts: { logprobs?: boolean; entropy?: boolean; heads?: { name: string; spans: ReadSpan[] }[] }): Promise<ForwardResult>;
+  backward(upstream: { logprobs?: Float32Array; heads?: Record<string, Float32Array> }): Promise<void>;
+  /** Divides the gradients by count, clips, takes one AdamW step at this learning rate, clears the gradients. */
+  update(options: { learningRate: number; count: number }): Promise<{ gradientNorm: number }>;
+  gradients(): TensorData[];
+  /** Moments and step count. */
+  state(): { step: number; tensors: TensorData[] };
+  restore(state: { step: number; tensors: TensorData[] }): void;
+  dispose(): void;
+}
+
+export interface NativePolicy {
+  readonly trainable: number;
+  /** PEFT names for the adapter's tensors, `NAME.weight`, `NAME.bias` (or `NAME.0.weight`, ...) for a head's. */
+  tensors(): { adapter: TensorData[]; heads: TensorData[] };
+  /** Replaces the tensors named; an unknown name or another shape throws. */
+  setTensors(tensors: TensorData[]): void;
+  generate(options: GenerateOptions, onSamples: (samples: NativeSample[]) => void, signal?: AbortSignal): Promise<GenerateStats>;
+  forward(
+    batch: NativeBatch,
+    options: { adapter?: boolean; logprobs?: boolean; entropy?: boolean; spans?: ReadSpan[]; heads?: string[]; collect?: number[] },
+    signal?: AbortSignal,
+  ): Promise<ForwardResult>;
+  /** The head's logit for rows of hidden states [n, H] that were collected before. */
+  readHead(head: string, hidden: Float32Array): Float32Array;
+  trainer(optimizer: OptimizerSpec): NativeTrainer;
+  dispose(): void;
+}
+
+export interface NativeBase {
+  readonly info: BaseInfo;
+  /** Bytes of each token, for stop strings: pieces[offsets[i] .. offsets[i+1]]. */
+  setVocabulary(pieces: Uint8Array, offsets: Int32Array): void;
+  policy(options: { adapter?: AdapterSpec | { path: string }; heads?: HeadSpec[] }): NativePolicy;
+  dispose(): void;
+}
+
+export interface FitLogisticOptions {
+  /** [rows, width], row-major; standardise first. */
+  features: Float64Array;
+  rows: number;
+  width: number;
+  /** [rows] in [0, 1]: soft targets allowed. */
+  targets: Float64Array;
+  penalty: number;
+  /** [width + 1], offset last; default zeros. The ridge pulls the weights (not the offset) towards it. */
+  towards?: Float64Array;
+}
+
+export interface Addon {
+  openBase(path: string, options: BaseOptions): Promise<NativeBase>;
+  /** Ridge logistic regression by Newton's method; returns [width + 1], offset last. */
+  fitLogistic(options: FitLogisticOptions): Promise<Float64Array>;
+  /** The golden driver over a folder of reference tensors; a JSON document (see native/engine/golden.h). */
+  golden(directory: string, options: { dtype: Dtype; isa?: Isa; threads?: number; write?: string }): Promise<string>;
+  machine(): { isas: Isa[]; cpu: string; cores: number; memoryBytes: number; cuda: string };
+  /** Measured on this machine in this process: GFLOP/s of the dot product for each dtype, GB/s of reading. */
+  peaks(threads: number): Promise<{ f32Gflops: number; bf16Gflops: number; readGBs: number }>;
+  /** One of the native benchmark workloads; a JSON document. */
+  bench(what: string, options: Record<string, unknown>): Promise<string>;
+}
+
+let addon: Addon | undefined;
+
+/** The addon, loaded when first needed: importing this module has no side effect. */
+export function native(): Addon {
+  addon ??= loadAddon<Addon>(createRequire(import.meta.url), fileURLToPath(new URL("..", import.meta.url)));
+  return addon;
+}
