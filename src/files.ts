@@ -1,0 +1,304 @@
+/**
+ * Every byte a run keeps goes through here: a file or a folder appears whole or not at all, and survives a power cut.
+ *
+ * A test build of a run (`CREDENCE_FAULTS=1`) dies just before the Nth write, fsync or rename (`CREDENCE_DIE_AT=N`), so
+ * that a test can try every place where a machine may stop.
+ */
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeSync,
+} from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { CredenceError } from "./errors.js";
+
+/** What a file holds: text as UTF-8, bytes, or pieces of either, written one after the other. */
+export type FileData = string | Uint8Array | (string | Uint8Array)[];
+
+/** Length and checksum of each file in a folder that was written whole. */
+export interface Manifest {
+  files: Record<string, { bytes: number; sha256: string }>;
+}
+
+/** Name of the file that says what a whole folder holds. */
+export const manifestName = "manifest.json";
+
+const temporaryPrefix = ".writing-";
+const sha256 = (pieces: (string | Uint8Array)[]): string => {
+  const hash = createHash("sha256");
+  for (const piece of pieces) hash.update(piece);
+  return hash.digest("hex");
+};
+const listed = (data: FileData): (string | Uint8Array)[] => (Array.isArray(data) ? data : [data]);
+
+let operations = 0;
+
+/** Counts one write, fsync or rename; a test build stops the process here, with no chance to clean up. */
+function operation(): void {
+  if (process.env.CREDENCE_FAULTS !== "1") return;
+  operations += 1;
+  if (operations === Number(process.env.CREDENCE_DIE_AT)) process.kill(process.pid, "SIGKILL");
+}
+
+/** How many writes, fsyncs and renames a test build has made so far. */
+export const operationCount = (): number => operations;
+
+/** A file system's error as a sentence that says what to do. */
+function explain(error: unknown, doing: string, path: string): CredenceError {
+  if (error instanceof CredenceError) return error;
+  const code = (error as NodeJS.ErrnoException).code ?? "";
+  const remedy: Record<string, string> = {
+    ENOSPC: "the disk is full. Free some space and start again: what was written before is kept",
+    EDQUOT: "the disk quota is used up. Free some space and start again: what was written before is kept",
+    EACCES: "this user may not write there. Choose another folder or change its permissions",
+    EPERM: "this user may not write there. Choose another folder or change its permissions",
+    EROFS: "that file system is read-only. Choose another folder",
+    ENOTDIR: "a part of that path is a file, not a folder. Choose another path",
+    ENOENT: "there is no such file or folder",
+    EISDIR: "that is a folder; a file is expected",
+  };
+  const reason = remedy[code] ?? (error instanceof Error ? error.message : String(error));
+  return new CredenceError(code === "ENOSPC" || code === "EDQUOT" ? "DISK_FULL" : "FILE", `cannot ${doing} ${path}: ${reason}`, {
+    cause: error,
+  });
+}
+
+function writeAll(descriptor: number, pieces: (string | Uint8Array)[]): void {
+  for (const piece of pieces) {
+    const bytes = typeof piece === "string" ? Buffer.from(piece) : piece;
+    operation();
+    for (let at = 0; at < bytes.length; ) at += writeSync(descriptor, bytes, at, bytes.length - at);
+  }
+}
+
+function sync(descriptor: number): void {
+  operation();
+  fsyncSync(descriptor);
+}
+
+/** Makes the names in a folder durable: a rename is on the disk only after this. */
+function syncFolder(path: string): void {
+  const descriptor = openSync(path, "r");
+  try {
+    sync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+function writeNew(path: string, pieces: (string | Uint8Array)[]): void {
+  const descriptor = openSync(path, "w");
+  try {
+    writeAll(descriptor, pieces);
+    sync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+function rename(from: string, to: string): void {
+  operation();
+  renameSync(from, to);
+}
+
+/** Makes a folder and those above it. */
+export function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (error) {
+    throw explain(error, "make the folder", path);
+  }
+}
+
+/** Writes a file whole: the old content stays until the new one is on the disk. */
+export function writeFileAtomic(path: string, data: FileData): void {
+  const folder = dirname(resolve(path));
+  const temporary = join(folder, `${temporaryPrefix}${basename(path)}-${process.pid}`);
+  try {
+    mkdirSync(folder, { recursive: true });
+    writeNew(temporary, listed(data));
+    rename(temporary, path);
+    syncFolder(folder);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw explain(error, "write", path);
+  }
+}
+
+/** JSON with an end of line, whole. */
+export function writeJsonAtomic(path: string, value: unknown): void {
+  writeFileAtomic(path, `${JSON.stringify(value, null, 2)}\n`);
+}
+
+/**
+ * Writes a folder of files whole, with a manifest of their lengths and checksums, and renames it into place. A folder that
+ * is there already is replaced.
+ */
+export function writeFolderAtomic(directory: string, files: Record<string, FileData>): void {
+  const folder = dirname(resolve(directory));
+  const temporary = join(folder, `${temporaryPrefix}${basename(directory)}-${process.pid}`);
+  try {
+    mkdirSync(folder, { recursive: true });
+    rmSync(temporary, { recursive: true, force: true });
+    mkdirSync(temporary);
+    const manifest: Manifest = { files: {} };
+    for (const [name, data] of Object.entries(files)) {
+      const pieces = listed(data);
+      writeNew(join(temporary, name), pieces);
+      const bytes = pieces.reduce((sum, piece) => sum + (typeof piece === "string" ? Buffer.byteLength(piece) : piece.length), 0);
+      manifest.files[name] = { bytes, sha256: sha256(pieces) };
+    }
+    writeNew(join(temporary, manifestName), [`${JSON.stringify(manifest, null, 2)}\n`]);
+    syncFolder(temporary);
+    if (existsSync(directory)) rmSync(directory, { recursive: true, force: true });
+    rename(temporary, directory);
+    syncFolder(folder);
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    throw explain(error, "write the folder", directory);
+  }
+}
+
+/** Whether a folder has every file its manifest names, each with the length and checksum it says. */
+export function isWholeFolder(directory: string): boolean {
+  try {
+    const manifest = JSON.parse(readFileSync(join(directory, manifestName), "utf8")) as Manifest;
+    return Object.entries(manifest.files).every(([name, { bytes, sha256: sum }]) => {
+      const path = join(directory, name);
+      return statSync(path).size === bytes && sha256([readFileSync(path)]) === sum;
+    });
+  } catch {
+    return false;
+  }
+}
+
+/** Adds to the end of a file. It is on the disk once `syncFile` was called. */
+export function appendFile(path: string, data: string | Uint8Array): void {
+  try {
+    const descriptor = openSync(path, "a");
+    try {
+      writeAll(descriptor, [data]);
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch (error) {
+    throw explain(error, "write", path);
+  }
+}
+
+/** Adds to the end of a file and waits until it is on the disk. */
+export function appendDurable(path: string, data: string | Uint8Array): void {
+  appendFile(path, data);
+  syncFile(path);
+}
+
+/** Waits until what was added to a file is on the disk. */
+export function syncFile(path: string): void {
+  try {
+    const descriptor = openSync(path, "r+");
+    try {
+      sync(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch (error) {
+    throw explain(error, "write", path);
+  }
+}
+
+/** Shortens a file to its first `bytes` bytes; a file that does not exist is left so. */
+export function cutFile(path: string, bytes: number): void {
+  if (!existsSync(path)) return;
+  try {
+    const descriptor = openSync(path, "r+");
+    try {
+      operation();
+      ftruncateSync(descriptor, bytes);
+      sync(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch (error) {
+    throw explain(error, "cut", path);
+  }
+}
+
+/** Length of a file, 0 where there is none. */
+export const fileLength = (path: string): number => (existsSync(path) ? statSync(path).size : 0);
+
+/** Points a symbolic link at a path relative to the link's own folder, replacing an older link in one step. */
+export function linkAtomic(path: string, target: string): void {
+  const folder = dirname(resolve(path));
+  const temporary = join(folder, `${temporaryPrefix}${basename(path)}-${process.pid}`);
+  try {
+    if (existsSync(path) && readlinkSync(path) === target) return;
+    rmSync(temporary, { force: true });
+    symlinkSync(target, temporary);
+    rename(temporary, path);
+    syncFolder(folder);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw explain(error, "write", path);
+  }
+}
+
+/** Removes what a process that died left half-written in a folder. */
+export function sweep(directory: string): void {
+  if (!existsSync(directory)) return;
+  for (const name of readdirSync(directory)) {
+    if (name.startsWith(temporaryPrefix)) rmSync(join(directory, name), { recursive: true, force: true });
+  }
+}
+
+/** A whole text file, or a sentence that says why not. */
+export function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    throw explain(error, "read", path);
+  }
+}
+
+/** A JSON file; what it says is for the caller to check. */
+export function readJson(path: string): unknown {
+  const text = readText(path);
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new CredenceError("BAD_INPUT", `${path}: not JSON (${(error as Error).message})`, { cause: error });
+  }
+}
+
+/** SHA-256 of a file in lower-case hexadecimal, read in pieces: models are large. */
+export function sha256File(path: string): string {
+  const hash = createHash("sha256");
+  const buffer = Buffer.allocUnsafe(1 << 22);
+  let descriptor: number;
+  try {
+    descriptor = openSync(path, "r");
+  } catch (error) {
+    throw explain(error, "read", path);
+  }
+  try {
+    for (;;) {
+      const got = readSync(descriptor, buffer, 0, buffer.length, null);
+      if (got === 0) return hash.digest("hex");
+      hash.update(buffer.subarray(0, got));
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+}
