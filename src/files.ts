@@ -10,6 +10,7 @@ import {
   existsSync,
   fsyncSync,
   ftruncateSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -244,7 +245,7 @@ export function linkAtomic(path: string, target: string): void {
   const folder = dirname(resolve(path));
   const temporary = join(folder, `${temporaryPrefix}${basename(path)}-${process.pid}`);
   try {
-    if (existsSync(path) && readlinkSync(path) === target) return;
+    if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() && readlinkSync(path) === target) return;
     rmSync(temporary, { force: true });
     symlinkSync(target, temporary);
     rename(temporary, path);

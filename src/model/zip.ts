@@ -1,0 +1,68 @@
+/** One entry of a zip archive, which is what a Python wheel is; checked against its CRC-32. No encryption, no zip64. */
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { inflateRawSync } from "node:zlib";
+import { CredenceError } from "../errors.js";
+
+const endOfDirectory = 0x06054b50;
+const directoryEntry = 0x02014b50;
+const localEntry = 0x04034b50;
+
+/** CRC-32 as in zip and gzip: polynomial 0xedb88320, bits reflected. */
+export function crc32(bytes: Uint8Array): number {
+  let sum = 0xffffffff;
+  for (let i = 0; i < bytes.length; i++) sum = crcTable[(sum ^ bytes[i]!) & 0xff]! ^ (sum >>> 8);
+  return (sum ^ 0xffffffff) >>> 0;
+}
+
+const crcTable = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let sum = byte;
+  for (let bit = 0; bit < 8; bit++) sum = sum & 1 ? 0xedb88320 ^ (sum >>> 1) : sum >>> 1;
+  return sum;
+});
+
+/** The bytes of the first entry whose name `wanted` accepts. */
+export function readZipEntry(path: string, wanted: (name: string) => boolean): { name: string; data: Buffer } {
+  const descriptor = openSync(path, "r");
+  const bad = (what: string) => new CredenceError("BAD_INPUT", `${path}: ${what}; the download is broken. Delete it and start again`);
+  const read = (at: number, length: number): Buffer => {
+    const bytes = Buffer.alloc(length);
+    if (readSync(descriptor, bytes, 0, length, at) !== length) throw bad("it is cut off");
+    return bytes;
+  };
+  try {
+    const { size } = fstatSync(descriptor);
+    // The end record is 22 bytes and a comment of at most 65535.
+    const tail = read(Math.max(0, size - 65557), Math.min(size, 65557));
+    let end = tail.length - 22;
+    while (end >= 0 && tail.readUInt32LE(end) !== endOfDirectory) end -= 1;
+    if (end < 0) throw bad("it has no zip directory");
+    const directory = read(tail.readUInt32LE(end + 16), tail.readUInt32LE(end + 12));
+    for (let at = 0; at < directory.length; ) {
+      if (directory.readUInt32LE(at) !== directoryEntry) throw bad("its zip directory is damaged");
+      const nameLength = directory.readUInt16LE(at + 28);
+      const name = directory.toString("utf8", at + 46, at + 46 + nameLength);
+      if (wanted(name)) {
+        const method = directory.readUInt16LE(at + 10);
+        const local = directory.readUInt32LE(at + 42);
+        const header = read(local, 30);
+        if (header.readUInt32LE(0) !== localEntry) throw bad(`${name} is not where the directory says`);
+        const packed = read(local + 30 + header.readUInt16LE(26) + header.readUInt16LE(28), directory.readUInt32LE(at + 20));
+        if (method !== 0 && method !== 8) throw bad(`${name} is packed by method ${method}, not by deflate`);
+        let data: Buffer;
+        try {
+          data = method === 8 ? inflateRawSync(packed) : packed;
+        } catch {
+          throw bad(`${name} cannot be unpacked`);
+        }
+        if (data.length !== directory.readUInt32LE(at + 24) || crc32(data) !== directory.readUInt32LE(at + 16)) {
+          throw bad(`${name} does not have the checksum the archive names`);
+        }
+        return { name, data };
+      }
+      at += 46 + nameLength + directory.readUInt16LE(at + 30) + directory.readUInt16LE(at + 32);
+    }
+    throw bad("the file wanted is not inside");
+  } finally {
+    closeSync(descriptor);
+  }
+}
