@@ -1,0 +1,90 @@
+/** Options that several commands share, checked at the border, and what their values are called inside. */
+import type { Options } from "yargs";
+import type { BaseOptions } from "../native.js";
+import { UsageError } from "./output.js";
+
+/** Every command has these; main.ts adds them. */
+export const commonOptions = {
+  json: { type: "boolean", default: false, describe: "Print one JSON object on standard output" },
+  "log-level": {
+    choices: ["error", "warn", "info", "debug"] as const,
+    default: "info" as const,
+    describe: "What standard error tells; debug adds stack traces",
+  },
+} satisfies Record<string, Options>;
+
+/** Where and how the engine computes. */
+export const engineOptions = {
+  device: {
+    type: "string",
+    default: "auto",
+    describe: "auto, cpu or cuda; cuda fails where it cannot be had, auto falls back and says so",
+    coerce: device,
+  },
+  dtype: {
+    choices: ["auto", "f32", "bf16"] as const,
+    default: "auto" as const,
+    describe: "Type of the frozen weights and the activations",
+  },
+  isa: {
+    choices: ["auto", "scalar", "avx512bf16"] as const,
+    default: "auto" as const,
+    describe: "Instruction set of the CPU kernels",
+  },
+  threads: { type: "number", describe: "Threads of the engine [default: the number of cores]", coerce: positiveInteger("threads") },
+} satisfies Record<string, Options>;
+
+export const modelOption = {
+  model: {
+    type: "string",
+    describe: "A Hugging Face folder, a .gguf file, or a hub id",
+    requiresArg: true,
+  },
+} satisfies Record<string, Options>;
+
+/** A model, perhaps with an adapter, and where it runs. */
+export const modelOptions = {
+  ...modelOption,
+  adapter: { type: "string", describe: "A PEFT folder, perhaps with heads and credence.json beside it", requiresArg: true },
+  ...engineOptions,
+} satisfies Record<string, Options>;
+
+export const seedOption = {
+  seed: { type: "number", default: 0, describe: "Of everything random", coerce: integer("seed") },
+} satisfies Record<string, Options>;
+
+/** What `engineOptions` parse to. */
+export interface EngineArguments {
+  device: NonNullable<BaseOptions["device"]>;
+  dtype: NonNullable<BaseOptions["dtype"]>;
+  isa: NonNullable<BaseOptions["isa"]>;
+  threads?: number;
+}
+
+/** The engine's part of a command's arguments, as the addon takes it. */
+export function baseOptions({ device, dtype, isa, threads }: EngineArguments): BaseOptions {
+  return { device, dtype, isa, ...(threads === undefined ? {} : { threads }) };
+}
+
+function device(value: string): EngineArguments["device"] {
+  if (value === "auto" || value === "cpu" || value === "cuda") return value;
+  throw new UsageError(`--device ${value}: expected auto, cpu or cuda`);
+}
+
+/** Yargs gives a repeated option as an array, and NaN for what is no number. */
+function integer(name: string) {
+  return (value: number): number => {
+    if (!Number.isSafeInteger(value)) throw new UsageError(`--${name}: expected one whole number, got ${value}`);
+    return value;
+  };
+}
+
+/** For an option that may be absent. */
+export function positiveInteger(name: string) {
+  return (value: number | undefined): number | undefined => {
+    if (value !== undefined && !(Number.isSafeInteger(value) && value > 0)) {
+      throw new UsageError(`--${name}: expected one whole number above 0, got ${value}`);
+    }
+    return value;
+  };
+}
