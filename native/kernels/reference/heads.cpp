@@ -1,0 +1,101 @@
+#include "kernels/reference/heads.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace credence::reference {
+
+std::vector<double> pool(const std::vector<double>& x, int width, const std::vector<int32_t>& from,
+                         const std::vector<int32_t>& to) {
+  std::vector<double> y(from.size() * width);
+  for (size_t s = 0; s < from.size(); ++s)
+    for (int r = from[s]; r < to[s]; ++r)
+      for (int i = 0; i < width; ++i) y[s * width + i] += x[static_cast<size_t>(r) * width + i] / (to[s] - from[s]);
+  return y;
+}
+
+std::vector<double> pool_backward(const std::vector<double>& dy, int width, int x_rows, const std::vector<int32_t>& from,
+                                  const std::vector<int32_t>& to) {
+  std::vector<double> dx(static_cast<size_t>(x_rows) * width);
+  for (size_t s = 0; s < from.size(); ++s)
+    for (int r = from[s]; r < to[s]; ++r)
+      for (int i = 0; i < width; ++i) dx[static_cast<size_t>(r) * width + i] += dy[s * width + i] / (to[s] - from[s]);
+  return dx;
+}
+
+std::vector<double> dense(const Dense& p) {
+  std::vector<double> y(static_cast<size_t>(p.rows) * p.out);
+  for (int r = 0; r < p.rows; ++r)
+    for (int o = 0; o < p.out; ++o) {
+      double sum = p.bias.empty() ? 0 : p.bias[o];
+      for (int i = 0; i < p.in; ++i)
+        sum += p.x[static_cast<size_t>(r) * p.in + i] * p.weight[static_cast<size_t>(o) * p.in + i];
+      y[static_cast<size_t>(r) * p.out + o] = p.relu ? std::max(0.0, sum) : sum;
+    }
+  return y;
+}
+
+DenseGradients dense_backward(const Dense& p, const std::vector<double>& dy) {
+  const auto y = dense(p);
+  DenseGradients g{std::vector<double>(p.x.size()), std::vector<double>(p.weight.size()), std::vector<double>(p.out)};
+  for (int r = 0; r < p.rows; ++r)
+    for (int o = 0; o < p.out; ++o) {
+      const size_t at = static_cast<size_t>(r) * p.out + o;
+      const double d = p.relu && y[at] <= 0 ? 0 : dy[at];
+      g.dbias[o] += d;
+      for (int i = 0; i < p.in; ++i) {
+        g.dx[static_cast<size_t>(r) * p.in + i] += d * p.weight[static_cast<size_t>(o) * p.in + i];
+        g.dweight[static_cast<size_t>(o) * p.in + i] += d * p.x[static_cast<size_t>(r) * p.in + i];
+      }
+    }
+  return g;
+}
+
+double gradient_norm(const std::vector<double>& g) {
+  double sum = 0;
+  for (double x : g) sum += x * x;
+  return std::sqrt(sum);
+}
+
+// Loshchilov & Hutter 2019, algorithm 2, with the decay before the step as PyTorch does it.
+void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vector<double>* p, std::vector<double>* m,
+           std::vector<double>* v) {
+  const double clip = o.max_norm > 0 ? std::min(1.0, o.max_norm / (norm * o.gradient_scale + 1e-6)) : 1;
+  const double c1 = 1 - std::pow(o.beta1, o.step), c2 = 1 - std::pow(o.beta2, o.step);
+  for (size_t i = 0; i < g.size(); ++i) {
+    const double d = g[i] * o.gradient_scale * clip;
+    (*m)[i] = o.beta1 * (*m)[i] + (1 - o.beta1) * d;
+    (*v)[i] = o.beta2 * (*v)[i] + (1 - o.beta2) * d * d;
+    (*p)[i] = (*p)[i] * (1 - o.lr * o.weight_decay) - o.lr * ((*m)[i] / c1) / (std::sqrt((*v)[i] / c2) + o.eps);
+  }
+}
+
+// GAE: Schulman et al. 2016, eq. 16. Estimators of the divergence: Schulman 2020, with r = log p - log p_ref:
+// k1 = r, k2 = r^2 / 2, k3 = exp(-r) - 1 + r.
+AdvantageResult advantage(const Advantage& p) {
+  const size_t tokens = p.logprob.size();
+  AdvantageResult out;
+  out.reward.resize(tokens), out.advantage.resize(tokens), out.returns.resize(tokens);
+  double sum = 0;
+  for (size_t b = 0; b + 1 < p.cu_seqlens.size(); ++b) {
+    const int first = p.cu_seqlens[b] + p.completion_start[b], last = p.cu_seqlens[b + 1] - 1;
+    double next_value = p.bootstrap.empty() ? 0 : p.bootstrap[b], next_advantage = 0;
+    for (int t = last; t >= first; --t) {
+      const double r = p.logprob[t] - p.ref_logprob[t];
+      const double kl = p.kl_estimator == 1 ? r : p.kl_estimator == 2 ? r * r / 2 : std::exp(-r) - 1 + r;
+      out.reward[t] = -p.kl_coefficient * kl + (t == last ? p.score[b] : 0);
+      const double delta = out.reward[t] + p.gamma * next_value - p.value[t];
+      out.advantage[t] = next_advantage = delta + p.gamma * p.lambda * next_advantage;
+      out.returns[t] = out.advantage[t] + p.value[t];
+      next_value = p.value[t];
+      sum += out.advantage[t], out.n += 1;
+    }
+  }
+  if (out.n > 0) out.mean = sum / out.n;
+  for (size_t b = 0; b + 1 < p.cu_seqlens.size(); ++b)
+    for (int t = p.cu_seqlens[b] + p.completion_start[b]; t < p.cu_seqlens[b + 1]; ++t)
+      out.squares += (out.advantage[t] - out.mean) * (out.advantage[t] - out.mean);
+  return out;
+}
+
+}  // namespace credence::reference

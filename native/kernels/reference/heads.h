@@ -1,0 +1,55 @@
+// Pooling, a head's dense layer, the optimiser and the advantage step, in double.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace credence::reference {
+
+/// y[s] = mean of rows [from[s], to[s]) of x [.., width].
+std::vector<double> pool(const std::vector<double>& x, int width, const std::vector<int32_t>& from,
+                         const std::vector<int32_t>& to);
+/// Gradient of pool for x of x_rows rows.
+std::vector<double> pool_backward(const std::vector<double>& dy, int width, int x_rows, const std::vector<int32_t>& from,
+                                  const std::vector<int32_t>& to);
+
+struct Dense {
+  int rows = 0, in = 0, out = 0;
+  bool relu = false;
+  std::vector<double> x, weight, bias;  // [rows, in], [out, in], [out] or empty
+};
+
+struct DenseGradients {
+  std::vector<double> dx, dweight, dbias;
+};
+
+std::vector<double> dense(const Dense& p);
+DenseGradients dense_backward(const Dense& p, const std::vector<double>& dy);
+
+double gradient_norm(const std::vector<double>& g);
+
+struct AdamW {
+  double gradient_scale = 1, max_norm = 0, lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
+  int64_t step = 1;
+};
+
+/// One step in place; norm is of the whole gradient before gradient_scale.
+void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vector<double>* p, std::vector<double>* m,
+           std::vector<double>* v);
+
+struct Advantage {
+  std::vector<int32_t> cu_seqlens, completion_start;
+  std::vector<double> logprob, ref_logprob, value;  // [T]
+  std::vector<double> score, bootstrap;             // [B]; bootstrap may be empty
+  double kl_coefficient = 0, gamma = 1, lambda = 1;
+  int kl_estimator = 1;
+};
+
+struct AdvantageResult {
+  std::vector<double> reward, advantage, returns;  // [T], 0 outside completions
+  double n = 0, mean = 0, squares = 0;             // squares: sum of squared deviations of the advantages
+};
+
+AdvantageResult advantage(const Advantage& p);
+
+}  // namespace credence::reference
