@@ -1,0 +1,21 @@
+// The operators of this back end, one header each, and the function that puts them into an instruction set's table.
+#pragma once
+
+// CREDENCE_CPU_OPERATORS(X): those that exist. In a table the others are null.
+#define CREDENCE_CPU_LINEAR_OPERATORS(X)
+#define CREDENCE_CPU_OTHER_OPERATORS(X)
+
+#define CREDENCE_CPU_OPERATORS(X) CREDENCE_CPU_LINEAR_OPERATORS(X) CREDENCE_CPU_OTHER_OPERATORS(X)
+
+namespace credence::cpu {
+
+template <class Isa>
+void fill_operators(credence_table* table) {
+#define CREDENCE_CPU_FILL(name)                     \
+  table->name##_workspace = &name##_workspace<Isa>; \
+  table->name = &name<Isa>;
+  CREDENCE_CPU_OPERATORS(CREDENCE_CPU_FILL)
+#undef CREDENCE_CPU_FILL
+}
+
+}  // namespace credence::cpu

@@ -1,0 +1,169 @@
+// The tables of the CPU: memory, events and pages, which no instruction set changes, and the choice of what runs here.
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <chrono>
+#include <exception>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "backend.h"
+#include "pack.h"
+#include "page.h"
+
+credence_backend::credence_backend(int threads) : pool(threads), error{} {}
+
+struct credence_event {
+  std::chrono::steady_clock::time_point time;
+};
+
+namespace credence::cpu {
+
+int fail(credence_backend* backend, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(backend->error, sizeof backend->error, format, arguments);
+  va_end(arguments);
+  return 1;
+}
+
+void* allocate(credence_backend* backend, size_t bytes) {
+  constexpr size_t kHuge = size_t{2} << 20;
+  const size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
+  const size_t whole = (bytes + alignment - 1) / alignment * alignment;
+  void* memory = whole >= bytes ? aligned_alloc(alignment, whole ? whole : alignment) : nullptr;
+  if (!memory) {
+    fail(backend, "not enough memory for %zu bytes. Use a smaller batch, a shorter context or a smaller model", bytes);
+    return nullptr;
+  }
+#if defined(__linux__)
+  if (alignment == kHuge) madvise(memory, whole, MADV_HUGEPAGE);  // fewer address translations while weights stream by
+#endif
+  return memory;
+}
+
+void release(void* memory) { free(memory); }
+
+namespace {
+
+credence_backend* open(int32_t device, int32_t threads, char* error, size_t error_bytes) {
+  try {
+    if (device == 0) return new credence_backend(threads);
+    snprintf(error, error_bytes, "the CPU is one device, number 0; there is no number %d", device);
+  } catch (const std::exception& reason) {  // no memory, or the system refuses another thread
+    snprintf(error, error_bytes, "the CPU back end could not start %d threads: %s", threads, reason.what());
+  }
+  return nullptr;
+}
+
+void close(credence_backend* backend) { delete backend; }
+const char* last_error(credence_backend* backend) { return backend->error; }
+
+void free_memory(credence_backend*, void* memory) { release(memory); }
+
+int copy(credence_backend*, void* to, const void* from, size_t bytes) {
+  memcpy(to, from, bytes);
+  return 0;
+}
+
+int fill(credence_backend*, void* device, int32_t byte, size_t bytes) {
+  memset(device, byte, bytes);
+  return 0;
+}
+
+int synchronise(credence_backend*) { return 0; }
+
+credence_event* event(credence_backend* backend) {
+  auto* now = new (std::nothrow) credence_event{std::chrono::steady_clock::now()};
+  if (!now) fail(backend, "not enough memory for an event");
+  return now;
+}
+
+int wait(credence_backend*, credence_event*) { return 0; }
+
+double elapsed_ms(credence_backend*, credence_event* from, credence_event* to) {
+  return std::chrono::duration<double, std::milli>(to->time - from->time).count();
+}
+
+void free_event(credence_backend*, credence_event* event) { delete event; }
+
+size_t element_bytes(credence_dtype dtype) { return dtype == CREDENCE_BF16 ? 2 : 4; }
+
+size_t page_bytes(const credence_shape* shape, credence_dtype dtype) {
+  return static_cast<size_t>(page_layout(*shape, dtype).page_stride) * element_bytes(dtype);
+}
+
+int copy_page(credence_backend*, const credence_shape* shape, credence_dtype dtype, void* pages, int32_t to, int32_t from) {
+  const size_t bytes = page_bytes(shape, dtype);
+  char* base = static_cast<char*>(pages);
+  if (to != from) memcpy(base + static_cast<size_t>(to) * bytes, base + static_cast<size_t>(from) * bytes, bytes);
+  return 0;
+}
+
+const char* scalar_unavailable() { return nullptr; }
+
+#if defined(__x86_64__)
+const char* avx512bf16_unavailable() {
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16"))
+    return nullptr;
+  return "this CPU has no AVX-512 with bf16 dot products (avx512f, bw, vl, dq, bf16)";
+}
+#endif
+
+credence_table table(const char* isa, const char* (*unavailable)(void), void (*fill_operators)(credence_table*)) {
+  credence_table t = {};
+  t.version = CREDENCE_TABLE_VERSION;
+  t.name = "cpu";
+  t.isa = isa;
+  t.unavailable = unavailable;
+  t.open = &open;
+  t.close = &close;
+  t.last_error = &last_error;
+  t.alloc = &allocate;
+  t.free = &free_memory;
+  t.copy = &copy;
+  t.write = &copy;
+  t.read = &copy;
+  t.fill = &fill;
+  t.synchronise = &synchronise;
+  t.event = &event;
+  t.wait = &wait;
+  t.elapsed_ms = &elapsed_ms;
+  t.free_event = &free_event;
+  t.pack = &pack;
+  t.repack = &repack;
+  t.free_weights = &free_weights;
+  t.pack_lora = &pack_lora;
+  t.repack_lora = &repack_lora;
+  t.free_lora = &free_lora;
+  t.page_bytes = &page_bytes;
+  t.copy_page = &copy_page;
+  fill_operators(&t);
+  return t;
+}
+
+}  // namespace
+}  // namespace credence::cpu
+
+const credence_table* const* credence_cpu_tables(int32_t* count) {
+  using namespace credence::cpu;
+#if defined(__x86_64__)
+  static const credence_table avx512bf16 = table("avx512bf16", &avx512bf16_unavailable, &fill_avx512bf16_operators);
+#endif
+  static const credence_table scalar = table("scalar", &scalar_unavailable, &fill_scalar_operators);
+  static const credence_table* const tables[] = {
+#if defined(__x86_64__)
+      &avx512bf16,
+#endif
+      &scalar,
+  };
+  *count = static_cast<int32_t>(sizeof tables / sizeof tables[0]);
+  return tables;
+}
