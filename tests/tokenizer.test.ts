@@ -48,7 +48,7 @@ t.test("a small tokenizer of our own", async (t) => {
   const tokenizer = await Tokenizer.load(join(golden, "tokenizer"));
   const { strings } = json(join(golden, "tokenizer-cases.json"));
   await everyCase(t, tokenizer, strings);
-  t.equal(tokenizer.bosId, tokenizer.idOf("<|im_start|>"));
+  t.equal(tokenizer.bosId, tokenizer.idOf("<|endoftext|>"));
   t.same(tokenizer.eosIds, [0, 2], "the configured end and the end of a turn");
   t.equal(tokenizer.vocabularySize, tokenizer.vocabularyPieces().offsets.length - 1);
   t.equal(tokenizer.vocabularyPieces(1000).offsets.length, 1001, "rows beyond the vocabulary have no bytes");

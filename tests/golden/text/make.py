@@ -28,7 +28,8 @@ specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=300, special_tokens=specials, show_progress=False,
                               initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
 tokenizer.save(os.path.join(here, "tokenizer/tokenizer.json"))
-save("tokenizer/tokenizer_config.json", {"bos_token": "<|im_start|>", "eos_token": {"content": "<|endoftext|>"}, "pad_token": "<|endoftext|>"})
+save("tokenizer/tokenizer_config.json", {"bos_token": "<|endoftext|>", "eos_token": {"content": "<|im_end|>"}, "pad_token": "<|endoftext|>"})
+save("tokenizer/generation_config.json", {"eos_token_id": [2, 0]})
 
 blind_document = json.loads(tokenizer.to_str())
 blind_document["added_tokens"] = []
@@ -76,7 +77,7 @@ environment.globals["raise_exception"] = fail
 rendered = []
 for name, source in templates.items():
     template = environment.from_string(source)
-    render = lambda m, g: template.render(messages=m, add_generation_prompt=g, bos_token="<|im_start|>", eos_token="<|endoftext|>")
+    render = lambda m, g: template.render(messages=m, add_generation_prompt=g, bos_token="<|endoftext|>", eos_token="<|im_end|>")
     rendered.append({"name": name, "template": source, "chats": [
         {"messages": m, "without_generation_prompt": render(m, False), "with_generation_prompt": render(m, True)} for m in chats]})
 save("chat-cases.json", rendered)
