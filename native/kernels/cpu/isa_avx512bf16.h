@@ -107,6 +107,7 @@ struct Avx512Bf16 {
   using Pairs = __m512bh;
   static inline Pairs as_pairs(__m512i x) { return (__m512bh)x; }
   static inline Pairs pairs(const bf16* p) { return as_pairs(_mm512_loadu_si512(p)); }
+  static inline Pairs pairs(const bf16* p, M m) { return as_pairs(_mm512_maskz_loadu_epi32(m, p)); }
   static inline Pairs pair(const bf16* p) {
     int32_t both;
     memcpy(&both, p, sizeof both);

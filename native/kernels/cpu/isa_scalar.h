@@ -102,6 +102,8 @@ struct Scalar {
   };
   /// W pairs.
   static inline Pairs pairs(const bf16* p) { return {widen(p[0]), widen(p[1])}; }
+  /// Pairs that do not count are zero and not read.
+  static inline Pairs pairs(const bf16* p, M m) { return m ? pairs(p) : Pairs{0, 0}; }
   /// One pair on every lane.
   static inline Pairs pair(const bf16* p) { return {widen(p[0]), widen(p[1])}; }
   /// (p[0], 0) on every lane: the end of an odd run, where p[1] is somebody else's.
