@@ -208,9 +208,11 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
   for (const size_t i : order) {
     GgufTensor& tensor = tensors_[i];
     const uint64_t offset = offsets[i], room = file_.size() - start;
+    // The format pads every tensor, the last one too: a file that lacks the padding has lost its end.
+    const uint64_t padded = (tensor.bytes + static_cast<uint64_t>(alignment) - 1) & ~(static_cast<uint64_t>(alignment) - 1);
     if (offset % static_cast<uint64_t>(alignment) != 0)
       fail("BAD_FILE", "%s: the data of tensor %s is not aligned", path.c_str(), tensor.name.c_str());
-    if (offset > room || tensor.bytes > room - offset)
+    if (offset > room || padded > room - offset)
       fail("BAD_FILE", "%s: the data of tensor %s lies beyond the end of the file (%zu bytes): it is cut short or damaged",
            path.c_str(), tensor.name.c_str(), file_.size());
     if (offset < end) fail("BAD_FILE", "%s: the data of tensor %s overlaps another's", path.c_str(), tensor.name.c_str());

@@ -86,22 +86,22 @@ const char* dtype_name(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)]
 size_t dtype_bytes(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].bytes; }
 
 bool is_float(Dtype dtype) {
-  return dtype == Dtype::kF16 || dtype == Dtype::kBF16 || dtype == Dtype::kF32 || dtype == Dtype::kF64;
+  return dtype == Dtype::kF16 || dtype == Dtype::kBF16 || dtype == Dtype::kF32;
 }
 
 void to_float(Dtype dtype, const uint8_t* data, size_t count, float* out) {
   if (count == 0) return;
-  const auto each = [&]<typename Stored>(Stored stored, auto convert) {
+  const auto each = [&](auto convert) {
     for (size_t i = 0; i < count; ++i) {
+      uint16_t stored;
       std::memcpy(&stored, data + i * sizeof stored, sizeof stored);
       out[i] = convert(stored);
     }
   };
   switch (dtype) {
     case Dtype::kF32: std::memcpy(out, data, count * sizeof(float)); return;
-    case Dtype::kBF16: return each(uint16_t{}, bf16_to_float);
-    case Dtype::kF16: return each(uint16_t{}, f16_to_float);
-    case Dtype::kF64: return each(double{}, [](double value) { return static_cast<float>(value); });
+    case Dtype::kBF16: return each(bf16_to_float);
+    case Dtype::kF16: return each(f16_to_float);
     default: fail("UNSUPPORTED", "%s is not a type of weights", dtype_name(dtype));
   }
 }

@@ -15,9 +15,9 @@ enum class Dtype { kBool, kU8, kI8, kU16, kI16, kU32, kI32, kU64, kI64, kF8E4M3,
 /// "F32", "BF16", ...: the format's own spelling.
 const char* dtype_name(Dtype dtype);
 size_t dtype_bytes(Dtype dtype);
-/// F16, BF16, F32 or F64: what to_float takes.
+/// F16, BF16 or F32: the types of weights, and what to_float takes.
 bool is_float(Dtype dtype);
-/// Converts count elements (any alignment, little endian) to float32; F64 is rounded.
+/// Converts count elements (any alignment, little endian) to float32, exactly.
 void to_float(Dtype dtype, const uint8_t* data, size_t count, float* out);
 
 /// A tensor inside a mapped file, or one to be written. Row-major; data need not be aligned.

@@ -1,0 +1,269 @@
+#include "base_files.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <unordered_map>
+
+#include "error.h"
+#include "gguf.h"
+#include "json.h"
+#include "safetensors.h"
+
+namespace credence {
+
+namespace {
+
+/// The name under which most elements are counted.
+std::string most(const std::map<std::string, int64_t>& elements_of) {
+  const auto largest = std::max_element(elements_of.begin(), elements_of.end(),
+                                        [](const auto& a, const auto& b) { return a.second < b.second; });
+  return largest == elements_of.end() ? "" : largest->first;
+}
+
+void require_shape(const std::string& file, const std::string& stored_name, const std::vector<int64_t>& stored,
+                   const std::vector<int64_t>& expected, const char* expects) {
+  if (stored != expected)
+    fail("BAD_FILE", "%s: tensor %s is %s; %s calls for %s", file.c_str(), stored_name.c_str(), shape_text(stored).c_str(), expects,
+         shape_text(expected).c_str());
+}
+
+int64_t row_width(const WeightSpec& weight) { return weight.shape.size() < 2 ? 1 : weight.shape.back(); }
+
+// ------------------------------------------------------------------------------------------------- Hugging Face folder
+
+class FolderFiles final : public BaseFiles {
+ public:
+  explicit FolderFiles(const std::string& folder) {
+    const std::string config = folder + "/config.json";
+    if (!file_exists(config))
+      fail("NO_FILE", "%s has no config.json: expected a Hugging Face model folder or a .gguf file", folder.c_str());
+    family = family_from_config(read_json_file(config), config);
+    add_end_tokens(folder + "/generation_config.json");
+    open_files(folder);
+    check_weights(config);
+  }
+
+ protected:
+  void load(const WeightSpec& weight, int64_t first, int64_t count, float* out) const override {
+    const TensorView& tensor = *stored_.at(weight.name).tensor;
+    const int64_t width = row_width(weight);
+    to_float(tensor.dtype, tensor.data + static_cast<size_t>(first * width) * dtype_bytes(tensor.dtype),
+             static_cast<size_t>(count * width), out);
+  }
+
+  const std::string& file_of(const std::string& name) const override { return stored_.at(name).file->path(); }
+
+ private:
+  struct Stored {
+    const SafetensorsFile* file;
+    const TensorView* tensor;
+  };
+
+  /// Llama 3 names its end-of-turn token only there.
+  void add_end_tokens(const std::string& path) {
+    if (!file_exists(path)) return;
+    const Json object = read_json_file(path);
+    const Json* eos = object.find("eos_token_id");
+    if (!eos || eos->is_null()) return;
+    for (const Json& id : eos->is_array() ? eos->as_array() : Json::Array{*eos}) {
+      if (!id.is_integer() || id.as_integer() < 0 || id.as_integer() >= family.vocabulary)
+        fail("BAD_FILE", "%s: \"eos_token_id\" is %s; expected a token id below vocab_size", path.c_str(), id.text().c_str());
+      const int token = static_cast<int>(id.as_integer());
+      if (std::find(family.eos.begin(), family.eos.end(), token) == family.eos.end()) family.eos.push_back(token);
+    }
+  }
+
+  void open_files(const std::string& folder) {
+    const std::string index_path = folder + "/model.safetensors.index.json", single = folder + "/model.safetensors";
+    std::unordered_map<std::string, std::string> shard_of;
+    std::set<std::string> names;
+    if (file_exists(single)) {
+      names.insert("model.safetensors");
+    } else if (file_exists(index_path)) {
+      const Json index = read_json_file(index_path);
+      const Json* map = index.find("weight_map");
+      if (!map || !map->is_object()) fail("BAD_FILE", "%s: \"weight_map\" is missing", index_path.c_str());
+      for (const auto& [tensor, shard] : map->as_object()) {
+        if (!shard.is_string() || shard.as_string().empty() || shard.as_string().find('/') != std::string::npos)
+          fail("BAD_FILE", "%s: the weight_map entry of %s is not a file name", index_path.c_str(), tensor.c_str());
+        shard_of[tensor] = shard.as_string();
+        names.insert(shard.as_string());
+      }
+    } else {
+      const bool pickled = file_exists(folder + "/pytorch_model.bin") || file_exists(folder + "/pytorch_model.bin.index.json");
+      fail("NO_FILE", "%s has neither model.safetensors nor model.safetensors.index.json%s", folder.c_str(),
+           pickled ? "; convert its pytorch_model.bin to safetensors first" : "");
+    }
+
+    for (const std::string& name : names) {
+      files.push_back(folder + "/" + name);
+      const SafetensorsFile& file = *opened_.emplace_back(std::make_unique<SafetensorsFile>(files.back()));
+      for (const TensorView& tensor : file.tensors())
+        if (!stored_.emplace(tensor.name, Stored{&file, &tensor}).second)
+          fail("BAD_FILE", "%s: tensor %s is in another shard too", file.path().c_str(), tensor.name.c_str());
+    }
+    for (const auto& [tensor, shard] : shard_of) {
+      const auto found = stored_.find(tensor);
+      if (found == stored_.end() || found->second.file->path() != folder + "/" + shard)
+        fail("BAD_FILE", "%s: tensor %s is not in %s", index_path.c_str(), tensor.c_str(), shard.c_str());
+    }
+  }
+
+  void check_weights(const std::string& config) {
+    std::set<std::string> known;
+    std::map<std::string, int64_t> elements_of;
+    for (const WeightSpec& spec : weight_specs(family)) {
+      const auto found = stored_.find(spec.name);
+      if (found == stored_.end())
+        fail("BAD_FILE", "%s: the weight %s is missing%s", path_of_weights().c_str(), spec.name.c_str(),
+             spec.name == "lm_head.weight" ? " (and config.json does not set tie_word_embeddings)" : "");
+      const TensorView& tensor = *found->second.tensor;
+      require_shape(found->second.file->path(), spec.name, tensor.shape, spec.shape, config.c_str());
+      if (!is_float(tensor.dtype))
+        fail("UNSUPPORTED", "%s: tensor %s is %s; weights of F32, F16 and BF16 are read", found->second.file->path().c_str(),
+             spec.name.c_str(), dtype_name(tensor.dtype));
+      if (spec.shape.size() > 1) elements_of[dtype_name(tensor.dtype)] += tensor.elements();
+      known.insert(spec.name);
+    }
+    for (const auto& [name, stored] : stored_) {
+      // A tied head that is stored all the same, and the rotary table of old checkpoints, which follows from config.json.
+      if (known.count(name) || name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq")) continue;
+      fail("UNSUPPORTED", "%s: tensor %s is no weight of a %s model; the file asks for something that is not done here",
+           stored.file->path().c_str(), name.c_str(), family.architecture.c_str());
+    }
+    storage_type = most(elements_of);
+  }
+
+  std::string path_of_weights() const {
+    return files.size() == 1 ? files.front() : std::filesystem::path(files.front()).parent_path().string();
+  }
+
+  std::vector<std::unique_ptr<SafetensorsFile>> opened_;
+  std::unordered_map<std::string, Stored> stored_;
+};
+
+// ---------------------------------------------------------------------------------------------------------------- GGUF
+
+/// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"
+std::string gguf_name(const std::string& name) {
+  constexpr std::pair<const char*, const char*> kTop[] = {
+      {"model.embed_tokens.weight", "token_embd.weight"}, {"model.norm.weight", "output_norm.weight"}, {"lm_head.weight", "output.weight"}};
+  constexpr std::pair<const char*, const char*> kBlock[] = {
+      {"input_layernorm.weight", "attn_norm.weight"},  {"self_attn.q_proj.weight", "attn_q.weight"},
+      {"self_attn.k_proj.weight", "attn_k.weight"},    {"self_attn.v_proj.weight", "attn_v.weight"},
+      {"self_attn.o_proj.weight", "attn_output.weight"}, {"post_attention_layernorm.weight", "ffn_norm.weight"},
+      {"mlp.gate_proj.weight", "ffn_gate.weight"},     {"mlp.up_proj.weight", "ffn_up.weight"},
+      {"mlp.down_proj.weight", "ffn_down.weight"}};
+  for (const auto& [ours, theirs] : kTop)
+    if (name == ours) return theirs;
+  constexpr std::string_view kPrefix = "model.layers.";
+  const size_t dot = name.find('.', kPrefix.size());
+  const std::string rest = name.substr(dot + 1);
+  for (const auto& [ours, theirs] : kBlock)
+    if (rest == ours) return "blk." + name.substr(kPrefix.size(), dot - kPrefix.size()) + "." + theirs;
+  fail("BAD_FILE", "the weight %s has no name in a GGUF", name.c_str());
+}
+
+class GgufFiles final : public BaseFiles {
+ public:
+  explicit GgufFiles(const std::string& file_path) : file_(file_path) {
+    family = family_from_gguf(file_);
+    files = {file_path};
+    std::set<std::string> known = {"rope_freqs.weight"};  // read with the family
+    std::map<std::string, int64_t> elements_of;
+    for (const WeightSpec& spec : weight_specs(family)) {
+      const std::string name = gguf_name(spec.name);
+      const GgufTensor* tensor = file_.find_tensor(name);
+      if (!tensor) fail("BAD_FILE", "%s: the tensor %s is missing", file_path.c_str(), name.c_str());
+      require_shape(file_path, name, tensor->shape, spec.shape, "its metadata");
+      if (spec.shape.size() > 1) elements_of[tensor->type->name] += tensor->rows() * tensor->width();
+      const bool permuted = spec.name.ends_with("q_proj.weight") || spec.name.ends_with("k_proj.weight");
+      stored_.emplace(spec.name, Stored{tensor, permuted});
+      known.insert(name);
+    }
+    for (const GgufTensor& tensor : file_.tensors())
+      if (!known.count(tensor.name))
+        fail("UNSUPPORTED", "%s: tensor %s is no weight of a llama; the file asks for something that is not done here",
+             file_path.c_str(), tensor.name.c_str());
+    storage_type = most(elements_of);
+  }
+
+ protected:
+  void load(const WeightSpec& weight, int64_t first, int64_t count, float* out) const override {
+    const Stored& stored = stored_.at(weight.name);
+    if (weight.shape.size() < 2) return load_vector(*stored.tensor, first, count, out);
+    if (!stored.permuted) return dequantise_rows(*stored.tensor, first, count, out);
+    for (int64_t i = 0; i < count; ++i)
+      dequantise_rows(*stored.tensor, file_row(first + i), 1, out + i * weight.shape.back());
+  }
+
+  const std::string& file_of(const std::string&) const override { return file_.path(); }
+
+ private:
+  struct Stored {
+    const GgufTensor* tensor;
+    bool permuted;
+  };
+
+  /// llama.cpp rotates neighbouring dimensions, so a Llama's q and k rows are interleaved in the file: within a head of size d,
+  /// row j + i d/2 (i in 0, 1) lies at 2 j + i.
+  int64_t file_row(int64_t row) const {
+    const int64_t size = family.head_dim, inside = row % size;
+    return row - inside + 2 * (inside % (size / 2)) + inside / (size / 2);
+  }
+
+  static void load_vector(const GgufTensor& tensor, int64_t first, int64_t count, float* out) {
+    std::vector<float> whole(static_cast<size_t>(tensor.width()));
+    dequantise_rows(tensor, 0, 1, whole.data());
+    std::copy_n(whole.begin() + first, count, out);
+  }
+
+  GgufFile file_;
+  std::unordered_map<std::string, Stored> stored_;
+};
+
+}  // namespace
+
+std::unique_ptr<BaseFiles> BaseFiles::open(const std::string& path) {
+  std::string name = path;
+  while (name.size() > 1 && name.ends_with('/')) name.pop_back();
+  std::unique_ptr<BaseFiles> base;
+  if (is_directory(name)) base = std::make_unique<FolderFiles>(name);
+  else if (file_exists(name)) base = std::make_unique<GgufFiles>(name);
+  else fail("NO_FILE", "there is no model at %s: expected a Hugging Face model folder or a .gguf file", path.c_str());
+  base->path = path;
+  base->specs_ = weight_specs(base->family);
+  std::sort(base->specs_.begin(), base->specs_.end(), [](const WeightSpec& a, const WeightSpec& b) { return a.name < b.name; });
+  return base;
+}
+
+bool BaseFiles::has(const std::string& name) const {
+  return std::binary_search(specs_.begin(), specs_.end(), WeightSpec{name, {}},
+                            [](const WeightSpec& a, const WeightSpec& b) { return a.name < b.name; });
+}
+
+const WeightSpec& BaseFiles::spec(const std::string& name) const {
+  const auto found = std::lower_bound(specs_.begin(), specs_.end(), name,
+                                      [](const WeightSpec& a, const std::string& b) { return a.name < b; });
+  if (found == specs_.end() || found->name != name) fail("BAD_FILE", "%s has no weight %s", path.c_str(), name.c_str());
+  return *found;
+}
+
+const std::vector<int64_t>& BaseFiles::shape(const std::string& name) const { return spec(name).shape; }
+
+void BaseFiles::read(const std::string& name, float* out) const { read_rows(name, 0, shape(name).front(), out); }
+
+void BaseFiles::read_rows(const std::string& name, int64_t first, int64_t count, float* out) const {
+  const WeightSpec& weight = spec(name);
+  const int64_t rows = weight.shape.front();
+  if (first < 0 || count < 0 || first > rows - count)
+    fail("BAD_FILE", "%s: weight %s has %lld rows, not rows %lld to %lld", path.c_str(), name.c_str(), static_cast<long long>(rows),
+         static_cast<long long>(first), static_cast<long long>(first + count));
+  load(weight, first, count, out);
+  const int64_t width = row_width(weight);
+  require_finite(out, static_cast<size_t>(count * width), file_of(name), name, static_cast<size_t>(first * width));
+}
+
+}  // namespace credence
