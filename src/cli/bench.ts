@@ -7,7 +7,8 @@ import { print, printJson, table } from "./output.js";
 const workloads = ["sft"] as const;
 
 export const command = "bench <what>";
-export const describe = "Run a benchmark workload, e.g. sft: LoRA fine-tuning steps as bench/peers/torch_lora_sft.py takes them";
+export const describe =
+  "Run a benchmark workload, e.g. sft: LoRA fine-tuning steps as bench/peers/torch_lora_sft.py takes them";
 export const builder = (line: Argv) =>
   line
     .positional("what", { choices: workloads, describe: "The workload" })

@@ -33,7 +33,12 @@ function parser(args: readonly string[]): Argv {
     .options(commonOptions)
     .middleware((parsed) => setLogLevel(parsed["log-level"] as LogLevel), true)
     .completion("completion", "Print a script that completes commands and options in bash or zsh")
-    .demandCommand(1, 1, "which command? credence --help lists them", "one command at a time; credence --help lists them")
+    .demandCommand(
+      1,
+      1,
+      "which command? credence --help lists them",
+      "one command at a time; credence --help lists them",
+    )
     .strict()
     .recommendCommands()
     .help()

@@ -31,7 +31,11 @@ export const engineOptions = {
     default: "auto" as const,
     describe: "Instruction set of the CPU kernels",
   },
-  threads: { type: "number", describe: "Threads of the engine [default: the number of cores]", coerce: positiveInteger("threads") },
+  threads: {
+    type: "number",
+    describe: "Threads of the engine [default: the number of cores]",
+    coerce: positiveInteger("threads"),
+  },
 } satisfies Record<string, Options>;
 
 export const modelOption = {
@@ -45,7 +49,11 @@ export const modelOption = {
 /** A model, perhaps with an adapter, and where it runs. */
 export const modelOptions = {
   ...modelOption,
-  adapter: { type: "string", describe: "A PEFT folder, perhaps with heads and credence.json beside it", requiresArg: true },
+  adapter: {
+    type: "string",
+    describe: "A PEFT folder, perhaps with heads and credence.json beside it",
+    requiresArg: true,
+  },
   ...engineOptions,
 } satisfies Record<string, Options>;
 

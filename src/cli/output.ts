@@ -49,7 +49,9 @@ export class ResultFailed extends CredenceError {
 export function table(rows: (string | number)[][]): string {
   const text = rows.map((row) => row.map(String));
   const widths: number[] = [];
-  for (const row of text) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
+  for (const row of text) {
+    for (const [i, cell] of row.entries()) widths[i] = Math.max(widths[i] ?? 0, cell.length);
+  }
   return text
     .map((row, r) =>
       row
