@@ -1,0 +1,252 @@
+// The product every linear operator is made of:  Y[m, n] = sum over k of X[m, k] W[n, k]  (+ sum over r of S[m, r] B[n, r]).
+// One letter per axis: M rows, N outputs in panels of 32, K inputs, R an adapter's ranks.
+//
+// A tile of up to 12 rows x 32 outputs stays in registers over all of K and then all of R, in that order. How many rows, tiles
+// or threads there are never changes the order, so an output has the same bits in every batch. Y leaves a tile through a small
+// float32 buffer in L1, from which an operator finishes it (bias, residual, activation): that costs some 50 of 3,500 cycles.
+#pragma once
+
+#include "backend.h"
+#include "pack.h"
+
+namespace credence::cpu {
+
+template <class T>
+struct DtypeOf;
+template <>
+struct DtypeOf<float> {
+  static constexpr credence_dtype value = CREDENCE_F32;
+};
+template <>
+struct DtypeOf<bf16> {
+  static constexpr credence_dtype value = CREDENCE_BF16;
+};
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+struct Product {
+  const T* x = nullptr;  // [M, K]
+  int64_t ldx = 0;
+  int64_t k = 0;
+  const T* panels = nullptr;
+  // The second segment, in the same sums; tail null: none.
+  const T* s = nullptr;  // [M, R]
+  int64_t lds = 0;
+  const RangedPanels* tail = nullptr;
+  const T* whole_tail = nullptr;  // or panels over all of R, `ranks` wide
+  int64_t ranks = 0;
+};
+
+template <class T>
+static inline Product<T> product_of(const T* x, int64_t ldx, const credence_weights* w) {
+  Product<T> p;
+  p.x = x;
+  p.ldx = ldx;
+  p.k = w->columns;
+  p.panels = static_cast<const T*>(w->panels);
+  return p;
+}
+
+/// dX = dY W.
+template <class T>
+static inline Product<T> product_of_transpose(const T* dy, int64_t lddy, const credence_weights* w) {
+  Product<T> p;
+  p.x = dy;
+  p.ldx = lddy;
+  p.k = w->rows;
+  p.panels = static_cast<const T*>(w->transposed);
+  return p;
+}
+
+// ------------------------------------------------------------------------------------------------------------------- tile
+
+// c += the rows of a times vectors [v0, v0 + V) of columns; the vectors of a panel are neighbours, panels are `stride` apart.
+template <class Isa, int R, int NV, int V>
+[[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const bf16* a, int64_t lda, int64_t k,
+                                                const bf16* w, int64_t stride) {
+  constexpr int kVectors = kPanel / Isa::W;
+  const int64_t pairs = k / 2;
+  for (int64_t i = 0; i < pairs; ++i) {
+    typename Isa::Pairs b[V];
+#pragma GCC unroll 32
+    for (int v = 0; v < V; ++v) b[v] = Isa::pairs(w + v / kVectors * stride + i * 2 * kPanel + v % kVectors * 2 * Isa::W);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename Isa::Pairs x = Isa::pair(a + r * lda + 2 * i);
+#pragma GCC unroll 32
+      for (int v = 0; v < V; ++v) c[r][v0 + v] = Isa::dot(c[r][v0 + v], x, b[v]);
+    }
+  }
+  if (k % 2) {
+    for (int r = 0; r < R; ++r) {
+      const typename Isa::Pairs x = Isa::half_pair(a + r * lda + k - 1);
+      for (int v = 0; v < V; ++v) {
+        const bf16* b = w + v / kVectors * stride + pairs * 2 * kPanel + v % kVectors * 2 * Isa::W;
+        c[r][v0 + v] = Isa::dot(c[r][v0 + v], x, Isa::pairs(b));
+      }
+    }
+  }
+}
+
+template <class Isa, int R, int NV, int V>
+[[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const float* a, int64_t lda, int64_t k,
+                                                const float* w, int64_t stride) {
+  constexpr int kVectors = kPanel / Isa::W;
+  for (int64_t i = 0; i < k; ++i) {
+    typename Isa::F b[V];
+#pragma GCC unroll 32
+    for (int v = 0; v < V; ++v) b[v] = Isa::load(w + v / kVectors * stride + i * kPanel + v % kVectors * Isa::W);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename Isa::F x = Isa::set(a[r * lda + i]);
+#pragma GCC unroll 32
+      for (int v = 0; v < V; ++v) c[r][v0 + v] = Isa::fma(x, b[v], c[r][v0 + v]);
+    }
+  }
+}
+
+// R rows of P neighbouring panels into out [R][ldo].
+template <class Isa, class T, int R, int P>
+void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t ldo) {
+  constexpr int kVectors = kPanel / Isa::W;
+  constexpr credence_dtype dtype = DtypeOf<T>::value;
+  typename Isa::F c[R][P * kVectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+    for (int v = 0; v < P * kVectors; ++v) c[r][v] = Isa::zero();
+  if (p.k) {
+    const int64_t stride = panel_elements(dtype, p.k);
+    steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.x + row * p.ldx, p.ldx, p.k, p.panels + panel * stride, stride);
+  }
+  if (p.whole_tail) {
+    const int64_t stride = panel_elements(dtype, p.ranks);
+    steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.s + row * p.lds, p.lds, p.ranks, p.whole_tail + panel * stride, stride);
+  }
+  if (p.tail) {
+#pragma GCC unroll 4
+    for (int i = 0; i < P; ++i) {
+      const PanelRange range = p.tail->ranges[panel + i];
+      steps<Isa, R, P * kVectors, kVectors>(c, i * kVectors, p.s + row * p.lds + range.begin, p.lds, range.count,
+                                            static_cast<const T*>(p.tail->data) + range.offset, 0);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+    for (int v = 0; v < P * kVectors; ++v) Isa::store(out + r * ldo + v * Isa::W, c[r][v]);
+}
+
+/// How many panels a tile of so many rows takes at once: enough independent sums to hide the latency of a step.
+template <class Isa>
+static inline int tile_panels(int64_t rows) {
+  return Isa::kTileRows < 12 || rows > 6 ? 1 : rows > 3 ? 2 : 4;
+}
+
+template <class Isa, class T, int R>
+static inline void tile_row(const Product<T>& p, int64_t row, int64_t panel, int panels, float* out, int64_t ldo) {
+  constexpr int kAtOnce = Isa::kTileRows < 12 || R > 6 ? 1 : R > 3 ? 2 : 4;
+  int i = 0;
+  for (; i + kAtOnce <= panels; i += kAtOnce) tile<Isa, T, R, kAtOnce>(p, row, panel + i, out + i * kPanel, ldo);
+  if constexpr (kAtOnce > 1)
+    for (; i < panels; ++i) tile<Isa, T, R, 1>(p, row, panel + i, out + i * kPanel, ldo);
+}
+
+/// rows (at most Isa::kTileRows) x panels of Y into out [rows][ldo].
+template <class Isa, class T>
+void tile_of(const Product<T>& p, int64_t row, int64_t rows, int64_t panel, int panels, float* out, int64_t ldo) {
+  switch (rows) {
+#define CREDENCE_TILE(R)                                                                        \
+  case R:                                                                                       \
+    if constexpr (R <= Isa::kTileRows) tile_row<Isa, T, R>(p, row, panel, panels, out, ldo); \
+    break;
+    CREDENCE_TILE(1)
+    CREDENCE_TILE(2)
+    CREDENCE_TILE(3)
+    CREDENCE_TILE(4)
+    CREDENCE_TILE(5)
+    CREDENCE_TILE(6)
+    CREDENCE_TILE(7)
+    CREDENCE_TILE(8)
+    CREDENCE_TILE(9)
+    CREDENCE_TILE(10)
+    CREDENCE_TILE(11)
+    CREDENCE_TILE(12)
+#undef CREDENCE_TILE
+    default: break;
+  }
+}
+
+/// Rows [row0, row1) in tiles of heights as equal as can be: body(row, rows).
+template <class Isa, class Body>
+static inline void for_tiles(int64_t row0, int64_t row1, const Body& body) {
+  const int64_t rows = row1 - row0, tiles = ceil_div(rows, Isa::kTileRows);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t begin = row0 + rows * i / tiles, end = row0 + rows * (i + 1) / tiles;
+    body(begin, end - begin);
+  }
+}
+
+/// Rows x panels of Y, a tile at a time: finish(row, rows, panel, tile, ld) with tile [rows][32] float32. Panels outermost: a
+/// panel is read from far away once and then for every tile of rows from L1 or L2.
+template <class Isa, class T, class Finish>
+static inline void product_block(const Product<T>& p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
+                                 const Finish& finish) {
+  constexpr int kMost = 4;
+  alignas(64) float out[Isa::kTileRows * kPanel > 3 * kMost * kPanel ? Isa::kTileRows * kPanel : 3 * kMost * kPanel];
+  const int at_once = tile_panels<Isa>(least(row1 - row0, Isa::kTileRows));
+  for (int64_t panel = panel0; panel < panel1; panel += at_once) {
+    const int panels = static_cast<int>(least(at_once, panel1 - panel));
+    for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows) {
+      const int now = rows * panels * kPanel <= static_cast<int64_t>(sizeof out / sizeof *out) ? panels : 1;
+      for (int i = 0; i < panels; i += now) {
+        tile_of<Isa, T>(p, row, rows, panel + i, now, out, now * kPanel);
+        for (int j = 0; j < now; ++j) finish(row, rows, panel + i + j, out + j * kPanel, now * kPanel);
+      }
+    });
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------------ split
+
+/// How a product is cut into work items of rows x panels. Items are many enough to even out, few enough to stay large.
+struct Split {
+  int64_t rows, panels;              // of the whole
+  int64_t block_rows, block_panels;  // of an item
+  int64_t row_blocks, panel_blocks;
+};
+
+template <class Isa>
+static inline Split split_of(int64_t rows, int64_t panels, int64_t row_bytes, int threads) {
+  // The rows of an item stay in L2 beside a panel while the panels stream by.
+  constexpr int64_t kBytes = 320 << 10;
+  Split s;
+  s.rows = rows;
+  s.panels = panels;
+  const int64_t fit = most(4, least(24, kBytes / (Isa::kTileRows * most(row_bytes, 1)))) * Isa::kTileRows;
+  s.row_blocks = most(1, ceil_div(rows, fit));
+  s.block_rows = ceil_div(ceil_div(rows, s.row_blocks), Isa::kTileRows) * Isa::kTileRows;
+  s.row_blocks = most(1, ceil_div(rows, s.block_rows));
+  const int64_t wanted = threads == 1 ? 1 : ceil_div(8 * threads, s.row_blocks);
+  const int64_t smallest = tile_panels<Isa>(least(rows, Isa::kTileRows));
+  s.block_panels = most(smallest, ceil_div(ceil_div(panels, least(wanted, panels)), smallest) * smallest);
+  s.panel_blocks = ceil_div(panels, s.block_panels);
+  return s;
+}
+
+/// All of Y on all threads: finish as in product_block, called from many threads for different tiles.
+template <class Isa, class T, class Finish>
+static inline void product_all(credence_backend* backend, const Product<T>& p, int64_t rows, int64_t panels,
+                               const Finish& finish) {
+  if (rows == 0) return;
+  const Split s = split_of<Isa>(rows, panels, p.k * static_cast<int64_t>(sizeof(T)), backend->pool.threads());
+  backend->pool.parallel(s.row_blocks * s.panel_blocks, [&](int64_t i, int) {
+    const int64_t row = i / s.panel_blocks * s.block_rows, panel = i % s.panel_blocks * s.block_panels;
+    product_block<Isa, T>(p, row, least(row + s.block_rows, rows), panel, least(panel + s.block_panels, panels), finish);
+  });
+}
+
+}  // namespace credence::cpu

@@ -1,0 +1,238 @@
+// Packing: float32 in, panels out (pack.h). Runs at load and after an optimiser step.
+#include "pack.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+namespace credence::cpu {
+
+namespace {
+
+bf16 narrow(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+// Steps [k0, k1) of one panel at `panel`, whose outputs are o0 .. o0 + 31 of `outputs` and whose inputs are [0, inputs):
+// element (o, k) is get(o, k), zero outside. k0 is even; k1 may be one past `inputs`, for the second half of an odd pair.
+template <class Get>
+void fill_panel(credence_dtype dtype, void* panel, int64_t o0, int64_t outputs, int64_t k0, int64_t k1, int64_t inputs,
+                const Get& get) {
+  const int count = static_cast<int>(std::min<int64_t>(kPanel, outputs - o0));
+  for (int64_t k = k0; k < k1; ++k) {
+    for (int o = 0; o < kPanel; ++o) {
+      const float value = o < count && k < inputs ? get(o0 + o, k) : 0.0f;
+      const int64_t at = panel_element(dtype, o, k);
+      if (dtype == CREDENCE_BF16) static_cast<bf16*>(panel)[at] = narrow(value);
+      else static_cast<float*>(panel)[at] = value;
+    }
+  }
+}
+
+size_t element_bytes(credence_dtype dtype) { return dtype == CREDENCE_BF16 ? 2 : 4; }
+
+void* at(credence_dtype dtype, void* data, int64_t element) {
+  return static_cast<char*>(data) + static_cast<size_t>(element) * element_bytes(dtype);
+}
+
+int64_t even(credence_dtype dtype, int64_t k) { return dtype == CREDENCE_BF16 ? (k + 1) / 2 * 2 : k; }
+
+template <class Get>
+void fill_panels(credence_backend* backend, credence_dtype dtype, void* data, int64_t outputs, int64_t inputs, const Get& get) {
+  backend->pool.parallel(panels_of(outputs), [&](int64_t p, int) {
+    fill_panel(dtype, at(dtype, data, p * panel_elements(dtype, inputs)), p * kPanel, outputs, 0, even(dtype, inputs), inputs,
+               get);
+  });
+}
+
+// Rows [row, row + count) of a matrix into both sets of panels. Rows are outputs of one and inputs of the other; row is a
+// multiple of 32.
+void fill_rows(credence_backend* backend, credence_weights* w, int64_t row, int64_t count, const float* values) {
+  const int64_t columns = w->columns, rows = w->rows;
+  const auto get = [&](int64_t r, int64_t c) { return values[(r - row) * columns + c]; };
+  const int64_t first = row / kPanel, forward = panels_of(count);
+  const int64_t backward = w->transposed ? panels_of(columns) : 0;
+  const int64_t end = row + count == rows ? even(w->dtype, rows) : row + count;
+  backend->pool.parallel(forward + backward, [&](int64_t i, int) {
+    if (i < forward) {
+      const int64_t p = first + i;
+      fill_panel(w->dtype, at(w->dtype, w->panels, p * panel_elements(w->dtype, columns)), p * kPanel, rows, 0,
+                 even(w->dtype, columns), columns, get);
+    } else {
+      const int64_t p = i - forward;
+      fill_panel(w->dtype, at(w->dtype, w->transposed, p * panel_elements(w->dtype, rows)), p * kPanel, columns, row, end, rows,
+                 [&](int64_t c, int64_t r) { return get(r, c); });
+    }
+  });
+}
+
+// Which inputs a panel of outputs meets: the union over the slices it holds rows of.
+template <class Outputs, class Inputs>
+void plan_ranges(const credence_lora_layout& layout, int64_t outputs, const Outputs& of_slice, const Inputs& inputs_of_slice,
+                 RangedPanels* panels) {
+  panels->elements = 0;
+  for (int64_t p = 0; p < panels->panels; ++p) {
+    int32_t begin = 0, end = 0;
+    for (int s = 0; s < layout.slices; ++s) {
+      const auto [first, last] = of_slice(s);
+      if (first >= std::min<int64_t>((p + 1) * kPanel, outputs) || last <= p * kPanel) continue;
+      const auto [low, high] = inputs_of_slice(s);
+      begin = end == 0 ? low : std::min(begin, low);
+      end = std::max(end, high);
+    }
+    panels->ranges[p] = {begin, end - begin, panels->elements};
+    panels->elements += panel_elements(layout.dtype, end - begin);
+  }
+}
+
+template <class Get>
+void fill_ranges(credence_backend* backend, credence_dtype dtype, const RangedPanels& panels, int64_t outputs, const Get& get) {
+  backend->pool.parallel(panels.panels, [&](int64_t p, int) {
+    const PanelRange range = panels.ranges[p];
+    fill_panel(dtype, at(dtype, panels.data, range.offset), p * kPanel, outputs, 0, even(dtype, range.count), range.count,
+               [&](int64_t o, int64_t k) { return get(o, range.begin + k); });
+  });
+}
+
+const char* fault(const credence_lora_layout& layout) {
+  if (layout.slices < 1 || layout.slices > CREDENCE_MAX_SLICES) return "has no slice, or more than three";
+  for (int s = 0; s < layout.slices; ++s) {
+    const credence_lora_slice& slice = layout.slice[s];
+    if (slice.rank < 1) return "has a slice of rank 0";
+    if (slice.row_begin < 0 || slice.row_end > layout.rows || slice.row_begin >= slice.row_end)
+      return "has a slice whose rows are not rows of the product";
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void free_weights(credence_backend*, credence_weights* weights) {
+  if (!weights) return;
+  release(weights->panels);
+  release(weights->transposed);
+  delete weights;
+}
+
+credence_weights* pack(credence_backend* backend, const credence_weights_source* source) {
+  if (source->rows < 1 || source->columns < 1) {
+    fail(backend, "a matrix of %d x %d cannot be packed", source->rows, source->columns);
+    return nullptr;
+  }
+  auto* weights = new (std::nothrow) credence_weights{source->rows, source->columns, source->dtype, nullptr, nullptr};
+  constexpr int32_t kRows = 128;  // a multiple of 32: panels are written whole
+  const std::unique_ptr<float[]> block(new (std::nothrow) float[static_cast<size_t>(kRows) * source->columns]);
+  if (!weights || !block) {
+    fail(backend, "not enough memory to pack a matrix of %d x %d", source->rows, source->columns);
+    delete weights;
+    return nullptr;
+  }
+  const auto bytes = [&](int64_t outputs, int64_t inputs) {
+    return static_cast<size_t>(panels_of(outputs) * panel_elements(source->dtype, inputs)) * element_bytes(source->dtype);
+  };
+  weights->panels = allocate(backend, bytes(source->rows, source->columns));
+  if (source->backward) weights->transposed = allocate(backend, bytes(source->columns, source->rows));
+  if (!weights->panels || (source->backward && !weights->transposed)) {
+    free_weights(backend, weights);
+    return nullptr;
+  }
+  for (int32_t row = 0; row < source->rows; row += kRows) {
+    const int32_t count = std::min(kRows, source->rows - row);
+    source->read(source->context, row, count, block.get());
+    fill_rows(backend, weights, row, count, block.get());
+  }
+  return weights;
+}
+
+int repack(credence_backend* backend, credence_weights* weights, const float* master) {
+  fill_rows(backend, weights, 0, weights->rows, master);
+  return 0;
+}
+
+void free_lora(credence_backend*, credence_lora* lora) {
+  if (!lora) return;
+  release(lora->a);
+  release(lora->a_transposed);
+  for (RangedPanels* panels : {&lora->b, &lora->b_transposed}) {
+    release(panels->ranges);
+    release(panels->data);
+  }
+  delete lora;
+}
+
+credence_lora* pack_lora(credence_backend* backend, const credence_lora_layout* layout, const float* parameters) {
+  if (const char* reason = fault(*layout)) {
+    fail(backend, "the adapter's layout for a product of %d x %d %s", layout->rows, layout->columns, reason);
+    return nullptr;
+  }
+  auto* lora = new (std::nothrow) credence_lora{};
+  if (!lora) {
+    fail(backend, "not enough memory for an adapter");
+    return nullptr;
+  }
+  lora->layout = *layout;
+  for (int s = 0; s < layout->slices; ++s) {
+    lora->first_rank[s] = lora->ranks;
+    lora->ranks += layout->slice[s].rank;
+  }
+  const credence_dtype dtype = layout->dtype;
+  const size_t bytes = element_bytes(dtype);
+  const auto rows_of = [&](int s) { return std::pair<int32_t, int32_t>(layout->slice[s].row_begin, layout->slice[s].row_end); };
+  const auto ranks_of = [&](int s) {
+    return std::pair<int32_t, int32_t>(lora->first_rank[s], lora->first_rank[s] + layout->slice[s].rank);
+  };
+  lora->b.panels = panels_of(layout->rows);
+  lora->b_transposed.panels = panels_of(lora->ranks);
+  for (RangedPanels* panels : {&lora->b, &lora->b_transposed}) {
+    panels->ranges = static_cast<PanelRange*>(allocate(backend, static_cast<size_t>(panels->panels) * sizeof(PanelRange)));
+    if (!panels->ranges) {
+      free_lora(backend, lora);
+      return nullptr;
+    }
+  }
+  plan_ranges(*layout, layout->rows, rows_of, ranks_of, &lora->b);
+  plan_ranges(*layout, lora->ranks, ranks_of, rows_of, &lora->b_transposed);
+  lora->a = allocate(backend, static_cast<size_t>(panels_of(lora->ranks) * panel_elements(dtype, layout->columns)) * bytes);
+  lora->a_transposed =
+      allocate(backend, static_cast<size_t>(panels_of(layout->columns) * panel_elements(dtype, lora->ranks)) * bytes);
+  lora->b.data = allocate(backend, static_cast<size_t>(lora->b.elements) * bytes);
+  lora->b_transposed.data = allocate(backend, static_cast<size_t>(lora->b_transposed.elements) * bytes);
+  if (!lora->a || !lora->a_transposed || !lora->b.data || !lora->b_transposed.data) {
+    free_lora(backend, lora);
+    return nullptr;
+  }
+  repack_lora(backend, lora, parameters);
+  return lora;
+}
+
+int repack_lora(credence_backend* backend, credence_lora* lora, const float* parameters) {
+  const credence_lora_layout& layout = lora->layout;
+  const auto slice_of_rank = [&](int64_t r) {
+    int s = layout.slices - 1;
+    while (r < lora->first_rank[s]) --s;
+    return s;
+  };
+  const auto a = [&](int64_t r, int64_t k) {
+    const int s = slice_of_rank(r);
+    return parameters[layout.slice[s].a + (r - lora->first_rank[s]) * layout.columns + k];
+  };
+  const auto b = [&](int64_t row, int64_t r) {  // scale B
+    const int s = slice_of_rank(r);
+    const credence_lora_slice& slice = layout.slice[s];
+    if (row < slice.row_begin || row >= slice.row_end) return 0.0f;
+    return slice.scale * parameters[slice.b + (row - slice.row_begin) * slice.rank + (r - lora->first_rank[s])];
+  };
+  fill_panels(backend, layout.dtype, lora->a, lora->ranks, layout.columns, a);
+  fill_panels(backend, layout.dtype, lora->a_transposed, layout.columns, lora->ranks,
+              [&](int64_t k, int64_t r) { return a(r, k); });
+  fill_ranges(backend, layout.dtype, lora->b, layout.rows, b);
+  fill_ranges(backend, layout.dtype, lora->b_transposed, lora->ranks, [&](int64_t r, int64_t row) { return b(row, r); });
+  return 0;
+}
+
+}  // namespace credence::cpu
