@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { Chat, type ChatMessage, type RenderOptions, renderPrompt } from "../src/text/chat.js";
+import { Chat, type Message, type RenderOptions } from "../src/text/chat.js";
 import { fitToContext } from "../src/text/context.js";
 import { Tokenizer } from "../src/text/tokenizer.js";
 
@@ -10,16 +10,16 @@ const fixtures = new URL("../../shared/fixtures/tokenizer/", import.meta.url).pa
 const json = (path: string) => JSON.parse(readFileSync(path, "utf8"));
 
 interface Rendered {
-  messages: ChatMessage[];
+  messages: Message[];
   without_generation_prompt: string;
   with_generation_prompt: string;
 }
 const cases: { name: string; template: string; chats: Rendered[] }[] = json(join(golden, "chat-cases.json"));
 const tokenizer = await Tokenizer.load(join(golden, "tokenizer"));
 const chatOf = (name: string) => new Chat(tokenizer, cases.find((c) => c.name === name)!.template);
-const user = (content: string): ChatMessage => ({ role: "user", content });
-const assistant = (content: string, weight?: number): ChatMessage => ({ role: "assistant", content, weight });
-const system = (content: string): ChatMessage => ({ role: "system", content });
+const user = (content: string): Message => ({ role: "user", content });
+const assistant = (content: string, weight?: number): Message => ({ role: "assistant", content, weight });
+const system = (content: string): Message => ({ role: "system", content });
 
 t.test("templates render as jinja2 renders them", async (t) => {
   for (const { name, template, chats } of cases) {
@@ -37,39 +37,38 @@ t.test("a system turn, given or left out", async (t) => {
   const asked = [user("Sure?")];
   const turn = "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n";
   const chatml = chatOf("default-system");
-  t.same([...(await renderPrompt(tokenizer, [system("Own."), ...asked]).catch((e) => [e.code]))], ["NO_CHAT_TEMPLATE"]);
   t.equal(chatml.render(asked), `<|im_start|>system\nBe kind.<|im_end|>\n${turn}`);
-  t.equal(chatml.render(asked, { system: "none" }), turn);
-  t.equal(chatml.render(asked, { system: { text: "" } }), `<|im_start|>system\n<|im_end|>\n${turn}`);
-  t.equal(chatml.render([system("Own."), ...asked], { system: "none" }), `<|im_start|>system\nOwn.<|im_end|>\n${turn}`);
+  t.equal(chatml.render(asked, { system: null }), turn);
+  t.equal(chatml.render(asked, { system: "" }), `<|im_start|>system\n<|im_end|>\n${turn}`);
+  t.equal(chatml.render([system("Own."), ...asked], { system: null }), `<|im_start|>system\nOwn.<|im_end|>\n${turn}`);
   t.equal(
-    chatml.render([system("Own."), ...asked], { system: { text: "Other." } }),
+    chatml.render([system("Own."), ...asked], { system: "Other." }),
     `<|im_start|>system\nOwn.<|im_end|>\n${turn}`,
   );
-  const trimmed = chatOf("bos-and-trim").render(asked, { system: "none" });
+  const trimmed = chatOf("bos-and-trim").render(asked, { system: null });
   t.equal(
     trimmed,
     "<|endoftext|><|im_start|>user\n\nSure?<|im_end|><|im_start|>assistant\n\n",
     "the first token stays",
   );
   t.equal(
-    chatOf("merged-system").render(asked, { system: "none" }),
+    chatOf("merged-system").render(asked, { system: null }),
     "<|endoftext|>[INST] Sure? [/INST]",
     "there was none",
   );
-  t.equal(chatOf("merged-system").render(asked, { system: { text: "S" } }), "<|endoftext|>[INST] S\n\nSure? [/INST]");
-  t.equal(chatOf("thoughts-of-the-last-turn").render(asked, { system: "none" }), turn);
+  t.equal(chatOf("merged-system").render(asked, { system: "S" }), "<|endoftext|>[INST] S\n\nSure? [/INST]");
+  t.equal(chatOf("thoughts-of-the-last-turn").render(asked, { system: null }), turn);
   const prologue = new Chat(tokenizer, "[start]{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}");
-  t.equal(prologue.render(asked, { system: "none" }), "[start]<user>Sure?", "an opening that is no system turn stays");
+  t.equal(prologue.render(asked, { system: null }), "[start]<user>Sure?", "an opening that is no system turn stays");
   const odd = new Chat(
     tokenizer,
     "{{ messages | length }}{% for m in messages %}{{ m.content }}{{ loop.revindex }}{% endfor %}",
   );
-  t.throws(() => odd.render(asked, { system: "none" }), { code: "CHAT_TEMPLATE", message: /give a system turn/ });
+  t.throws(() => odd.render(asked, { system: null }), { code: "CHAT_TEMPLATE", message: /give a system turn/ });
 });
 
 /** The supervised text, stretches separated by "|". */
-async function learned(chat: Chat, messages: ChatMessage[], options?: RenderOptions): Promise<string> {
+async function learned(chat: Chat, messages: Message[], options?: RenderOptions): Promise<string> {
   const { ids, supervised } = await chat.supervise(messages, options);
   let text = "";
   ids.forEach((id, i) => {
@@ -81,7 +80,7 @@ async function learned(chat: Chat, messages: ChatMessage[], options?: RenderOpti
 
 t.test("supervised are the assistant's turns, to their end", async (t) => {
   const talk = [user("sure? sure."), assistant("sure."), user("sure."), assistant("The <|im_start|> 7")];
-  for (const options of [{}, { system: "none" }, { system: { text: "sure." } }]) {
+  for (const options of [{}, { system: null }, { system: "sure." }]) {
     t.equal(await learned(chatOf("default-system"), talk, options), "sure.<|im_end|>|The <|im_start|> 7<|im_end|>");
   }
   t.equal(await learned(chatOf("merged-system"), talk), " sure.<|im_end|>| The <|im_start|> 7<|im_end|>");
@@ -177,13 +176,12 @@ t.test("SmolLM2's template, every conversation", { skip }, async (t) => {
       const expected = c[`${addGenerationPrompt ? "with" : "without"}_generation_prompt`];
       t.equal(chat.render(c.messages, { addGenerationPrompt }), expected.text);
       t.same([...(await chat.encode(c.messages, { addGenerationPrompt }))], expected.ids);
-      if (addGenerationPrompt) t.same([...(await renderPrompt(smol, c.messages))], expected.ids);
       const bare = expected.text.replace(/^<\|im_start\|>system\n.*?<\|im_end\|>\n/s, "");
       if (c.messages[0].role !== "system")
-        t.equal(chat.render(c.messages, { addGenerationPrompt, system: "none" }), bare);
+        t.equal(chat.render(c.messages, { addGenerationPrompt, system: null }), bare);
     }
     const row = await chat.supervise(c.messages);
-    const turns = c.messages.filter((m: ChatMessage) => m.role === "assistant").length;
+    const turns = c.messages.filter((m: Message) => m.role === "assistant").length;
     t.equal(row.ids.filter((id, i) => id === 2 && row.supervised[i] === 1).length, turns);
   }
 });

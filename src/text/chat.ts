@@ -7,7 +7,7 @@ import { CredenceError } from "../errors.js";
 import type { Tokenizer } from "./tokenizer.js";
 
 /** One turn. Other fields (tool calls, names) reach the template as they are. */
-export interface ChatMessage {
+export interface Message {
   role: string;
   content: string;
   /** How much an assistant's turn counts in training; default 1, 0: it is context only. */
@@ -15,14 +15,14 @@ export interface ChatMessage {
   [field: string]: unknown;
 }
 
-/** What stands in the system turn: what the template itself puts there, no such turn at all, or a text. */
-export type SystemTurn = "default" | "none" | { text: string };
-
 export interface RenderOptions {
   /** End with the header of an assistant's turn, ready to be answered. Default: when the last message is not an assistant's. */
   addGenerationPrompt?: boolean;
-  /** Default "default". A system turn among the messages stays, whatever is said here. */
-  system?: SystemTurn;
+  /**
+   * A system turn for conversations that have none of their own. `null` leaves out the one that the template would put
+   * there by itself; a system turn among the messages stays.
+   */
+  system?: string | null;
   /** Further variables for the template. */
   variables?: Record<string, unknown>;
 }
@@ -73,17 +73,16 @@ export class Chat {
   }
 
   /** The text of a conversation. */
-  render(messages: ChatMessage[], options: RenderOptions = {}): string {
+  render(messages: Message[], options: RenderOptions = {}): string {
     if (messages.length === 0)
       throw new CredenceError("BAD_INPUT", "a conversation without messages cannot be rendered");
     const generation = options.addGenerationPrompt ?? messages.at(-1)!.role !== "assistant";
-    const { system = "default" } = options;
-    const hasOwn = messages[0]!.role === "system";
-    if (typeof system === "object" && !hasOwn) {
-      return this.plain([{ role: "system", content: system.text }, ...messages], generation, options);
+    const ownSystem = messages[0]!.role === "system";
+    if (typeof options.system === "string" && !ownSystem) {
+      return this.plain([{ role: "system", content: options.system }, ...messages], generation, options);
     }
     const text = this.plain(messages, generation, options);
-    if (system !== "none" || hasOwn) return text;
+    if (options.system !== null || ownSystem) return text;
     this.opening ??= this.findOpening(options);
     const { dropped, kept } = this.opening;
     if (!text.startsWith(dropped)) {
@@ -96,11 +95,11 @@ export class Chat {
   }
 
   /** Token ids of a conversation; special tokens in the rendered text count as such. */
-  async encode(messages: ChatMessage[], options: RenderOptions = {}): Promise<Int32Array> {
+  async encode(messages: Message[], options: RenderOptions = {}): Promise<Int32Array> {
     return this.checked(await this.tokenizer.encode(this.render(messages, options)));
   }
 
-  async encodeBatch(conversations: ChatMessage[][], options: RenderOptions = {}): Promise<Int32Array[]> {
+  async encodeBatch(conversations: Message[][], options: RenderOptions = {}): Promise<Int32Array[]> {
     const ids = await this.tokenizer.encodeBatch(conversations.map((messages) => this.render(messages, options)));
     return ids.map((row) => this.checked(row));
   }
@@ -109,7 +108,7 @@ export class Chat {
    * A conversation with the tokens its assistant turns consist of. A token that also covers text before the turn is not
    * supervised: while generating it could not be chosen.
    */
-  async supervise(messages: ChatMessage[], options: RenderOptions = {}): Promise<SupervisedRow> {
+  async supervise(messages: Message[], options: RenderOptions = {}): Promise<SupervisedRow> {
     const settings = { ...options, addGenerationPrompt: options.addGenerationPrompt ?? false };
     const text = this.render(messages, settings);
     const { ids, spans } = await this.tokenizer.encodeAligned(text);
@@ -136,7 +135,7 @@ export class Chat {
   }
 
   /** Where each assistant turn with a weight stands in the whole rendering: what its message adds to that of those before it. */
-  private assistantTurns(messages: ChatMessage[], whole: string, options: RenderOptions): Stretch[] {
+  private assistantTurns(messages: Message[], whole: string, options: RenderOptions): Stretch[] {
     const turns: Stretch[] = [];
     messages.forEach((message, i) => {
       const weight = message.weight ?? 1;
@@ -148,7 +147,7 @@ export class Chat {
   }
 
   private byPrefix(
-    messages: ChatMessage[],
+    messages: Message[],
     i: number,
     whole: string,
     options: RenderOptions,
@@ -166,7 +165,7 @@ export class Chat {
    * agree before and after it.
    */
   private byContent(
-    messages: ChatMessage[],
+    messages: Message[],
     i: number,
     whole: string,
     options: RenderOptions,
@@ -186,7 +185,7 @@ export class Chat {
     return { from, to };
   }
 
-  private attempt(messages: ChatMessage[], options: RenderOptions): string | undefined {
+  private attempt(messages: Message[], options: RenderOptions): string | undefined {
     try {
       return this.render(messages, options);
     } catch (error) {
@@ -195,7 +194,7 @@ export class Chat {
     }
   }
 
-  private plain(messages: ChatMessage[], generation: boolean, { variables }: RenderOptions): string {
+  private plain(messages: Message[], generation: boolean, { variables }: RenderOptions): string {
     try {
       return this.template.render({
         ...this.tokenizer.specialTokens,
@@ -221,7 +220,7 @@ export class Chat {
   private findOpening(options: RenderOptions): { dropped: string; kept: string } {
     const user = { role: "user", content: "Yes?" };
     const assistant = { role: "assistant", content: "Yes." };
-    const render = (...messages: ChatMessage[]): string | undefined => {
+    const render = (...messages: Message[]): string | undefined => {
       try {
         return this.plain(messages, false, options);
       } catch {
@@ -261,22 +260,6 @@ export class Chat {
     }
     return ids;
   }
-}
-
-const chats = new WeakMap<Tokenizer, Chat>();
-
-/** Token ids of a conversation up to where the answer begins, by the model's own template. */
-export async function renderPrompt(
-  tokenizer: Tokenizer,
-  messages: ChatMessage[],
-  options: RenderOptions = {},
-): Promise<Int32Array> {
-  let chat = chats.get(tokenizer);
-  if (!chat) {
-    chat = new Chat(tokenizer);
-    chats.set(tokenizer, chat);
-  }
-  return chat.encode(messages, { addGenerationPrompt: true, ...options });
 }
 
 const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error));
