@@ -1,9 +1,11 @@
 // The operators of this back end, one header each, and the function that puts them into an instruction set's table.
 #pragma once
 
+#include "attention.h"
+
 // CREDENCE_CPU_OPERATORS(X): those that exist. In a table the others are null.
 #define CREDENCE_CPU_LINEAR_OPERATORS(X)
-#define CREDENCE_CPU_OTHER_OPERATORS(X)
+#define CREDENCE_CPU_OTHER_OPERATORS(X) X(attention)
 
 #define CREDENCE_CPU_OPERATORS(X) CREDENCE_CPU_LINEAR_OPERATORS(X) CREDENCE_CPU_OTHER_OPERATORS(X)
 

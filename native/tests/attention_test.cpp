@@ -1,0 +1,207 @@
+// Attention, forward and backward: against its definition, and that a row's bits are its own.
+#include "kernels/cpu/page.h"
+#include "kernels/reference/attention.h"
+#include "backends.h"
+
+using namespace credence;
+using namespace credence::testing;
+
+namespace {
+
+struct Case {
+  std::vector<int> lengths;
+  int heads, kv_heads, head_dim, window;
+  bool some_query_only = false, share_prefix = false;
+};
+
+const std::vector<Case> kCases = {
+    {{1}, 2, 1, 20, 0},           {{5, 1, 9}, 4, 2, 20, 0},   {{65}, 3, 1, 64, 0},
+    {{129, 1, 33}, 6, 2, 64, 0},  {{70, 130}, 2, 2, 19, 0},   {{100, 64}, 4, 1, 80, 17},
+    {{140}, 2, 1, 128, 65},       {{90, 20}, 3, 3, 24, 0, true}, {{70, 30, 66, 5}, 4, 2, 20, 0, false, true},
+    {{70, 30, 66}, 4, 2, 20, 33, true, true},
+};
+
+reference::Attention example(const Case& c, uint64_t seed) {
+  reference::Attention p;
+  p.heads = c.heads, p.kv_heads = c.kv_heads, p.head_dim = c.head_dim, p.window = c.window;
+  p.scale = 1 / std::sqrt(c.head_dim);
+  p.segments.cu_seqlens = {0};
+  for (int n : c.lengths) p.segments.cu_seqlens.push_back(p.segments.cu_seqlens.back() + n);
+  const int tokens = p.segments.cu_seqlens.back();
+  p.segments.key_start.assign(c.lengths.size(), 0);
+  if (c.share_prefix) {  // every segment but the first reads some keys of the first; the last, some of the second's
+    p.segments.prefix_of.assign(c.lengths.size(), 0);
+    p.segments.prefix_of[0] = -1;
+    for (size_t b = 1; b < c.lengths.size(); ++b) p.segments.key_start[b] = c.lengths[0] * 2 / 3 - static_cast<int>(b);
+    if (c.lengths.size() > 3) p.segments.prefix_of[3] = 1;
+  }
+  if (c.some_query_only) {
+    for (int t = 0; t < tokens; ++t) p.segments.query_only.push_back(t % 7 == 3 || t == 0);
+  }
+  p.q = normal(seed, static_cast<size_t>(tokens) * c.heads * c.head_dim);
+  p.k = normal(seed + 1, static_cast<size_t>(tokens) * c.kv_heads * c.head_dim);
+  p.v = normal(seed + 2, static_cast<size_t>(tokens) * c.kv_heads * c.head_dim);
+  return p;
+}
+
+// Rows of the batch that are segment b's keys, as the reference has them; pages of their own, in an order that is not theirs.
+std::vector<int> keys_of(const reference::Segments& s, int b) {
+  std::vector<int> keys;
+  if (!s.prefix_of.empty() && s.prefix_of[b] >= 0) {
+    keys = keys_of(s, s.prefix_of[b]);
+    keys.resize(s.key_start[b]);
+  }
+  for (int t = s.cu_seqlens[b]; t < s.cu_seqlens[b + 1]; ++t)
+    if (s.query_only.empty() || !s.query_only[t]) keys.push_back(t);
+  return keys;
+}
+
+// The device's copy of an example: pages are filled as attention_input would leave them.
+struct OnDevice {
+  MemoryPointer counts, cu_seqlens, key_start, page_table, query_only, prefix_of, q, pages;
+  credence_batch batch{};
+  credence_shape shape{};
+
+  OnDevice(Backend& backend, const reference::Attention& p, int garbage_pages = 1) {
+    const reference::Segments& s = p.segments;
+    const int segments = static_cast<int>(s.key_start.size()), tokens = s.cu_seqlens.back();
+    shape.heads = p.heads, shape.kv_heads = p.kv_heads, shape.head_dim = p.head_dim;
+    int pages_per_segment = 1, total = garbage_pages;
+    for (int b = 0; b < segments; ++b) {
+      const int n = (static_cast<int>(keys_of(s, b).size()) + 63) / 64;
+      pages_per_segment = std::max(pages_per_segment, n);
+      total += n;
+    }
+    const cpu::PageLayout layout = cpu::page_layout(shape, backend.dtype);
+    std::vector<double> pool(static_cast<size_t>(total) * layout.page_stride);
+    std::fill(pool.begin(), pool.begin() + garbage_pages * layout.page_stride, NAN);
+    std::vector<int32_t> table(static_cast<size_t>(segments) * pages_per_segment);  // unused entries: the page of NaN
+    int next = total;
+    for (int b = 0; b < segments; ++b) {
+      const auto keys = keys_of(s, b);
+      for (size_t j = 0; j < keys.size(); ++j) {
+        int32_t& page = table[b * pages_per_segment + j / 64];
+        if (j % 64 == 0) page = --next;
+        for (int g = 0; g < p.kv_heads; ++g)
+          for (int i = 0; i < p.head_dim; ++i) {
+            const size_t from = (static_cast<size_t>(keys[j]) * p.kv_heads + g) * p.head_dim + i;
+            const int slot = static_cast<int>(j % 64);
+            pool[page_keys(layout, page, g) + cpu::key_element(backend.dtype, slot, i)] = p.k[from];
+            pool[page_values(layout, page, g) + cpu::value_element(backend.dtype, p.head_dim, slot, i)] = p.v[from];
+          }
+      }
+    }
+    counts = on_device(backend, std::vector<int32_t>{tokens, segments});
+    cu_seqlens = on_device(backend, s.cu_seqlens);
+    key_start = on_device(backend, s.key_start);
+    page_table = on_device(backend, table);
+    q = act_on_device(backend, p.q);
+    pages = act_on_device(backend, pool);
+    batch = {tokens, segments, pages_per_segment, *counts, nullptr, *cu_seqlens, nullptr, *key_start, *page_table, nullptr, nullptr};
+    if (!s.query_only.empty()) batch.query_only = (query_only = on_device(backend, s.query_only))->as<uint8_t>();
+    if (!s.prefix_of.empty()) batch.prefix_of = *(prefix_of = on_device(backend, s.prefix_of));
+  }
+};
+
+struct Forward {
+  std::vector<double> o, lse;
+  std::vector<uint8_t> bits;
+};
+
+Forward run_forward(Backend& backend, const reference::Attention& p, const OnDevice& device) {
+  const size_t tokens = p.segments.cu_seqlens.back();
+  const auto o = act_space(backend, p.q.size()), lse = float_space(backend, tokens * p.heads);
+  const credence_attention parameters{device.batch,     device.shape,  backend.dtype, static_cast<float>(p.scale), p.window,
+                                      device.q->raw(), device.pages->raw(), o->raw(),      *lse};
+  RUN_OPERATOR(backend, attention, parameters);
+  return {o->act(), lse->floats(), o->bits()};
+}
+
+Forward run_forward(Backend& backend, const reference::Attention& p) { return run_forward(backend, p, OnDevice(backend, p)); }
+
+}  // namespace
+
+TEST(attention_is_its_definition) {
+  for (int threads : {1, 2})
+    each_backend(threads, [](Backend& backend) {
+      for (const Case& c : kCases) {
+        const auto p = example(c, 7);
+        const auto expected = reference::attention(p);
+        const auto got = run_forward(backend, p);
+        EXPECT_CLOSE(got.o, expected.o, backend.bf16() ? 6e-3 : 2e-6);
+        EXPECT_CLOSE(got.lse, expected.lse, 2e-6);
+      }
+    });
+}
+
+TEST(attention_has_the_same_bits_for_any_number_of_threads) {
+  for (const Case& c : kCases) {
+    const auto p = example(c, 3);
+    std::vector<std::vector<uint8_t>> bits[2];
+    for (int threads : {1, 2})
+      each_backend(threads, [&](Backend& backend) { bits[threads - 1].push_back(run_forward(backend, p).bits); });
+    EXPECT(bits[0] == bits[1]);
+  }
+}
+
+// The last token alone, with the earlier keys in its pages, is what decoding runs.
+TEST(decoding_has_the_bits_of_prefilling) {
+  each_backend(1, [](Backend& backend) {
+    for (int n : {1, 2, 17, 64, 65, 130}) {
+      const auto p = example({{n, 40}, 6, 2, 64, n == 130 ? 70 : 0}, n);
+      const auto whole = run_forward(backend, p);
+      OnDevice device(backend, p);
+      const size_t row = static_cast<size_t>(p.heads) * p.head_dim, element = backend.bf16() ? 2 : 4;
+      reference::Attention last = p;
+      last.q.assign(p.q.begin() + (n - 1) * row, p.q.begin() + n * row);
+      last.segments.cu_seqlens = {0, 1};
+      const auto q = act_on_device(backend, last.q);
+      const auto counts = on_device(backend, std::vector<int32_t>{1, 1}), cu_seqlens = on_device(backend, std::vector<int32_t>{0, 1});
+      const auto key_start = on_device(backend, std::vector<int32_t>{n - 1});
+      device.batch.counts = *counts, device.batch.cu_seqlens = *cu_seqlens, device.batch.key_start = *key_start;
+      std::swap(device.q, const_cast<MemoryPointer&>(q));
+      const auto alone = run_forward(backend, last, device);
+      EXPECT(std::equal(alone.bits.begin(), alone.bits.end(), whole.bits.begin() + (n - 1) * row * element));
+      EXPECT(std::equal(alone.lse.begin(), alone.lse.end(), whole.lse.begin() + (n - 1) * p.heads));
+    }
+  });
+}
+
+TEST(attention_does_not_see_a_neighbour_or_the_future) {
+  each_backend(1, [](Backend& backend) {
+    auto p = example({{70, 90}, 4, 2, 20, 0}, 5);
+    const auto before = run_forward(backend, p);
+    const size_t kv = static_cast<size_t>(p.kv_heads) * p.head_dim, row = static_cast<size_t>(p.heads) * p.head_dim;
+    for (size_t i = 0; i < 70 * kv; ++i) p.k[i] = p.v[i] = 1;                // the first segment
+    for (size_t i = 140 * kv; i < p.k.size(); ++i) p.k[i] = p.v[i] = 300;    // the second's tokens from 70 on
+    const auto after = run_forward(backend, p);
+    const size_t from = 70 * row, to = 140 * row, element = backend.bf16() ? 2 : 4;
+    EXPECT(std::equal(before.bits.begin() + from * element, before.bits.begin() + to * element, after.bits.begin() + from * element));
+    EXPECT(before.bits != after.bits);
+  });
+}
+
+TEST(attention_refuses_heads_it_has_no_room_for) {
+  each_backend(1, [](Backend& backend) {
+    credence_attention parameters{};
+    parameters.shape.heads = parameters.shape.kv_heads = 1;
+    parameters.shape.head_dim = 257;
+    EXPECT(backend.table->attention(backend.handle, &parameters, nullptr) != 0);
+    EXPECT(std::string(backend.table->last_error(backend.handle)).find("257") != std::string::npos);
+  });
+}
+
+TEST(attention_gradient_is_the_finite_difference) {
+  for (const Case& c : {Case{{5, 1, 9}, 4, 2, 6, 0}, {{12, 7}, 4, 2, 5, 4, true}, {{9, 6, 7, 2}, 2, 1, 5, 0, false, true}}) {
+    Case smaller = c;
+    auto p = example(smaller, 11);
+    const auto d_o = normal(17, p.q.size());
+    const auto g = reference::attention_backward(p, d_o);
+    const auto loss = [&] { return inner(reference::attention(p).o, d_o); };
+    EXPECT_GRADIENT(p.q, g.dq, loss);
+    EXPECT_GRADIENT(p.k, g.dk, loss);
+    EXPECT_GRADIENT(p.v, g.dv, loss);
+  }
+}
+
+TESTING_MAIN
