@@ -4,6 +4,7 @@
  */
 import { CredenceError } from "../errors.js";
 import { type MetricName, metricNames, metrics, undefinedReason } from "./metrics.js";
+import { randomBelow } from "./random.js";
 import { type Prediction, type Rows, readRows } from "./rows.js";
 
 export interface BootstrapOptions {
@@ -27,33 +28,6 @@ export type MetricValue =
 export type Runs = Iterable<Prediction> | readonly (readonly Prediction[])[];
 
 export const defaultBootstrap: BootstrapOptions = { samples: 2000, seed: 0 };
-
-/** Random whole numbers below a bound: xoshiro128** (Blackman & Vigna 2018), seeded by splitmix32. */
-function generator(seed: number): (bound: number) => number {
-  let state = seed | 0;
-  const next = () => {
-    state = (state + 0x9e3779b9) | 0;
-    let z = Math.imul(state ^ (state >>> 16), 0x21f0aaad);
-    z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-    return (z ^ (z >>> 15)) | 0;
-  };
-  let a = next();
-  let b = next();
-  let c = next();
-  let d = next();
-  const rotate = (x: number, k: number) => (x << k) | (x >>> (32 - k));
-  return (bound) => {
-    const result = Math.imul(rotate(Math.imul(b, 5), 7), 9) >>> 0;
-    const t = b << 9;
-    c ^= a;
-    d ^= b;
-    b ^= c;
-    a ^= d;
-    c ^= t;
-    d = rotate(d, 11);
-    return Math.floor((result / 2 ** 32) * bound);
-  };
-}
 
 /** Several runs over the same clusters. */
 interface Sample {
@@ -88,7 +62,7 @@ function resample(
   { samples, seed }: BootstrapOptions,
   use: (counts: Int32Array, index: number) => void,
 ) {
-  const below = generator(seed);
+  const below = randomBelow(seed);
   const counts = new Int32Array(clusters);
   for (let s = 0; s < samples; s++) {
     counts.fill(0);
