@@ -1,0 +1,133 @@
+/** Rows of tokens as the engine takes them: flat, with offsets, in batches whose rows are about equally long. */
+import type { NativeBatch } from "../native.js";
+import { PythonRandom, type RandomSource, shuffle } from "./random.js";
+
+/** Rows one after the other: row b is tokens[offsets[b] .. offsets[b + 1]). */
+export function flatten(rows: readonly ArrayLike<number>[]): NativeBatch {
+  const offsets = new Int32Array(rows.length + 1);
+  rows.forEach((row, b) => {
+    offsets[b + 1] = offsets[b]! + row.length;
+  });
+  const tokens = new Int32Array(offsets[rows.length]!);
+  rows.forEach((row, b) => {
+    tokens.set(row, offsets[b]);
+  });
+  return { tokens, offsets };
+}
+
+/** One value a token, laid out as `flatten` lays out the tokens. */
+export function flattenValues(rows: readonly ArrayLike<number>[]): Float32Array {
+  const flat = new Float32Array(rows.reduce((sum, row) => sum + row.length, 0));
+  let at = 0;
+  for (const row of rows) {
+    flat.set(row, at);
+    at += row.length;
+  }
+  return flat;
+}
+
+/** How many batches' worth of shuffled rows are sorted by length together. */
+const windowBatches = 8;
+
+/**
+ * One epoch's batches as the EliCal reference draws them: rows shuffled, sorted by length within windows of eight batches
+ * (shortest first, ties as shuffled), cut into batches, batches shuffled. Every row is in exactly one batch.
+ */
+export function lengthGroupedBatches(lengths: readonly number[], batch: number, random: RandomSource): number[][] {
+  const order = shuffle(
+    lengths.map((_, i) => i),
+    random,
+  );
+  const window = batch * windowBatches;
+  const grouped: number[] = [];
+  for (let from = 0; from < order.length; from += window) {
+    grouped.push(...order.slice(from, from + window).sort((a, b) => lengths[a]! - lengths[b]!));
+  }
+  const batches: number[][] = [];
+  for (let from = 0; from < grouped.length; from += batch) batches.push(grouped.slice(from, from + batch));
+  return shuffle(batches, random);
+}
+
+export interface PlannedBatch {
+  /** From 0. */
+  epoch: number;
+  rows: number[];
+}
+
+/** All batches of all epochs, from one random.Random(seed). */
+export function shuffledBatches(plan: {
+  lengths: readonly number[];
+  batch: number;
+  epochs: number;
+  seed: number;
+}): PlannedBatch[] {
+  const random = new PythonRandom(plan.seed);
+  return Array.from({ length: plan.epochs }, (_, epoch) =>
+    lengthGroupedBatches(plan.lengths, plan.batch, random).map((rows) => ({ epoch, rows })),
+  ).flat();
+}
+
+/** Rows in their order, cut where the next one would exceed the budget of tokens; a longer row stands alone. */
+export function microBatches(lengths: readonly number[], budget: number): number[][] {
+  const batches: number[][] = [];
+  let tokens = 0;
+  lengths.forEach((length, i) => {
+    if (batches.length === 0 || tokens + length > budget) {
+      batches.push([]);
+      tokens = 0;
+    }
+    batches.at(-1)!.push(i);
+    tokens += length;
+  });
+  return batches;
+}
+
+/**
+ * Best-fit decreasing: rows from the longest down, each into the batch with the least room that still holds it. A row
+ * longer than the budget gets a batch of its own. O(n log n) but for the few batches with the same room.
+ */
+export function packBestFit(lengths: readonly number[], budget: number): number[][] {
+  const order = lengths.map((_, i) => i).sort((a, b) => lengths[b]! - lengths[a]! || a - b);
+  const batches: number[][] = [];
+  /** Batches by the tokens they have room for, and those rooms in order. */
+  const byRoom = new Map<number, number[]>();
+  const rooms: number[] = [];
+  const place = (room: number): number => {
+    let low = 0;
+    let high = rooms.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (rooms[middle]! < room) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  };
+  const put = (room: number, batch: number): void => {
+    const same = byRoom.get(room);
+    if (same) {
+      same.push(batch);
+      return;
+    }
+    byRoom.set(room, [batch]);
+    rooms.splice(place(room), 0, room);
+  };
+  for (const row of order) {
+    const length = lengths[row]!;
+    const at = place(length);
+    if (at === rooms.length) {
+      batches.push([row]);
+      put(Math.max(0, budget - length), batches.length - 1);
+      continue;
+    }
+    const room = rooms[at]!;
+    const same = byRoom.get(room)!;
+    const batch = same.shift()!;
+    if (same.length === 0) {
+      byRoom.delete(room);
+      rooms.splice(at, 1);
+    }
+    batches[batch]!.push(row);
+    put(room - length, batch);
+  }
+  return batches;
+}

@@ -1,0 +1,241 @@
+/**
+ * Random numbers that repeat: the two generators that published experiments were split and shuffled with, bit for bit, so
+ * that their splits can be had again. NumPy's (PCG64 behind a SeedSequence) and Python's (Mersenne Twister).
+ */
+
+/** What shuffling needs of a generator. */
+export interface RandomSource {
+  /** In [0, 1), 53 random bits. */
+  random(): number;
+  /** An integer in [0, n), every one as likely. */
+  below(n: number): number;
+}
+
+/** Fisher-Yates from the end, in place, as both NumPy and Python do it; they differ in how `below` draws. */
+export function shuffle<T>(items: T[], random: RandomSource): T[] {
+  for (let i = items.length - 1; i > 0; --i) {
+    const j = random.below(i + 1);
+    const item = items[i]!;
+    items[i] = items[j]!;
+    items[j] = item;
+  }
+  return items;
+}
+
+/** A shuffled copy. */
+export const permutation = <T>(items: readonly T[], random: RandomSource): T[] => shuffle([...items], random);
+
+/** Python's round(): halves go to the even neighbour. */
+export function roundHalfEven(x: number): number {
+  const below = Math.floor(x);
+  const rest = x - below;
+  if (rest !== 0.5) return Math.round(x);
+  return below % 2 === 0 ? below : below + 1;
+}
+
+/** An integer of any size as 32-bit words, lowest first; 0 is one word. */
+function words32(value: number | bigint): number[] {
+  let rest = BigInt(value);
+  if (rest < 0n) throw new RangeError(`a seed is ${value}; expected an integer from 0`);
+  const words: number[] = [];
+  do {
+    words.push(Number(rest & 0xffffffffn));
+    rest >>= 32n;
+  } while (rest > 0n);
+  return words;
+}
+
+// ---- NumPy
+
+/**
+ * numpy.random.SeedSequence: words of any seed mixed into a pool of four, from which a generator's state is drawn.
+ * (O'Neill 2015, "Developing a seed_seq alternative".)
+ */
+function seedSequence(seed: number | bigint | readonly (number | bigint)[], count: number): Uint32Array {
+  const entropy = (Array.isArray(seed) ? seed : [seed]).flatMap(words32);
+  const poolSize = 4;
+  const pool = new Uint32Array(poolSize);
+  let hashA = 0x43b0d7e5;
+  const hash = (value: number): number => {
+    let mixed = (value ^ hashA) >>> 0;
+    hashA = Math.imul(hashA, 0x931e8875) >>> 0;
+    mixed = Math.imul(mixed, hashA) >>> 0;
+    return (mixed ^ (mixed >>> 16)) >>> 0;
+  };
+  const mix = (x: number, y: number): number => {
+    const mixed = (Math.imul(0xca01f9dd, x) - Math.imul(0x4973f715, y)) >>> 0;
+    return (mixed ^ (mixed >>> 16)) >>> 0;
+  };
+  for (let i = 0; i < poolSize; ++i) pool[i] = hash(entropy[i] ?? 0);
+  for (let from = 0; from < poolSize; ++from) {
+    for (let to = 0; to < poolSize; ++to) if (from !== to) pool[to] = mix(pool[to]!, hash(pool[from]!));
+  }
+  for (let from = poolSize; from < entropy.length; ++from) {
+    for (let to = 0; to < poolSize; ++to) pool[to] = mix(pool[to]!, hash(entropy[from]!));
+  }
+  let hashB = 0x8b51f9dd;
+  const state = new Uint32Array(count);
+  for (let i = 0; i < count; ++i) {
+    let value = (pool[i % poolSize]! ^ hashB) >>> 0;
+    hashB = Math.imul(hashB, 0x58f38ded) >>> 0;
+    value = Math.imul(value, hashB) >>> 0;
+    state[i] = (value ^ (value >>> 16)) >>> 0;
+  }
+  return state;
+}
+
+const mask64 = (1n << 64n) - 1n;
+const mask128 = (1n << 128n) - 1n;
+const pcgMultiplier = 0x2360ed051fc65da44385df649fccf645n;
+
+/** numpy.random.default_rng(seed): PCG64, a 128-bit congruential generator with the XSL-RR output. (O'Neill 2014.) */
+export class NumpyRandom implements RandomSource {
+  private state: bigint;
+  private readonly increment: bigint;
+  /** The upper half of a 64-bit draw, kept for the next 32-bit one. */
+  private kept: number | undefined;
+
+  /** @param seed an integer from 0, or a list of them */
+  constructor(seed: number | bigint | readonly (number | bigint)[]) {
+    const words = seedSequence(seed, 8);
+    const wide = (i: number): bigint => (BigInt(words[i + 1]!) << 32n) | BigInt(words[i]!);
+    const start = (wide(0) << 64n) | wide(2);
+    this.increment = ((((wide(4) << 64n) | wide(6)) << 1n) | 1n) & mask128;
+    this.state = (this.increment + start) & mask128;
+    this.step();
+  }
+
+  private step(): void {
+    this.state = (this.state * pcgMultiplier + this.increment) & mask128;
+  }
+
+  uint64(): bigint {
+    this.step();
+    const folded = (this.state >> 64n) ^ (this.state & mask64);
+    const turn = this.state >> 122n;
+    return ((folded >> turn) | (folded << (64n - turn))) & mask64;
+  }
+
+  uint32(): number {
+    if (this.kept !== undefined) {
+      const word = this.kept;
+      this.kept = undefined;
+      return word;
+    }
+    const wide = this.uint64();
+    this.kept = Number(wide >> 32n);
+    return Number(wide & 0xffffffffn);
+  }
+
+  random(): number {
+    return Number(this.uint64() >> 11n) / 2 ** 53;
+  }
+
+  /** As many low bits of a 32-bit draw as n - 1 has, until they are below n. n at most 2^32. */
+  below(n: number): number {
+    if (n <= 1) return 0;
+    const mask = 2 ** (32 - Math.clz32(n - 1)) - 1;
+    let value = (this.uint32() & mask) >>> 0;
+    while (value >= n) value = (this.uint32() & mask) >>> 0;
+    return value;
+  }
+
+  /** `Generator.permutation`. */
+  permutation<T>(items: readonly T[]): T[] {
+    return permutation(items, this);
+  }
+}
+
+// ---- Python
+
+/** Python's random.Random(seed) for an integer seed: MT19937. (Matsumoto & Nishimura 1998.) */
+export class PythonRandom implements RandomSource {
+  private readonly state = new Uint32Array(624);
+  private index = 624;
+
+  constructor(seed: number | bigint) {
+    this.seedByWords(words32(seed < 0 ? -seed : seed));
+  }
+
+  private seedByWords(key: number[]): void {
+    const mt = this.state;
+    mt[0] = 19650218;
+    for (let i = 1; i < 624; ++i) mt[i] = Math.imul(1812433253, mt[i - 1]! ^ (mt[i - 1]! >>> 30)) + i;
+    let i = 1;
+    let j = 0;
+    const next = () => {
+      i += 1;
+      if (i >= 624) {
+        mt[0] = mt[623]!;
+        i = 1;
+      }
+    };
+    for (let k = Math.max(624, key.length); k > 0; --k) {
+      mt[i] = (mt[i]! ^ Math.imul(mt[i - 1]! ^ (mt[i - 1]! >>> 30), 1664525)) + key[j]! + j;
+      j = (j + 1) % key.length;
+      next();
+    }
+    for (let k = 623; k > 0; --k) {
+      mt[i] = (mt[i]! ^ Math.imul(mt[i - 1]! ^ (mt[i - 1]! >>> 30), 1566083941)) - i;
+      next();
+    }
+    mt[0] = 0x80000000;
+  }
+
+  uint32(): number {
+    const mt = this.state;
+    if (this.index === 624) {
+      for (let i = 0; i < 624; ++i) {
+        const y = (mt[i]! & 0x80000000) | (mt[(i + 1) % 624]! & 0x7fffffff);
+        mt[i] = mt[(i + 397) % 624]! ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0);
+      }
+      this.index = 0;
+    }
+    let y = mt[this.index++]!;
+    y ^= y >>> 11;
+    y ^= (y << 7) & 0x9d2c5680;
+    y ^= (y << 15) & 0xefc60000;
+    return (y ^ (y >>> 18)) >>> 0;
+  }
+
+  random(): number {
+    const high = this.uint32() >>> 5;
+    const low = this.uint32() >>> 6;
+    return (high * 2 ** 26 + low) / 2 ** 53;
+  }
+
+  /** `getrandbits`, for 1 to 53 bits. */
+  bits(count: number): number {
+    if (count <= 32) return this.uint32() >>> (32 - count);
+    const low = this.uint32();
+    return (this.uint32() >>> (64 - count)) * 2 ** 32 + low;
+  }
+
+  below(n: number): number {
+    if (n <= 0) return 0;
+    const count = n.toString(2).length;
+    let value = this.bits(count);
+    while (value >= n) value = this.bits(count);
+    return value;
+  }
+
+  /** `random.sample`: `count` different items in the order they were drawn. */
+  sample<T>(items: readonly T[], count: number): T[] {
+    if (count > items.length)
+      throw new RangeError(`a sample of ${count} from ${items.length} items; expected at most ${items.length}`);
+    // As there: a copied list where that is smaller than a set of what was drawn.
+    const setSize = 21 + (count > 5 ? 4 ** Math.ceil(Math.log(count * 3) / Math.log(4)) : 0);
+    if (items.length <= setSize) {
+      const pool = [...items];
+      return Array.from({ length: count }, (_, i) => {
+        const j = this.below(items.length - i);
+        const drawn = pool[j]!;
+        pool[j] = pool[items.length - i - 1]!;
+        return drawn;
+      });
+    }
+    const drawn = new Set<number>();
+    while (drawn.size < count) drawn.add(this.below(items.length));
+    return Array.from(drawn, (i) => items[i]!);
+  }
+}
