@@ -177,9 +177,12 @@ class AdapterReader {
         fail("UNSUPPORTED", "%s: tensor %s is no LoRA matrix of a decoder's block", file_.path().c_str(), tensor.name.c_str());
       if (!tensors.emplace(key, &tensor).second)
         fail("BAD_FILE", "%s: tensor %s is there under two spellings", file_.path().c_str(), tensor.name.c_str());
-      check_shape(tensor, key);
     }
+    // Another width or depth says best that the model is another one, so those are looked at first.
+    for (const auto& [key, tensor] : tensors)
+      if (touches_hidden(key)) check_shape(*tensor, key);
     check_layers(tensors);
+    for (const auto& [key, tensor] : tensors) check_shape(*tensor, key);
 
     Adapter adapter;
     adapter.config = config_;
@@ -228,6 +231,12 @@ class AdapterReader {
     return "Use the base named in its adapter_config.json: " + config_.base_model;
   }
 
+  /// Whether the matrix's wide side is the hidden state: what o and down write, what the others read.
+  static bool touches_hidden(const TensorKey& key) {
+    const bool writes = key.projection == Projection::kO || key.projection == Projection::kDown;
+    return writes == (key.which == 'B');
+  }
+
   void check_shape(const TensorView& tensor, const TensorKey& key) const {
     const bool is_a = key.which == 'A';
     const int64_t width = is_a ? projection_in(family_, key.projection) : projection_out(family_, key.projection);
@@ -240,8 +249,7 @@ class AdapterReader {
       fail("BAD_FILE", "%s: tensor %s is %s, but adapter_config.json says r = %d", file_.path().c_str(), tensor.name.c_str(),
            shape_text(tensor.shape).c_str(), config_.r);
     const int64_t stored = tensor.shape[is_a ? 1 : 0];
-    const bool writes_hidden = key.projection == Projection::kO || key.projection == Projection::kDown;
-    if (is_a != writes_hidden)  // this side of the matrix is the hidden state
+    if (touches_hidden(key))
       fail("WRONG_MODEL", "adapter %s was trained for a model %lld wide; %s is %d wide. %s", directory_.c_str(),
            static_cast<long long>(stored), base_.c_str(), family_.hidden, remedy().c_str());
     fail("WRONG_MODEL", "adapter %s was trained for another model: its %s has %lld %s, that of %s has %lld. %s", directory_.c_str(),

@@ -52,7 +52,7 @@ std::string show(const T& value) {
   return text.str();
 }
 
-/// Runs the registered tests whose name contains argv[1], if given; the exit status is 1 if any failed.
+/// Runs the registered tests whose name contains argv[1], if given. Exit status: 1 if any failed, 77 if all were skipped.
 inline int run(int argc, char** argv) {
   const std::string filter = argc > 1 ? argv[1] : "";
   int passed = 0, failed = 0, skipped = 0;
@@ -84,7 +84,8 @@ inline int run(int argc, char** argv) {
   }
   if (skipped) std::printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
   else std::printf("%d passed, %d failed\n", passed, failed);
-  return failed ? 1 : 0;
+  if (failed) return 1;
+  return passed ? 0 : 77;  // CTest's "could not run here"
 }
 
 }  // namespace credence::testing
@@ -111,8 +112,8 @@ inline int run(int argc, char** argv) {
 
 #define EXPECT_EQ(left, right)                                                                           \
   do {                                                                                                   \
-    const auto& left_value = (left);                                                                     \
-    const auto& right_value = (right);                                                                   \
+    const auto left_value = (left);                                                                      \
+    const auto right_value = (right);                                                                    \
     if (!(left_value == right_value))                                                                    \
       ::credence::testing::report(__FILE__, __LINE__,                                                    \
                                   std::string(#left " == " #right ": ") +                                \
