@@ -1,0 +1,94 @@
+#include "objects.h"
+
+namespace credence::addon {
+
+void BaseObject::init(Napi::Env env) {
+  Environment::of(env).base = Napi::Persistent(DefineClass(env, "NativeBase",
+                                                           {InstanceMethod<&BaseObject::set_vocabulary>("setVocabulary"),
+                                                            InstanceMethod<&BaseObject::policy>("policy"),
+                                                            InstanceMethod<&BaseObject::dispose>("dispose"),
+                                                            InstanceAccessor<&BaseObject::info>("info")}));
+}
+
+BaseObject::BaseObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<BaseObject>(info) {}
+
+Napi::Value BaseObject::create(Napi::Env env, std::shared_ptr<Base> base, std::shared_ptr<Worker> worker) {
+  Napi::Object object = Environment::of(env).base.New({});
+  BaseObject* self = Unwrap(object);
+  self->base_.set(std::move(base));
+  self->worker_ = std::move(worker);
+  return object;
+}
+
+Napi::Value BaseObject::info(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& base = base_.get("model");
+    const Family& f = base->family();
+    const Device& device = *base->device();
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("architecture", f.architecture);
+    out.Set("device", device.table().name);
+    out.Set("isa", device.table().isa);
+    out.Set("dtype", device.dtype() == CREDENCE_BF16 ? "bf16" : "f32");
+    out.Set("threads", device.threads());
+    out.Set("layers", f.layers);
+    out.Set("hiddenSize", f.hidden);
+    out.Set("vocabularySize", f.vocabulary);
+    out.Set("contextLength", f.context);
+    out.Set("parameters", static_cast<double>(parameter_count(f)));
+    out.Set("storageType", base->files().storage_type);
+    Napi::Array files = Napi::Array::New(env);
+    for (const std::string& file : base->files().files) files.Set(files.Length(), file);
+    out.Set("files", files);
+    return out;
+  });
+}
+
+void BaseObject::set_vocabulary(const Napi::CallbackInfo& call) {
+  guarded(call.Env(), [&] {
+    const auto& base = base_.get("model");
+    if (!call[0].IsTypedArray() || call[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+      fail("BAD_OPTION", "setVocabulary: expected the pieces' bytes as a Uint8Array");
+    }
+    const auto bytes = call[0].As<Napi::Uint8Array>();
+    const std::vector<int32_t> offsets = int32s(call[1], "offsets");
+    std::vector<std::string> pieces;
+    for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+      if (offsets[i] < 0 || offsets[i + 1] < offsets[i] || static_cast<size_t>(offsets[i + 1]) > bytes.ElementLength()) {
+        fail("BAD_OPTION", "setVocabulary: offsets %zu and %zu do not lie in order inside the pieces", i, i + 1);
+      }
+      pieces.emplace_back(reinterpret_cast<const char*>(bytes.Data()) + offsets[i], offsets[i + 1] - offsets[i]);
+    }
+    pieces.resize(std::max<size_t>(pieces.size(), base->family().vocabulary));  // padding ids have no text
+    std::lock_guard lock(base->mutex());
+    base->vocabulary_pieces = std::move(pieces);
+  });
+}
+
+Napi::Value BaseObject::policy(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& base = base_.get("model");
+    const Napi::Object options = object_of(call[0], "options");
+    const std::vector<HeadSpec> heads = heads_of(options.Get("heads"));
+    std::lock_guard lock(base->mutex());
+    std::shared_ptr<Policy> policy;
+    if (absent(options.Get("adapter"))) {
+      policy = std::make_shared<Policy>(base, std::nullopt, heads);
+    } else {
+      const Napi::Object adapter = object_of(options.Get("adapter"), "adapter");
+      policy = absent(adapter.Get("path"))
+                   ? std::make_shared<Policy>(base, std::optional(adapter_of(adapter)), heads)
+                   : std::make_shared<Policy>(base, string_of(adapter.Get("path"), "adapter.path"), heads);
+    }
+    return PolicyObject::create(env, std::move(policy), worker_);
+  });
+}
+
+void BaseObject::dispose(const Napi::CallbackInfo&) {
+  base_.dispose();
+  worker_.reset();
+}
+
+}  // namespace credence::addon

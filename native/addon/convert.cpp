@@ -1,0 +1,227 @@
+#include "convert.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace credence::addon {
+
+Napi::Error to_error(Napi::Env env, const std::exception& error) {
+  Napi::Error out = Napi::Error::New(env, error.what());
+  const auto* own = dynamic_cast<const Error*>(&error);
+  const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+  out.Value().Set("code", own ? own->code : memory ? "NO_MEMORY" : "INTERNAL");
+  return out;
+}
+
+bool absent(const Napi::Value& value) { return value.IsEmpty() || value.IsUndefined() || value.IsNull(); }
+
+namespace {
+[[noreturn]] void expected(const Napi::Value& value, const char* name, const char* what) {
+  std::string received = value.IsEmpty() ? "nothing" : value.ToString().Utf8Value();
+  if (received.size() > 60) received = received.substr(0, 57) + "...";
+  fail("BAD_OPTION", "%s: expected %s but received %s", name, what, received.c_str());
+}
+
+template <class Array, class Element>
+std::vector<Element> typed(const Napi::Value& value, napi_typedarray_type type, const char* name, const char* what) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) expected(value, name, what);
+  Array array = value.As<Array>();
+  const size_t length = array.ElementLength();
+  return length ? std::vector<Element>(array.Data(), array.Data() + length) : std::vector<Element>();
+}
+
+template <class Array, class Element>
+Array filled(Napi::Env env, const std::vector<Element>& values) {
+  Array array = Array::New(env, values.size());
+  if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(Element));
+  return array;
+}
+}  // namespace
+
+Napi::Object object_of(const Napi::Value& value, const char* name) {
+  if (value.IsEmpty() || !value.IsObject()) expected(value, name, "an object");
+  return value.As<Napi::Object>();
+}
+std::string string_of(const Napi::Value& value, const char* name) {
+  if (value.IsEmpty() || !value.IsString()) expected(value, name, "a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+double number_of(const Napi::Value& value, const char* name) {
+  if (value.IsEmpty() || !value.IsNumber()) expected(value, name, "a number");
+  return value.As<Napi::Number>().DoubleValue();
+}
+int integer_of(const Napi::Value& value, const char* name) {
+  const double number = number_of(value, name);
+  if (number != std::floor(number) || std::fabs(number) > 2147483647.0) expected(value, name, "a whole number");
+  return static_cast<int>(number);
+}
+bool boolean_of(const Napi::Value& value, const char* name) {
+  if (value.IsEmpty() || !value.IsBoolean()) expected(value, name, "true or false");
+  return value.As<Napi::Boolean>().Value();
+}
+
+double number_or(const Napi::Object& options, const char* name, double otherwise) {
+  const Napi::Value value = options.Get(name);
+  return absent(value) ? otherwise : number_of(value, name);
+}
+int integer_or(const Napi::Object& options, const char* name, int otherwise) {
+  const Napi::Value value = options.Get(name);
+  return absent(value) ? otherwise : integer_of(value, name);
+}
+bool boolean_or(const Napi::Object& options, const char* name, bool otherwise) {
+  const Napi::Value value = options.Get(name);
+  return absent(value) ? otherwise : boolean_of(value, name);
+}
+std::string string_or(const Napi::Object& options, const char* name, const char* otherwise) {
+  const Napi::Value value = options.Get(name);
+  return absent(value) ? otherwise : string_of(value, name);
+}
+
+namespace {
+template <class Element, class Read>
+std::vector<Element> list(const Napi::Value& value, const char* name, Read&& read) {
+  std::vector<Element> out;
+  if (absent(value)) return out;
+  if (value.IsTypedArray()) {
+    const Napi::Object array = value.As<Napi::Object>();
+    const uint32_t length = static_cast<uint32_t>(value.As<Napi::TypedArray>().ElementLength());
+    for (uint32_t i = 0; i < length; ++i) out.push_back(read(array.Get(i), name));
+    return out;
+  }
+  if (!value.IsArray()) expected(value, name, "a list");
+  const Napi::Array array = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); ++i) out.push_back(read(array.Get(i), name));
+  return out;
+}
+}  // namespace
+
+std::vector<std::string> strings_or_none(const Napi::Object& options, const char* name) {
+  return list<std::string>(options.Get(name), name, string_of);
+}
+std::vector<int> integers_or_none(const Napi::Object& options, const char* name) {
+  return list<int>(options.Get(name), name, integer_of);
+}
+
+std::vector<int32_t> int32s(const Napi::Value& value, const char* name) {
+  return typed<Napi::Int32Array, int32_t>(value, napi_int32_array, name, "an Int32Array");
+}
+std::vector<float> floats(const Napi::Value& value, const char* name) {
+  return typed<Napi::Float32Array, float>(value, napi_float32_array, name, "a Float32Array");
+}
+std::vector<double> doubles(const Napi::Value& value, const char* name) {
+  return typed<Napi::Float64Array, double>(value, napi_float64_array, name, "a Float64Array");
+}
+Napi::Float32Array float_array(Napi::Env env, const std::vector<float>& values) {
+  return filled<Napi::Float32Array>(env, values);
+}
+Napi::Int32Array int_array(Napi::Env env, const std::vector<int32_t>& values) { return filled<Napi::Int32Array>(env, values); }
+Napi::Float64Array double_array(Napi::Env env, const std::vector<double>& values) {
+  return filled<Napi::Float64Array>(env, values);
+}
+
+DeviceOptions device_options(const Napi::Value& value) {
+  DeviceOptions out;
+  if (absent(value)) return out;
+  const Napi::Object options = object_of(value, "options");
+  out.device = string_or(options, "device", "auto");
+  out.dtype = string_or(options, "dtype", "auto");
+  out.isa = string_or(options, "isa", "auto");
+  out.threads = integer_or(options, "threads", 0);
+  return out;
+}
+
+HostBatch batch_of(const Napi::Value& value) {
+  const Napi::Object object = object_of(value, "batch");
+  if (!absent(object.Get("prefixOf"))) {
+    for (int32_t prefix : int32s(object.Get("prefixOf"), "batch.prefixOf")) {
+      if (prefix >= 0) fail("UNSUPPORTED", "batch.prefixOf: this build shares prompts when generating only. Repeat the prompt's tokens");
+    }
+  }
+  return {int32s(object.Get("tokens"), "batch.tokens"), int32s(object.Get("offsets"), "batch.offsets")};
+}
+
+std::vector<ReadSpan> spans_of(const Napi::Value& value, const char* name) {
+  return list<ReadSpan>(value, name, [](const Napi::Value& entry, const char* what) {
+    const Napi::Object span = object_of(entry, what);
+    return ReadSpan{integer_of(span.Get("sequence"), "span.sequence"), integer_of(span.Get("from"), "span.from"),
+                    integer_of(span.Get("to"), "span.to")};
+  });
+}
+
+std::vector<HeadSpec> heads_of(const Napi::Value& value) {
+  return list<HeadSpec>(value, "heads", [](const Napi::Value& entry, const char* what) {
+    const Napi::Object object = object_of(entry, what);
+    HeadSpec head;
+    head.name = string_of(object.Get("name"), "head.name");
+    head.layer = integer_or(object, "layer", -1);
+    head.outputs = integer_or(object, "outputs", 1);
+    const std::string kind = string_or(object, "kind", "linear");
+    if (kind == "mlp") {
+      head.widths = integers_or_none(object, "widths");
+      if (head.widths.empty()) fail("BAD_OPTION", "head %s: an mlp needs widths, e.g. [288, 144]", head.name.c_str());
+    } else if (kind != "linear") {
+      fail("BAD_OPTION", "head.kind: expected linear or mlp but received \"%s\"", kind.c_str());
+    }
+    if (!absent(object.Get("seed"))) head.seed = static_cast<uint64_t>(number_of(object.Get("seed"), "head.seed"));
+    return head;
+  });
+}
+
+AdapterSpec adapter_of(const Napi::Object& object) {
+  AdapterSpec spec;
+  spec.config.r = integer_of(object.Get("rank"), "adapter.rank");
+  spec.config.alpha = number_of(object.Get("alpha"), "adapter.alpha");
+  spec.config.rslora = boolean_or(object, "rslora", false);
+  for (const std::string& name : strings_or_none(object, "targets")) spec.config.targets.push_back(projection_from_name(name));
+  if (!absent(object.Get("layers"))) spec.config.layers = integers_or_none(object, "layers");
+  spec.seed = static_cast<uint64_t>(number_or(object, "seed", 0));
+  return spec;
+}
+
+std::vector<NamedTensor> tensors_of(const Napi::Value& value, const char* name) {
+  return list<NamedTensor>(value, name, [](const Napi::Value& entry, const char* what) {
+    const Napi::Object object = object_of(entry, what);
+    NamedTensor tensor{string_of(object.Get("name"), "tensor.name"), {}, floats(object.Get("data"), "tensor.data")};
+    int64_t count = 1;
+    for (int size : integers_or_none(object, "shape")) {
+      tensor.shape.push_back(size);
+      count *= size;
+    }
+    if (count != static_cast<int64_t>(tensor.data.size())) {
+      fail("BAD_OPTION", "tensor %s: shape %s does not hold %zu numbers", tensor.name.c_str(), shape_text(tensor.shape).c_str(),
+           tensor.data.size());
+    }
+    return tensor;
+  });
+}
+
+Napi::Array tensor_array(Napi::Env env, const std::vector<Parameter>& parameters, const std::vector<float>& flat,
+                         const std::string& prefix) {
+  Napi::Array out = Napi::Array::New(env, parameters.size());
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter& p = parameters[i];
+    Napi::Object tensor = Napi::Object::New(env);
+    Napi::Array shape = Napi::Array::New(env, p.shape.size());
+    for (size_t d = 0; d < p.shape.size(); ++d) shape.Set(static_cast<uint32_t>(d), static_cast<double>(p.shape[d]));
+    tensor.Set("name", prefix + p.name);
+    tensor.Set("shape", shape);
+    tensor.Set("data", float_array(env, {flat.begin() + p.offset, flat.begin() + p.offset + p.count()}));
+    out.Set(static_cast<uint32_t>(i), tensor);
+  }
+  return out;
+}
+
+Napi::Object pass_result(Napi::Env env, const PassResult& result, bool collected) {
+  Napi::Object out = Napi::Object::New(env);
+  if (!result.logprobs.empty()) out.Set("logprobs", float_array(env, result.logprobs));
+  if (!result.entropy.empty()) out.Set("entropy", float_array(env, result.entropy));
+  if (collected) out.Set("hidden", float_array(env, result.collected));
+  if (!result.heads.empty()) {
+    Napi::Object heads = Napi::Object::New(env);
+    for (const auto& [name, values] : result.heads) heads.Set(name, float_array(env, values));
+    out.Set("heads", heads);
+  }
+  return out;
+}
+
+}  // namespace credence::addon

@@ -1,0 +1,188 @@
+#include "objects.h"
+
+namespace credence::addon {
+
+void PolicyObject::init(Napi::Env env) {
+  Environment::of(env).policy = Napi::Persistent(DefineClass(env, "NativePolicy",
+                                                             {InstanceMethod<&PolicyObject::tensors>("tensors"),
+                                                              InstanceMethod<&PolicyObject::set_tensors>("setTensors"),
+                                                              InstanceMethod<&PolicyObject::generate>("generate"),
+                                                              InstanceMethod<&PolicyObject::forward>("forward"),
+                                                              InstanceMethod<&PolicyObject::read_head>("readHead"),
+                                                              InstanceMethod<&PolicyObject::trainer>("trainer"),
+                                                              InstanceMethod<&PolicyObject::dispose>("dispose"),
+                                                              InstanceAccessor<&PolicyObject::trainable>("trainable")}));
+}
+
+PolicyObject::PolicyObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PolicyObject>(info) {}
+
+Napi::Value PolicyObject::create(Napi::Env env, std::shared_ptr<Policy> policy, std::shared_ptr<Worker> worker) {
+  Napi::Object object = Environment::of(env).policy.New({});
+  PolicyObject* self = Unwrap(object);
+  self->policy_.set(std::move(policy));
+  self->worker_ = std::move(worker);
+  return object;
+}
+
+Napi::Value PolicyObject::trainable(const Napi::CallbackInfo& call) {
+  return guarded(call.Env(), [&]() -> Napi::Value {
+    return Napi::Number::New(call.Env(), static_cast<double>(policy_.get("policy")->count()));
+  });
+}
+
+Napi::Value PolicyObject::tensors(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& policy = policy_.get("policy");
+    std::lock_guard lock(policy->base()->mutex());
+    const std::vector<float> flat = policy->read_parameters();
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("adapter", tensor_array(env, policy->adapter_parameters(), flat));
+    out.Set("heads", tensor_array(env, policy->head_parameters(), flat));
+    return out;
+  });
+}
+
+void PolicyObject::set_tensors(const Napi::CallbackInfo& call) {
+  guarded(call.Env(), [&] {
+    const auto& policy = policy_.get("policy");
+    const std::vector<NamedTensor> tensors = tensors_of(call[0], "tensors");
+    std::lock_guard lock(policy->base()->mutex());
+    policy->set_parameters(tensors);
+  });
+}
+
+namespace {
+
+Napi::Object sample_object(Napi::Env env, const Sample& sample) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("prompt", sample.prompt);
+  out.Set("sample", sample.sample);
+  out.Set("tokens", int_array(env, sample.tokens));
+  out.Set("logprobs", float_array(env, sample.logprobs));
+  out.Set("finish", sample.stopped ? "stop" : "length");
+  auto put = [&](const char* name, const std::vector<float>& values) {
+    if (!values.empty()) out.Set(name, float_array(env, values));
+  };
+  put("promptHidden", sample.prompt_hidden);
+  put("answerHidden", sample.answer_hidden);
+  put("promptHeads", sample.prompt_heads);
+  put("answerHeads", sample.answer_heads);
+  return out;
+}
+
+GenerateOptions generate_options(const Napi::Object& options) {
+  GenerateOptions out;
+  const Napi::Value prompts = options.Get("prompts");
+  if (!prompts.IsArray()) fail("BAD_OPTION", "prompts: expected a list of Int32Array");
+  const Napi::Array list = prompts.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) out.prompts.push_back(int32s(list.Get(i), "prompts"));
+  out.samples = integer_of(options.Get("samples"), "samples");
+  out.temperature = number_of(options.Get("temperature"), "temperature");
+  out.top_k = integer_or(options, "topK", 0);
+  out.top_p = number_or(options, "topP", 1);
+  out.repetition_penalty = number_or(options, "repetitionPenalty", 1);
+  out.max_new_tokens = integer_of(options.Get("maxNewTokens"), "maxNewTokens");
+  out.stop_tokens = integers_or_none(options, "stopTokens");
+  out.stop_strings = strings_or_none(options, "stopStrings");
+  out.seed = static_cast<uint64_t>(number_or(options, "seed", 0));
+  out.adapter = boolean_or(options, "adapter", true);
+  out.collect = integers_or_none(options, "collect");
+  out.answer_heads = strings_or_none(options, "answerHeads");
+  out.prompt_heads = strings_or_none(options, "promptHeads");
+  out.max_batch = integer_or(options, "maxBatch", 0);
+  return out;
+}
+
+}  // namespace
+
+Napi::Value PolicyObject::generate(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto policy = policy_.get("policy");
+    auto options = std::make_shared<GenerateOptions>(generate_options(object_of(call[0], "options")));
+    if (!call[1].IsFunction()) fail("BAD_OPTION", "generate: expected a function that takes finished samples");
+    auto callback = std::make_shared<Napi::FunctionReference>(Napi::Persistent(call[1].As<Napi::Function>()));
+    callback->SuppressDestruct();
+    return start<GenerateStats>(
+        env, *worker_, call[2],
+        [policy, options, callback](Job& job) {
+          std::lock_guard lock(policy->base()->mutex());
+          return credence::generate(
+              policy, *options,
+              [&](std::vector<Sample>&& samples) {
+                job.call([callback, samples = std::make_shared<std::vector<Sample>>(std::move(samples))](Napi::Env to) {
+                  Napi::Array list = Napi::Array::New(to, samples->size());
+                  for (uint32_t i = 0; i < samples->size(); ++i) list.Set(i, sample_object(to, (*samples)[i]));
+                  callback->Value().Call({list});
+                });
+              },
+              job.abort());
+        },
+        [callback](Napi::Env to, GenerateStats& stats) -> Napi::Value {
+          callback->Reset();
+          Napi::Object out = Napi::Object::New(to);
+          out.Set("promptTokens", static_cast<double>(stats.prompt_tokens));
+          out.Set("newTokens", static_cast<double>(stats.new_tokens));
+          out.Set("seconds", stats.seconds);
+          return out;
+        });
+  });
+}
+
+Napi::Value PolicyObject::forward(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto policy = policy_.get("policy");
+    auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
+    const Napi::Object options = object_of(call[1], "options");
+    auto request = std::make_shared<PassRequest>();
+    request->adapter = boolean_or(options, "adapter", true);
+    request->logprobs = boolean_or(options, "logprobs", false);
+    request->entropy = boolean_or(options, "entropy", false);
+    request->spans = spans_of(options.Get("spans"), "spans");
+    request->collect = integers_or_none(options, "collect");
+    for (const std::string& head : strings_or_none(options, "heads")) request->heads.push_back({head, request->spans});
+    const bool collected = !request->collect.empty();
+    return start<PassResult>(
+        env, *worker_, call[2],
+        [policy, batch, request](Job& job) {
+          std::lock_guard lock(policy->base()->mutex());
+          return Pass(policy).forward(*batch, *request, job.abort());
+        },
+        [collected](Napi::Env to, PassResult& result) -> Napi::Value { return pass_result(to, result, collected); });
+  });
+}
+
+Napi::Value PolicyObject::read_head(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& policy = policy_.get("policy");
+    const Head& head = policy->head(string_of(call[0], "head"));
+    std::lock_guard lock(policy->base()->mutex());
+    return float_array(env, apply_head(*policy, head, floats(call[1], "hidden")));
+  });
+}
+
+Napi::Value PolicyObject::trainer(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& policy = policy_.get("policy");
+    const Napi::Object options = object_of(call[0], "optimizer");
+    OptimizerSpec optimizer;
+    optimizer.beta1 = number_or(options, "beta1", optimizer.beta1);
+    optimizer.beta2 = number_or(options, "beta2", optimizer.beta2);
+    optimizer.epsilon = number_or(options, "epsilon", optimizer.epsilon);
+    optimizer.weight_decay = number_or(options, "weightDecay", 0);
+    optimizer.max_gradient_norm = number_or(options, "maxGradientNorm", 0);
+    std::lock_guard lock(policy->base()->mutex());
+    return TrainerObject::create(env, std::make_shared<Trainer>(policy, optimizer), worker_);
+  });
+}
+
+void PolicyObject::dispose(const Napi::CallbackInfo&) {
+  policy_.dispose();
+  worker_.reset();
+}
+
+}  // namespace credence::addon

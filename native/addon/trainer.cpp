@@ -1,0 +1,197 @@
+#include "objects.h"
+
+namespace credence::addon {
+
+void TrainerObject::init(Napi::Env env) {
+  Environment::of(env).trainer = Napi::Persistent(DefineClass(env, "NativeTrainer",
+                                                              {InstanceMethod<&TrainerObject::accumulate>("accumulate"),
+                                                               InstanceMethod<&TrainerObject::forward>("forward"),
+                                                               InstanceMethod<&TrainerObject::backward>("backward"),
+                                                               InstanceMethod<&TrainerObject::update>("update"),
+                                                               InstanceMethod<&TrainerObject::gradients>("gradients"),
+                                                               InstanceMethod<&TrainerObject::state>("state"),
+                                                               InstanceMethod<&TrainerObject::restore>("restore"),
+                                                               InstanceMethod<&TrainerObject::dispose>("dispose")}));
+}
+
+TrainerObject::TrainerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TrainerObject>(info) {}
+
+Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Trainer> trainer, std::shared_ptr<Worker> worker) {
+  Napi::Object object = Environment::of(env).trainer.New({});
+  TrainerObject* self = Unwrap(object);
+  self->trainer_.set(std::move(trainer));
+  self->worker_ = std::move(worker);
+  return object;
+}
+
+namespace {
+std::mutex& mutex_of(const Trainer& trainer) { return trainer.policy()->base()->mutex(); }
+
+/// Tensors of all parameters, in the flat buffer's order.
+std::vector<Parameter> all_parameters(const Policy& policy) {
+  std::vector<Parameter> all = policy.adapter_parameters();
+  all.insert(all.end(), policy.head_parameters().begin(), policy.head_parameters().end());
+  return all;
+}
+}  // namespace
+
+Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto trainer = trainer_.get("trainer");
+    auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
+    const Napi::Object options = object_of(call[1], "loss");
+    auto loss = std::make_shared<Loss>();
+    const std::string kind = string_of(options.Get("kind"), "loss.kind");
+    if (kind == "nll") {
+      loss->nll_weights = floats(options.Get("weights"), "loss.weights");
+    } else if (kind == "sigmoid-mse") {
+      loss->read.head = string_of(options.Get("head"), "loss.head");
+      loss->read.spans = spans_of(options.Get("spans"), "loss.spans");
+      loss->targets = floats(options.Get("targets"), "loss.targets");
+    } else {
+      fail("BAD_OPTION", "loss.kind: expected nll or sigmoid-mse but received \"%s\"", kind.c_str());
+    }
+    return start<double>(
+        env, *worker_, env.Undefined(),
+        [trainer, batch, loss](Job& job) {
+          std::lock_guard lock(mutex_of(*trainer));
+          return trainer->accumulate(*batch, *loss, job.abort());
+        },
+        [](Napi::Env to, double& value) -> Napi::Value { return Napi::Number::New(to, value); });
+  });
+}
+
+Napi::Value TrainerObject::forward(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto trainer = trainer_.get("trainer");
+    auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
+    const Napi::Object options = object_of(call[1], "readouts");
+    auto request = std::make_shared<PassRequest>();
+    request->logprobs = boolean_or(options, "logprobs", false);
+    request->entropy = boolean_or(options, "entropy", false);
+    if (!absent(options.Get("heads"))) {
+      const Napi::Array heads = options.Get("heads").As<Napi::Array>();
+      for (uint32_t i = 0; i < heads.Length(); ++i) {
+        const Napi::Object head = object_of(heads.Get(i), "readouts.heads");
+        request->heads.push_back({string_of(head.Get("name"), "head.name"), spans_of(head.Get("spans"), "head.spans")});
+      }
+    }
+    return start<PassResult>(
+        env, *worker_, env.Undefined(),
+        [trainer, batch, request](Job& job) {
+          std::lock_guard lock(mutex_of(*trainer));
+          return trainer->forward(*batch, *request, job.abort());
+        },
+        [](Napi::Env to, PassResult& result) -> Napi::Value { return pass_result(to, result, false); });
+  });
+}
+
+Napi::Value TrainerObject::backward(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto trainer = trainer_.get("trainer");
+    const Napi::Object options = object_of(call[0], "upstream");
+    auto upstream = std::make_shared<Upstream>();
+    if (!absent(options.Get("logprobs"))) upstream->logprobs = floats(options.Get("logprobs"), "upstream.logprobs");
+    if (!absent(options.Get("entropy"))) upstream->entropy = floats(options.Get("entropy"), "upstream.entropy");
+    if (!absent(options.Get("heads"))) {
+      const Napi::Object heads = object_of(options.Get("heads"), "upstream.heads");
+      const Napi::Array names = heads.GetPropertyNames();
+      for (uint32_t i = 0; i < names.Length(); ++i) {
+        const std::string name = string_of(names.Get(i), "head");
+        upstream->heads[name] = floats(heads.Get(name), "upstream.heads");
+      }
+    }
+    return start<bool>(
+        env, *worker_, env.Undefined(),
+        [trainer, upstream](Job& job) {
+          std::lock_guard lock(mutex_of(*trainer));
+          trainer->backward(*upstream, job.abort());
+          return true;
+        },
+        [](Napi::Env to, bool&) -> Napi::Value { return to.Undefined(); });
+  });
+}
+
+Napi::Value TrainerObject::update(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto trainer = trainer_.get("trainer");
+    const Napi::Object options = object_of(call[0], "options");
+    const double rate = number_of(options.Get("learningRate"), "learningRate"), count = number_of(options.Get("count"), "count");
+    return start<double>(
+        env, *worker_, env.Undefined(),
+        [trainer, rate, count](Job&) {
+          std::lock_guard lock(mutex_of(*trainer));
+          return trainer->update(rate, count);
+        },
+        [](Napi::Env to, double& norm) -> Napi::Value {
+          Napi::Object out = Napi::Object::New(to);
+          out.Set("gradientNorm", norm);
+          return out;
+        });
+  });
+}
+
+Napi::Value TrainerObject::gradients(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& trainer = trainer_.get("trainer");
+    std::lock_guard lock(mutex_of(*trainer));
+    return tensor_array(env, all_parameters(*trainer->policy()), trainer->gradients());
+  });
+}
+
+Napi::Value TrainerObject::state(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& trainer = trainer_.get("trainer");
+    std::lock_guard lock(mutex_of(*trainer));
+    const std::vector<Parameter> parameters = all_parameters(*trainer->policy());
+    const Napi::Array first = tensor_array(env, parameters, trainer->first_moment(), "m.");
+    const Napi::Array second = tensor_array(env, parameters, trainer->second_moment(), "v.");
+    Napi::Array tensors = Napi::Array::New(env);
+    for (const Napi::Array& list : {first, second}) {
+      for (uint32_t i = 0; i < list.Length(); ++i) tensors.Set(tensors.Length(), list.Get(i));
+    }
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("step", static_cast<double>(trainer->step()));
+    out.Set("tensors", tensors);
+    return out;
+  });
+}
+
+void TrainerObject::restore(const Napi::CallbackInfo& call) {
+  guarded(call.Env(), [&] {
+    const auto& trainer = trainer_.get("trainer");
+    const Napi::Object state = object_of(call[0], "state");
+    const std::vector<NamedTensor> tensors = tensors_of(state.Get("tensors"), "state.tensors");
+    const std::vector<Parameter> parameters = all_parameters(*trainer->policy());
+    if (tensors.size() != 2 * parameters.size()) {
+      fail("WRONG_MODEL", "optimiser state: expected %zu tensors but received %zu. Was it saved by another recipe?",
+           2 * parameters.size(), tensors.size());
+    }
+    std::vector<float> moment[2];
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const Parameter& p = parameters[i % parameters.size()];
+      const std::string name = (i < parameters.size() ? "m." : "v.") + p.name;
+      if (tensors[i].name != name || tensors[i].shape != p.shape) {
+        fail("WRONG_MODEL", "optimiser state: expected %s %s but received %s %s", name.c_str(), shape_text(p.shape).c_str(),
+             tensors[i].name.c_str(), shape_text(tensors[i].shape).c_str());
+      }
+      auto& to = moment[i / parameters.size()];
+      to.insert(to.end(), tensors[i].data.begin(), tensors[i].data.end());
+    }
+    std::lock_guard lock(mutex_of(*trainer));
+    trainer->restore(static_cast<int64_t>(number_of(state.Get("step"), "state.step")), moment[0], moment[1]);
+  });
+}
+
+void TrainerObject::dispose(const Napi::CallbackInfo&) {
+  trainer_.dispose();
+  worker_.reset();
+}
+
+}  // namespace credence::addon

@@ -1,0 +1,196 @@
+#include "base.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <utility>
+
+namespace credence {
+
+Product product_of(Projection projection) {
+  switch (projection) {
+    case Projection::kQ:
+    case Projection::kK:
+    case Projection::kV: return Product::kQkv;
+    case Projection::kO: return Product::kOut;
+    case Projection::kGate:
+    case Projection::kUp: return Product::kMlpIn;
+    case Projection::kDown: return Product::kMlpOut;
+  }
+  return Product::kMlpOut;
+}
+
+Weights& Weights::operator=(Weights&& other) noexcept {
+  if (this != &other) {
+    release();
+    device_ = std::move(other.device_);
+    handle_ = std::exchange(other.handle_, nullptr);
+  }
+  return *this;
+}
+
+void Weights::pack(std::shared_ptr<Device> device, const credence_weights_source& source) {
+  release();
+  device_ = std::move(device);
+  handle_ = device_->table().pack(device_->backend(), &source);
+  if (!handle_) fail("NO_MEMORY", "no memory for the weights: %s", device_->table().last_error(device_->backend()));
+}
+
+void Weights::release() {
+  if (handle_) device_->table().free_weights(device_->backend(), handle_);
+  handle_ = nullptr;
+}
+
+namespace {
+
+/// Rows of matrices that stand one below the other. An exception must not cross the table: it is kept and thrown after.
+struct StackedReader {
+  const BaseFiles* files;
+  std::vector<std::pair<std::string, int>> parts;  // name, rows
+  int columns;
+  std::exception_ptr error;
+
+  static void read(void* context, int32_t row, int32_t count, float* out) {
+    auto* self = static_cast<StackedReader*>(context);
+    try {
+      for (const auto& [name, rows] : self->parts) {
+        const int take = std::min(count, rows - row);
+        if (take > 0) {
+          self->files->read_rows(name, row, take, out);
+          out += static_cast<int64_t>(take) * self->columns;
+          row += take;
+          count -= take;
+        }
+        row -= rows;
+        if (!count) break;
+      }
+    } catch (...) {
+      self->error = std::current_exception();
+    }
+  }
+};
+
+Weights pack(const std::shared_ptr<Device>& device, const BaseFiles& files,
+             std::vector<std::pair<std::string, int>> parts, int columns, bool backward, bool gatherable) {
+  StackedReader reader{&files, std::move(parts), columns, nullptr};
+  credence_weights_source source{};
+  for (const auto& part : reader.parts) source.rows += part.second;
+  source.columns = columns;
+  source.dtype = device->dtype();
+  source.backward = backward;
+  source.gatherable = gatherable;
+  source.read = &StackedReader::read;
+  source.context = &reader;
+  Weights weights;
+  weights.pack(device, source);
+  if (reader.error) std::rethrow_exception(reader.error);
+  return weights;
+}
+
+Buffer vector_of(const std::shared_ptr<Device>& device, const BaseFiles& files, const std::string& name, int width) {
+  std::vector<float> values(width);
+  files.read(name, values.data());
+  Buffer buffer(device);
+  buffer.upload(values);
+  return buffer;
+}
+
+std::string in_block(int layer, const std::string& rest) {
+  return "model.layers." + std::to_string(layer) + "." + rest + ".weight";
+}
+
+credence_shape shape_of(const Family& f) {
+  credence_shape shape{};
+  shape.hidden = f.hidden;
+  shape.intermediate = f.intermediate;
+  shape.heads = f.heads;
+  shape.kv_heads = f.kv_heads;
+  shape.head_dim = f.head_dim;
+  shape.rotary_dim = f.rotary_dims;
+  shape.norm = f.norm == NormKind::kRms ? CREDENCE_RMS_NORM : CREDENCE_LAYER_NORM;
+  shape.norm_eps = static_cast<float>(f.norm_eps);
+  shape.activation = f.activation == Activation::kSilu   ? CREDENCE_SILU
+                     : f.activation == Activation::kGelu ? CREDENCE_GELU
+                                                         : CREDENCE_GELU_TANH;
+  shape.gated = f.gated_mlp;
+  shape.qk_norm = f.qk_norm;
+  shape.qkv_layout = CREDENCE_QKV_STACKED;
+  return shape;
+}
+
+}  // namespace
+
+std::shared_ptr<Base> Base::open(const std::string& path, const DeviceOptions& options) {
+  std::shared_ptr<Base> base(new Base());
+  base->files_ = BaseFiles::open(path);
+  base->device_ = Device::open(options);
+  const Family& f = base->family();
+  base->shape_ = shape_of(f);
+  base->blocks_.resize(f.layers);
+  for (int layer = 0; layer < f.layers; ++layer) {
+    base->pack_block(layer, false);
+    base->blocks_[layer].attention_norm = vector_of(base->device_, *base->files_, in_block(layer, "input_layernorm"), f.hidden);
+    base->blocks_[layer].mlp_norm =
+        vector_of(base->device_, *base->files_, in_block(layer, "post_attention_layernorm"), f.hidden);
+  }
+  base->final_norm_ = vector_of(base->device_, *base->files_, "model.norm.weight", f.hidden);
+  base->embedding_ =
+      pack(base->device_, *base->files_, {{"model.embed_tokens.weight", f.vocabulary}}, f.hidden, false, true);
+  if (!f.tied_head) base->pack_head(false);
+  return base;
+}
+
+void Base::pack_block(int layer, bool backward) {
+  const Family& f = family();
+  auto part = [&](Projection p) { return std::pair{in_block(layer, projection_path(p)), projection_out(f, p)}; };
+  Block& block = blocks_[layer];
+  auto put = [&](Product product, std::vector<std::pair<std::string, int>> parts, int columns) {
+    block.product[static_cast<int>(product)] = pack(device_, *files_, std::move(parts), columns, backward, false);
+  };
+  put(Product::kQkv, {part(Projection::kQ), part(Projection::kK), part(Projection::kV)}, f.hidden);
+  put(Product::kOut, {part(Projection::kO)}, f.query_width());
+  put(Product::kMlpIn, {part(Projection::kGate), part(Projection::kUp)}, f.hidden);
+  put(Product::kMlpOut, {part(Projection::kDown)}, f.intermediate);
+  block.backward = backward;
+}
+
+void Base::pack_head(bool backward) {
+  const Family& f = family();
+  if (f.tied_head) {
+    embedding_ = pack(device_, *files_, {{"model.embed_tokens.weight", f.vocabulary}}, f.hidden, backward, true);
+  } else {
+    head_ = pack(device_, *files_, {{"lm_head.weight", f.vocabulary}}, f.hidden, backward, false);
+  }
+  head_backward_ = backward;
+}
+
+void Base::prepare_backward(int lowest) {
+  for (int layer = std::max(0, lowest); layer < family().layers; ++layer) {
+    if (!blocks_[layer].backward) pack_block(layer, true);
+  }
+}
+
+void Base::prepare_head_backward() {
+  if (!head_backward_) pack_head(true);
+}
+
+const float* Base::rotary(int positions) {
+  if (positions > rotary_positions_) {
+    positions = std::max(positions, std::min(family().context, std::max(512, 2 * positions)));
+    const std::vector<double> frequencies = rope_frequencies(family());
+    std::vector<float> table;
+    table.reserve(static_cast<size_t>(positions) * frequencies.size() * 2);
+    for (int position = 0; position < positions; ++position) {
+      for (double frequency : frequencies) {
+        table.push_back(static_cast<float>(std::cos(position * frequency)));
+        table.push_back(static_cast<float>(std::sin(position * frequency)));
+      }
+    }
+    if (!rotary_) rotary_ = Buffer(device_);
+    rotary_.upload(table);
+    rotary_positions_ = positions;
+  }
+  return rotary_.f32();
+}
+
+}  // namespace credence

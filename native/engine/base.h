@@ -1,0 +1,84 @@
+// A base: the immutable weights of a decoder as a back end keeps them, shared by every policy over it.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base_files.h"
+#include "device.h"
+
+namespace credence {
+
+/// The four fused products of a block; an adapter's projections are slices of them.
+enum class Product { kQkv, kOut, kMlpIn, kMlpOut };
+inline constexpr int kProducts = 4;
+Product product_of(Projection projection);
+
+/// One frozen matrix on the device.
+class Weights {
+ public:
+  Weights() = default;
+  ~Weights() { release(); }
+  Weights(Weights&& other) noexcept { *this = std::move(other); }
+  Weights& operator=(Weights&& other) noexcept;
+  void pack(std::shared_ptr<Device> device, const credence_weights_source& source);
+  const credence_weights* handle() const { return handle_; }
+
+ private:
+  void release();
+  std::shared_ptr<Device> device_;
+  credence_weights* handle_ = nullptr;
+};
+
+class Base {
+ public:
+  static std::shared_ptr<Base> open(const std::string& path, const DeviceOptions& options);
+
+  const Family& family() const { return files_->family; }
+  const BaseFiles& files() const { return *files_; }
+  const std::shared_ptr<Device>& device() const { return device_; }
+  const credence_shape& shape() const { return shape_; }
+
+  struct Block {
+    Weights product[kProducts];
+    Buffer attention_norm, mlp_norm;  // float32 [hidden]
+    bool backward = false;
+  };
+  const Block& block(int layer) const { return blocks_[layer]; }
+  const credence_weights* embedding() const { return embedding_.handle(); }
+  /// The output matrix; the embedding where the head is tied.
+  const credence_weights* head() const { return family().tied_head ? embedding_.handle() : head_.handle(); }
+  const float* final_norm() const { return final_norm_.f32(); }
+  /// [positions, rotary_dims / 2, 2] cos, sin for positions below `positions`; grown when needed.
+  const float* rotary(int positions);
+
+  /// Packs what the backward pass through blocks [lowest, layers) needs, once.
+  void prepare_backward(int lowest);
+  /// The same for the output matrix.
+  void prepare_head_backward();
+
+  /// One pass at a time runs on a base: policies share its device and workspace.
+  std::mutex& mutex() { return mutex_; }
+
+  /// Bytes of each token, for stop strings.
+  std::vector<std::string> vocabulary_pieces;
+
+ private:
+  Base() = default;
+  void pack_block(int layer, bool backward);
+  void pack_head(bool backward);
+
+  std::unique_ptr<BaseFiles> files_;
+  std::shared_ptr<Device> device_;
+  credence_shape shape_{};
+  std::vector<Block> blocks_;
+  Weights embedding_, head_;
+  bool head_backward_ = false;
+  Buffer final_norm_, rotary_;
+  int rotary_positions_ = 0;
+  std::mutex mutex_;
+};
+
+}  // namespace credence

@@ -1,0 +1,40 @@
+// One block of the decoder, forward: the same code for training, scoring and generating.
+#pragma once
+
+#include "batch.h"
+#include "policy.h"
+
+namespace credence {
+
+/// What a block computes. Without `keep` every block may share one set; with it, it holds what the backward pass needs.
+struct Activations {
+  Buffer x, mid;                             // [T, H] float32: the residual before attention and before the MLP
+  Buffer h1, q, k, v, o, lse, inv1, s1, s2;  // the attention half
+  Buffer h2, u, a, inv2, s3, s4;             // the MLP half
+
+  /// `policy` with `layer` says how wide the adapter's S are; null: no adapter.
+  void reserve(const Base& base, const Policy* policy, int layer, int rows, bool keep);
+};
+
+struct BlockRun {
+  int layer = 0;
+  const DeviceBatch* batch = nullptr;
+  const Policy* adapter = nullptr;  // null: the adapter is off
+  Activations* act = nullptr;
+  float* x_out = nullptr;  // [T, H]; may be act->x without keep
+  void* pages = nullptr;   // this layer's pool
+  const float* rotary = nullptr;
+  bool keep = false;
+};
+
+void run_block(const Base& base, const BlockRun& run);
+
+inline const credence_lora* lora_handle(const Policy* policy, int layer, Product product) {
+  const Lora* lora = policy ? policy->lora(layer, product) : nullptr;
+  return lora ? lora->handle() : nullptr;
+}
+
+/// A head's logits [rows, outputs] for hidden states [rows, H] already pooled.
+std::vector<float> apply_head(const Policy& policy, const Head& head, const std::vector<float>& hidden);
+
+}  // namespace credence

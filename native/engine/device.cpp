@@ -1,0 +1,146 @@
+#include "device.h"
+
+#include <thread>
+#include <utility>
+
+namespace credence {
+
+namespace {
+
+const credence_table* cpu_table(const DeviceOptions& options) {
+  int32_t count = 0;
+  const credence_table* const* tables = credence_cpu_tables(&count);
+  std::string have;
+  for (int32_t i = 0; i < count; ++i) {
+    const char* why = tables[i]->unavailable();
+    if (options.isa == tables[i]->isa) {
+      if (why) fail("NO_DEVICE", "instruction set %s: %s", tables[i]->isa, why);
+      return tables[i];
+    }
+    if (options.isa == "auto" && !why) return tables[i];
+    have += std::string(have.empty() ? "" : ", ") + tables[i]->isa;
+  }
+  fail("NO_DEVICE", "no table of kernels for instruction set \"%s\"; this build has %s", options.isa.c_str(), have.c_str());
+}
+
+const credence_table* choose(const DeviceOptions& options) {
+  if (options.device == "cuda") {
+    const char* reason = nullptr;
+    const credence_table* table = credence_cuda_table(&reason);
+    if (!table) fail("NO_DEVICE", "device cuda: %s. Use device cpu or auto", reason ? reason : "not in this build");
+    return table;
+  }
+  if (options.device == "auto") {
+    const char* reason = nullptr;
+    const credence_table* table = credence_cuda_table(&reason);
+    if (table && !table->unavailable()) return table;
+  } else if (options.device != "cpu") {
+    fail("BAD_OPTION", "device: expected auto, cpu or cuda but received \"%s\"", options.device.c_str());
+  }
+  return cpu_table(options);
+}
+
+bool has_bf16(const credence_table& table) { return std::string(table.isa) != "scalar"; }
+
+}  // namespace
+
+std::shared_ptr<Device> Device::open(const DeviceOptions& options) {
+  std::shared_ptr<Device> device(new Device());
+  device->table_ = choose(options);
+  if (options.dtype == "f32") {
+    device->dtype_ = CREDENCE_F32;
+  } else if (options.dtype == "bf16") {
+    if (!has_bf16(*device->table_) && options.isa == "auto") {
+      fail("NO_DEVICE",
+           "dtype bf16: this machine has no bf16 dot product. Use dtype f32, or ask for the scalar instruction set by name");
+    }
+    device->dtype_ = CREDENCE_BF16;
+  } else if (options.dtype == "auto") {
+    device->dtype_ = has_bf16(*device->table_) ? CREDENCE_BF16 : CREDENCE_F32;
+  } else {
+    fail("BAD_OPTION", "dtype: expected auto, f32 or bf16 but received \"%s\"", options.dtype.c_str());
+  }
+  if (options.threads < 0 || options.threads > 1024) {
+    fail("BAD_OPTION", "threads: expected 1 to 1024, or 0 for all cores, but received %d", options.threads);
+  }
+  device->threads_ = options.threads ? options.threads : std::max(1u, std::thread::hardware_concurrency());
+  char error[512] = "";
+  device->backend_ = device->table_->open(0, device->threads_, error, sizeof(error));
+  if (!device->backend_) fail("NO_DEVICE", "device %s: %s", device->table_->name, error);
+  return device;
+}
+
+Device::~Device() {
+  if (!backend_) return;
+  if (scratch_) table_->free(backend_, scratch_);
+  table_->close(backend_);
+}
+
+void Device::check(int status, const char* what) const {
+  if (status) fail("KERNEL", "%s: %s", what, table_->last_error(backend_));
+}
+
+void* Device::scratch(size_t bytes) {
+  if (bytes > scratch_bytes_) {
+    if (scratch_) table_->free(backend_, scratch_);
+    scratch_bytes_ = 0;
+    scratch_ = table_->alloc(backend_, bytes);
+    if (!scratch_) fail("NO_MEMORY", "no %zu bytes of workspace: %s", bytes, table_->last_error(backend_));
+    scratch_bytes_ = bytes;
+  }
+  return scratch_;
+}
+
+Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  if (this != &other) {
+    release();
+    device_ = std::move(other.device_);
+    data_ = std::exchange(other.data_, nullptr);
+    bytes_ = std::exchange(other.bytes_, 0);
+  }
+  return *this;
+}
+
+void Buffer::reserve(size_t bytes) {
+  if (bytes <= bytes_) return;
+  release();
+  data_ = device_->table().alloc(device_->backend(), bytes);
+  if (!data_) {
+    fail("NO_MEMORY", "no %zu bytes of memory: %s. Use a smaller batch or a shorter context", bytes,
+         device_->table().last_error(device_->backend()));
+  }
+  bytes_ = bytes;
+}
+
+void Buffer::write(const void* host, size_t bytes, size_t offset) {
+  device_->check(device_->table().write(device_->backend(), as<char>() + offset, host, bytes), "write");
+}
+
+void Buffer::read(void* host, size_t bytes, size_t offset) const {
+  device_->check(device_->table().read(device_->backend(), host, as<char>() + offset, bytes), "read");
+}
+
+void Buffer::zero() {
+  if (data_) device_->check(device_->table().fill(device_->backend(), data_, 0, bytes_), "fill");
+}
+
+void Buffer::release() {
+  if (data_) device_->table().free(device_->backend(), data_);
+  data_ = nullptr;
+  bytes_ = 0;
+}
+
+std::vector<IsaStatus> cpu_isas() {
+  int32_t count = 0;
+  const credence_table* const* tables = credence_cpu_tables(&count);
+  std::vector<IsaStatus> out;
+  for (int32_t i = 0; i < count; ++i) {
+    const char* why = tables[i]->unavailable();
+    out.push_back({tables[i]->isa, why ? why : ""});
+  }
+  return out;
+}
+
+}  // namespace credence

@@ -1,0 +1,477 @@
+#include "generation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <set>
+
+#include "random.h"
+
+namespace credence {
+
+namespace {
+
+constexpr int kPrefillTokens = 512;                  // prompt tokens a step takes on beside the sequences in flight
+constexpr int64_t kPoolBytes = int64_t{1} << 30;     // pages of all layers together, unless one prompt needs more
+
+int pages_for(int tokens) { return (tokens + CREDENCE_PAGE - 1) / CREDENCE_PAGE; }
+
+/// A prompt's samples that decode together; its pages are shared by all of them.
+struct Group {
+  int prompt = 0, first_sample = 0, samples = 0;
+};
+
+struct Sequence {
+  Sample out;
+  std::vector<int32_t> pages;
+  int keys = 0;                // tokens whose keys are in the pages
+  int32_t next = -1;           // sampled, not yet fed
+  bool closing = false;        // finished: one last step feeds `next`, so that its hidden state can be collected
+  std::vector<float> sum;      // [depths, H] over the answer's tokens fed so far
+  int summed = 0;
+  std::vector<float> at_prompt;  // [depths, H]
+  std::string tail;            // the last bytes of the text, for stop strings
+  std::set<int32_t> seen;      // for the repetition penalty
+  uint64_t key = 0;            // of its random numbers
+};
+
+class Generator {
+ public:
+  Generator(const std::shared_ptr<Policy>& policy, const GenerateOptions& options,
+            const std::function<void(std::vector<Sample>&&)>& finished)
+      : policy_(policy), base_(policy->base()), device_(base_->device()), options_(options), finished_(finished), batch_(device_) {
+    check();
+    for (int depth : options.collect) depths_.insert(depth);
+    for (const auto* names : {&options.answer_heads, &options.prompt_heads}) {
+      for (const std::string& name : *names) depths_.insert(policy->head(name).spec.layer);
+    }
+    max_batch_ = options.max_batch ? options.max_batch : parameter_count(base_->family()) < 1000000000 ? 128 : 32;
+    adapter_ = options.adapter ? policy.get() : nullptr;
+    int longest = 0;
+    for (const auto& prompt : options.prompts) longest = std::max(longest, static_cast<int>(prompt.size()));
+    rotary_ = base_->rotary(longest + options.max_new_tokens);
+    for (size_t p = 0; p < options.prompts.size(); ++p) {
+      for (int s = 0; s < options.samples; s += max_batch_) {
+        waiting_.push_back({static_cast<int>(p), s, std::min(max_batch_, options.samples - s)});
+      }
+    }
+    std::reverse(waiting_.begin(), waiting_.end());  // taken from the back
+    open_pools(longest);
+  }
+
+  GenerateStats run(const AbortFlag* abort) {
+    const auto start = std::chrono::steady_clock::now();
+    while (!waiting_.empty() || !active_.empty()) {
+      check_abort(abort);
+      step(abort);
+    }
+    stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return stats_;
+  }
+
+ private:
+  void check() const {
+    const Family& f = base_->family();
+    const GenerateOptions& o = options_;
+    if (o.samples < 1) fail("BAD_OPTION", "samples: expected 1 or more but received %d", o.samples);
+    if (o.max_new_tokens < 1) fail("BAD_OPTION", "maxNewTokens: expected 1 or more but received %d", o.max_new_tokens);
+    if (!(o.temperature >= 0)) fail("BAD_OPTION", "temperature: expected 0 or more but received %g", o.temperature);
+    if (!(o.top_p > 0 && o.top_p <= 1)) fail("BAD_OPTION", "topP: expected above 0 and at most 1 but received %g", o.top_p);
+    if (o.top_k < 0) fail("BAD_OPTION", "topK: expected 0 (all) or more but received %d", o.top_k);
+    if (!(o.repetition_penalty > 0)) fail("BAD_OPTION", "repetitionPenalty: expected above 0 but received %g", o.repetition_penalty);
+    if (o.max_batch < 0) fail("BAD_OPTION", "maxBatch: expected 1 or more but received %d", o.max_batch);
+    if (!o.stop_strings.empty() && base_->vocabulary_pieces.empty()) {
+      fail("BAD_OPTION", "stopStrings need the tokenizer's pieces: call setVocabulary first");
+    }
+    for (int depth : o.collect) {
+      if (depth < 0 || depth > f.layers) fail("BAD_OPTION", "collect: depth %d is not one of 0 to %d", depth, f.layers);
+    }
+    for (const auto* names : {&o.answer_heads, &o.prompt_heads}) {
+      for (const std::string& name : *names) {
+        if (policy_->head(name).spec.outputs != 1) fail("BAD_OPTION", "head %s has several outputs; reading while generating takes one", name.c_str());
+      }
+    }
+    for (size_t p = 0; p < o.prompts.size(); ++p) {
+      const int length = static_cast<int>(o.prompts[p].size());
+      if (!length) fail("BAD_BATCH", "prompt %zu has no tokens", p);
+      if (length + o.max_new_tokens > f.context) {
+        fail("TOO_LONG", "prompt %zu has %d tokens; with %d new ones it does not fit the context of %d. Shorten it, or ask for fewer", p,
+             length, o.max_new_tokens, f.context);
+      }
+      for (int32_t token : o.prompts[p]) {
+        if (token < 0 || token >= f.vocabulary) {
+          fail("BAD_BATCH", "prompt %zu: token id %d is not in the vocabulary of %d. Is this the model's own tokenizer?", p, token,
+               f.vocabulary);
+        }
+      }
+    }
+  }
+
+  void open_pools(int longest) {
+    const Family& f = base_->family();
+    const int64_t page = device_->table().page_bytes(&base_->shape(), device_->dtype());
+    // Worst case of one group: every sample on pages of its own.
+    const int64_t group = static_cast<int64_t>(pages_for(longest + options_.max_new_tokens)) *
+                          (std::min(options_.samples, max_batch_) + 1);
+    const int64_t all = static_cast<int64_t>(pages_for(longest + options_.max_new_tokens)) *
+                        std::min<int64_t>(max_batch_ + 1, waiting_.size() * (std::min(options_.samples, max_batch_) + 1));
+    const int64_t count = std::max(group, std::min(all, kPoolBytes / (page * f.layers)));
+    for (int layer = 0; layer < f.layers; ++layer) pools_.emplace_back(device_, count * page);
+    users_.assign(count, 0);
+    for (int64_t i = count; i-- > 0;) free_.push_back(static_cast<int32_t>(i));
+  }
+
+  int32_t take_page() {
+    const int32_t page = free_.back();
+    free_.pop_back();
+    users_[page] = 1;
+    return page;
+  }
+  void drop_page(int32_t page) {
+    if (--users_[page] == 0) free_.push_back(page);
+  }
+  /// Pages a group may still come to need, beyond those it holds.
+  int64_t worst_case(const Group& group) const {
+    return static_cast<int64_t>(pages_for(static_cast<int>(options_.prompts[group.prompt].size()) + options_.max_new_tokens)) *
+           (group.samples + 1);
+  }
+
+  std::vector<Group> admit() {
+    std::vector<Group> admitted;
+    int tokens = 0, sequences = static_cast<int>(active_.size());
+    while (!waiting_.empty()) {
+      const Group& group = waiting_.back();
+      const int length = static_cast<int>(options_.prompts[group.prompt].size());
+      const bool alone = sequences == 0;
+      if (!alone && (sequences + group.samples > max_batch_ || (!admitted.empty() && tokens + length > kPrefillTokens) ||
+                     promised_ + worst_case(group) > static_cast<int64_t>(users_.size()))) {
+        break;
+      }
+      tokens += length;
+      sequences += group.samples;
+      promised_ += worst_case(group);
+      admitted.push_back(group);
+      waiting_.pop_back();
+    }
+    return admitted;
+  }
+
+  void step(const AbortFlag* abort) {
+    const Family& f = base_->family();
+    const std::vector<Group> admitted = admit();
+
+    // The batch: one token of each sequence in flight, then the admitted prompts whole.
+    HostBatch host;
+    host.offsets.push_back(0);
+    std::vector<int32_t> key_start;
+    std::vector<std::vector<int32_t>> pages;
+    for (Sequence& sequence : active_) {
+      if (sequence.keys % CREDENCE_PAGE == 0) sequence.pages.push_back(take_page());
+      host.tokens.push_back(sequence.next);
+      host.offsets.push_back(host.tokens_count());
+      key_start.push_back(sequence.keys);
+      pages.push_back(sequence.pages);
+    }
+    for (const Group& group : admitted) {
+      const auto& prompt = options_.prompts[group.prompt];
+      host.tokens.insert(host.tokens.end(), prompt.begin(), prompt.end());
+      host.offsets.push_back(host.tokens_count());
+      key_start.push_back(0);
+      pages.emplace_back();
+      for (int i = 0; i < pages_for(static_cast<int>(prompt.size())); ++i) pages.back().push_back(take_page());
+      stats_.prompt_tokens += prompt.size();
+    }
+    size_t width = 1;
+    for (const auto& list : pages) width = std::max(width, list.size());
+    std::vector<int32_t> table(pages.size() * width, -1);
+    for (size_t b = 0; b < pages.size(); ++b) std::copy(pages[b].begin(), pages[b].end(), table.begin() + b * width);
+    batch_.upload(host, key_start, table, static_cast<int>(width));
+
+    act_.reserve(*base_, adapter_, 0, host.tokens_count(), false);
+    float* x = act_.x.f32();
+    std::vector<int32_t> last(host.segments());
+    for (int b = 0; b < host.segments(); ++b) last[b] = host.offsets[b + 1] - 1;
+    const size_t depths = depths_.size();
+    std::vector<float> hidden(static_cast<size_t>(host.segments()) * depths * f.hidden);
+    size_t depth_index = 0;
+    auto collect = [&](int depth) {
+      if (!depths_.count(depth)) return;
+      const std::vector<float> rows = rows_at(depth, x, last);
+      for (int b = 0; b < host.segments(); ++b) {
+        std::copy_n(rows.begin() + static_cast<size_t>(b) * f.hidden, f.hidden,
+                    hidden.begin() + (b * depths + depth_index) * f.hidden);
+      }
+      ++depth_index;
+    };
+    device_->embed({batch_.view(), base_->embedding(), 1.0f, x, f.hidden});
+    for (int layer = 0; layer < f.layers; ++layer) {
+      check_abort(abort);
+      collect(layer);
+      run_block(*base_, {layer, &batch_, adapter_, &act_, x, pools_[layer].as<>(), rotary_, false});
+    }
+    collect(f.layers);
+
+    for (size_t i = 0; i < active_.size(); ++i) {
+      Sequence& sequence = active_[i];
+      ++sequence.keys;
+      add(sequence, hidden.data() + i * depths * f.hidden);
+    }
+    // Rows that choose a token: sequences that go on, and each sample of a new prompt from the prompt's last row.
+    std::vector<Sequence> next;
+    std::vector<int32_t> rows;
+    for (size_t i = 0; i < active_.size(); ++i) {
+      if (active_[i].closing) {
+        finish(active_[i]);
+      } else {
+        rows.push_back(last[i]);
+        next.push_back(std::move(active_[i]));
+      }
+    }
+    const size_t running = active_.size();
+    for (size_t g = 0; g < admitted.size(); ++g) {
+      fork(admitted[g], pages[running + g], hidden.data() + (running + g) * depths * f.hidden, next);
+      rows.resize(next.size(), last[running + g]);
+    }
+    active_ = std::move(next);
+    if (!rows.empty()) choose(rows);
+    if (!done_.empty()) finished_(std::move(done_));
+    done_.clear();
+  }
+
+  std::vector<float> rows_at(int depth, const float* x, const std::vector<int32_t>& index) {
+    const Family& f = base_->family();
+    const int n = static_cast<int>(index.size());
+    std::vector<float> out(static_cast<size_t>(n) * f.hidden);
+    if (depth == f.layers) {
+      gathered_.upload(index);
+      count_.upload(std::vector<int32_t>{n});
+      normed_.reserve(out.size() * 4);
+      credence_norm norm = final_norm(x, n);
+      norm.y_f32 = normed_.f32();
+      norm.ldy_f32 = f.hidden;
+      device_->norm(norm);
+      normed_.read(out.data(), out.size() * 4);
+    } else {
+      for (int i = 0; i < n; ++i) {
+        act_.x.read(out.data() + static_cast<size_t>(i) * f.hidden, f.hidden * 4, static_cast<size_t>(index[i]) * f.hidden * 4);
+      }
+    }
+    return out;
+  }
+
+  credence_norm final_norm(const float* x, int n) {
+    const Family& f = base_->family();
+    credence_norm norm{};
+    norm.rows = count_.i32();
+    norm.capacity = n;
+    norm.width = f.hidden;
+    norm.dtype = device_->dtype();
+    norm.kind = base_->shape().norm;
+    norm.eps = base_->shape().norm_eps;
+    norm.index = gathered_.i32();
+    norm.x = x;
+    norm.ldx = f.hidden;
+    norm.weight = base_->final_norm();
+    return norm;
+  }
+
+  void add(Sequence& sequence, const float* hidden) {
+    const size_t n = depths_.size() * base_->family().hidden;
+    if (!n) return;
+    sequence.sum.resize(n, 0.0f);
+    for (size_t i = 0; i < n; ++i) sequence.sum[i] += hidden[i];
+    ++sequence.summed;
+  }
+
+  /// The samples of a prompt share its full pages; a page that is not full is copied for all but the last of them.
+  void fork(const Group& group, const std::vector<int32_t>& prompt_pages, const float* hidden, std::vector<Sequence>& to) {
+    const auto& prompt = options_.prompts[group.prompt];
+    const int length = static_cast<int>(prompt.size());
+    const uint64_t key = options_.seed * 0x9E3779B97F4A7C15 + token_hash(prompt.data(), length);
+    for (int s = 0; s < group.samples; ++s) {
+      Sequence sequence;
+      sequence.out.prompt = group.prompt;
+      sequence.out.sample = group.first_sample + s;
+      sequence.keys = length;
+      sequence.key = key;
+      sequence.pages = prompt_pages;
+      const bool copy = length % CREDENCE_PAGE != 0 && s + 1 < group.samples;
+      const size_t shared = length / CREDENCE_PAGE;
+      if (s) {
+        for (size_t i = 0; i < shared; ++i) ++users_[prompt_pages[i]];
+      }
+      if (copy) {
+        const int32_t page = take_page();
+        for (Buffer& pool : pools_) {
+          device_->check(device_->table().copy_page(device_->backend(), &base_->shape(), device_->dtype(), pool.as<>(), page,
+                                                    prompt_pages.back()),
+                         "copy_page");
+        }
+        sequence.pages.back() = page;
+      }
+      sequence.at_prompt.assign(hidden, hidden + depths_.size() * base_->family().hidden);
+      if (options_.repetition_penalty != 1) sequence.seen.insert(prompt.begin(), prompt.end());
+      to.push_back(std::move(sequence));
+    }
+    group_left_.emplace_back(group, group.samples);
+  }
+
+  void choose(const std::vector<int32_t>& index) {
+    const Family& f = base_->family();
+    const int n = static_cast<int>(index.size());
+    gathered_.upload(index);
+    count_.upload(std::vector<int32_t>{n});
+    h_.reserve(static_cast<size_t>(n) * f.hidden * device_->act_bytes());
+    credence_norm norm = final_norm(act_.x.f32(), n);
+    norm.y = h_.as<>();
+    norm.ldy = f.hidden;
+    device_->norm(norm);
+
+    temperature_.upload(std::vector<float>(n, static_cast<float>(options_.temperature)));
+    top_k_.upload(std::vector<int32_t>(n, options_.top_k));
+    top_p_.upload(std::vector<float>(n, static_cast<float>(options_.top_p)));
+    repetition_.upload(std::vector<float>(n, static_cast<float>(options_.repetition_penalty)));
+    std::vector<double> uniform(n);
+    std::vector<int32_t> seen, seen_offsets{0};
+    for (int i = 0; i < n; ++i) {
+      uniform[i] = counter_uniform(active_[i].key, active_[i].out.sample, active_[i].out.tokens.size());
+      seen.insert(seen.end(), active_[i].seen.begin(), active_[i].seen.end());
+      seen_offsets.push_back(static_cast<int32_t>(seen.size()));
+    }
+    uniform_.upload(uniform);
+    seen.push_back(0);  // never an empty buffer
+    seen_.upload(seen);
+    seen_offsets_.upload(seen_offsets);
+    token_.reserve(n * 4);
+    logprob_.reserve(n * 4);
+    credence_sample sample{};
+    sample.rows = count_.i32();
+    sample.capacity = n;
+    sample.width = f.hidden;
+    sample.vocabulary = f.vocabulary;
+    sample.dtype = device_->dtype();
+    sample.weights = base_->head();
+    sample.h = h_.as<>();
+    sample.ldh = f.hidden;
+    sample.temperature = temperature_.f32();
+    sample.top_k = top_k_.i32();
+    sample.top_p = top_p_.f32();
+    sample.repetition = repetition_.f32();
+    if (options_.repetition_penalty != 1) {
+      sample.seen = seen_.i32();
+      sample.seen_offsets = seen_offsets_.i32();
+    }
+    sample.uniform = uniform_.as<double>();
+    sample.token = token_.i32();
+    sample.logprob = logprob_.f32();
+    device_->sample(sample);
+    const auto tokens = token_.download<int32_t>(n);
+    const auto logprobs = logprob_.download<float>(n);
+
+    std::vector<Sequence> going;
+    for (int i = 0; i < n; ++i) {
+      Sequence& sequence = active_[i];
+      Sample& out = sequence.out;
+      out.logprobs.push_back(logprobs[i]);
+      ++stats_.new_tokens;
+      bool fed = true;  // nothing of the answer waits to be fed
+      if (std::count(options_.stop_tokens.begin(), options_.stop_tokens.end(), tokens[i])) {
+        out.stopped = true;
+      } else {
+        out.tokens.push_back(tokens[i]);
+        sequence.next = tokens[i];
+        if (options_.repetition_penalty != 1) sequence.seen.insert(tokens[i]);
+        out.stopped = hits_stop_string(sequence, tokens[i]);
+        fed = false;
+      }
+      if (!out.stopped && static_cast<int>(out.tokens.size()) < options_.max_new_tokens) {
+        going.push_back(std::move(sequence));
+      } else if (!fed && !depths_.empty()) {
+        sequence.closing = true;
+        going.push_back(std::move(sequence));
+      } else {
+        finish(sequence);
+      }
+    }
+    active_ = std::move(going);
+  }
+
+  bool hits_stop_string(Sequence& sequence, int32_t token) const {
+    if (options_.stop_strings.empty()) return false;
+    size_t longest = 0;
+    for (const std::string& stop : options_.stop_strings) longest = std::max(longest, stop.size());
+    const std::string& piece = base_->vocabulary_pieces.at(token);
+    sequence.tail += piece;
+    bool hit = false;
+    for (const std::string& stop : options_.stop_strings) hit = hit || sequence.tail.find(stop) != std::string::npos;
+    if (sequence.tail.size() > longest) sequence.tail.erase(0, sequence.tail.size() - longest);
+    return hit;
+  }
+
+  void finish(Sequence& sequence) {
+    const int hidden = base_->family().hidden;
+    Sample& out = sequence.out;
+    if (!depths_.empty()) {
+      // No token: the row that chose to stop is the prompt's last.
+      std::vector<float> mean = sequence.summed ? sequence.sum : sequence.at_prompt;
+      for (float& value : mean) value /= static_cast<float>(std::max(1, sequence.summed));
+      auto at = [&](const std::vector<float>& all, int depth) {
+        const auto place = std::distance(depths_.begin(), depths_.find(depth));
+        return std::vector<float>(all.begin() + place * hidden, all.begin() + (place + 1) * hidden);
+      };
+      for (int depth : options_.collect) {
+        const auto p = at(sequence.at_prompt, depth), a = at(mean, depth);
+        out.prompt_hidden.insert(out.prompt_hidden.end(), p.begin(), p.end());
+        out.answer_hidden.insert(out.answer_hidden.end(), a.begin(), a.end());
+      }
+      auto read = [&](const std::vector<std::string>& names, const std::vector<float>& all, std::vector<float>& to) {
+        for (const std::string& name : names) {
+          const Head& head = policy_->head(name);
+          to.push_back(apply_head(*policy_, head, at(all, head.spec.layer))[0]);
+        }
+      };
+      read(options_.prompt_heads, sequence.at_prompt, out.prompt_heads);
+      read(options_.answer_heads, mean, out.answer_heads);
+    }
+    for (int32_t page : sequence.pages) drop_page(page);
+    for (auto& [group, left] : group_left_) {
+      if (group.prompt == out.prompt && out.sample >= group.first_sample && out.sample < group.first_sample + group.samples &&
+          --left == 0) {
+        promised_ -= worst_case(group);
+      }
+    }
+    std::erase_if(group_left_, [](const auto& entry) { return entry.second == 0; });
+    done_.push_back(std::move(out));
+  }
+
+  std::shared_ptr<Policy> policy_;
+  std::shared_ptr<Base> base_;
+  std::shared_ptr<Device> device_;
+  const GenerateOptions& options_;
+  const std::function<void(std::vector<Sample>&&)>& finished_;
+  const Policy* adapter_ = nullptr;
+  std::set<int> depths_;
+  int max_batch_ = 1;
+  const float* rotary_ = nullptr;
+  DeviceBatch batch_;
+  Activations act_;
+  std::vector<Buffer> pools_;  // one a layer
+  std::vector<int32_t> users_, free_;
+  int64_t promised_ = 0;
+  std::vector<Group> waiting_;
+  std::vector<std::pair<Group, int>> group_left_;
+  std::vector<Sequence> active_;
+  std::vector<Sample> done_;
+  Buffer gathered_{device_}, count_{device_}, normed_{device_}, h_{device_}, temperature_{device_}, top_k_{device_}, top_p_{device_},
+      repetition_{device_}, uniform_{device_}, seen_{device_}, seen_offsets_{device_}, token_{device_}, logprob_{device_};
+  GenerateStats stats_;
+};
+
+}  // namespace
+
+GenerateStats generate(const std::shared_ptr<Policy>& policy, const GenerateOptions& options,
+                       const std::function<void(std::vector<Sample>&&)>& finished, const AbortFlag* abort) {
+  return Generator(policy, options, finished).run(abort);
+}
+
+}  // namespace credence

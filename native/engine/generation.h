@@ -1,0 +1,50 @@
+// Generation: continuous batching over paged keys and values, each prompt evaluated once for all its samples.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pass.h"
+
+namespace credence {
+
+struct GenerateOptions {
+  std::vector<std::vector<int32_t>> prompts;
+  int samples = 1;
+  double temperature = 1;  // 0: greedy
+  int top_k = 0;           // 0: all
+  double top_p = 1;
+  double repetition_penalty = 1;
+  int max_new_tokens = 16;
+  std::vector<int32_t> stop_tokens;
+  std::vector<std::string> stop_strings;  // needs Base::vocabulary_pieces
+  uint64_t seed = 0;
+  bool adapter = true;
+  std::vector<int> collect;  // depths, as HeadSpec::layer
+  std::vector<std::string> answer_heads, prompt_heads;
+  int max_batch = 0;  // 0: chosen from the model's size
+};
+
+struct Sample {
+  int prompt = 0, sample = 0;
+  std::vector<int32_t> tokens;   // without the stop token
+  std::vector<float> logprobs;   // at temperature 1, nothing cut; the stop token's last when it was one
+  bool stopped = false;          // else the length ran out
+  std::vector<float> prompt_hidden, answer_hidden;  // [depths, H]
+  std::vector<float> prompt_heads, answer_heads;    // one logit a head
+};
+
+struct GenerateStats {
+  int64_t prompt_tokens = 0, new_tokens = 0;
+  double seconds = 0;
+};
+
+/// Samples arrive as they finish. A sample's numbers depend on (seed, prompt, sample index) alone: not on what else is being
+/// generated, in which order, or on how many threads.
+GenerateStats generate(const std::shared_ptr<Policy>& policy, const GenerateOptions& options,
+                       const std::function<void(std::vector<Sample>&&)>& finished, const AbortFlag* abort = nullptr);
+
+}  // namespace credence

@@ -1,0 +1,83 @@
+#include "pass.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace credence {
+
+void check_abort(const AbortFlag* abort) {
+  if (abort && abort->load(std::memory_order_relaxed)) fail("ABORTED", "stopped as asked");
+}
+
+Pass::Pass(std::shared_ptr<Policy> policy)
+    : policy_(std::move(policy)), base_(policy_->base()), device_(base_->device()), batch_(device_) {}
+
+const Policy* Pass::adapter() const { return request_.adapter ? policy_.get() : nullptr; }
+
+float* Pass::residual(int layer) {
+  return layer == base_->family().layers && request_.keep ? final_x_.f32() : at(layer).x.f32();
+}
+
+PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort) {
+  const Family& f = base_->family();
+  batch.check(f);
+  host_ = batch;
+  request_ = request;
+  heads_.clear();
+  longest_ = 0;
+  for (int b = 0; b < host_.segments(); ++b) longest_ = std::max(longest_, host_.length(b));
+  const int pages = batch_.upload(host_);
+  if (!pages_) pages_ = Buffer(device_);
+  pages_.reserve(pages * device_->table().page_bytes(&base_->shape(), device_->dtype()));
+
+  const int sets = request_.keep ? f.layers : 1;
+  if (static_cast<int>(kept_.size()) < sets) kept_.resize(sets);
+  for (int layer = 0; layer < sets; ++layer) {
+    kept_[layer].reserve(*base_, adapter(), layer, host_.tokens_count(), request_.keep);
+  }
+  if (request_.keep) {
+    if (!final_x_) final_x_ = Buffer(device_);
+    final_x_.reserve(host_.tokens.size() * f.hidden * 4);
+  }
+
+  PassResult result;
+  const size_t depths = request_.collect.size();
+  result.collected.resize(request_.spans.size() * depths * f.hidden);
+  for (const HeadRead& read : request_.heads) {
+    HeadState& state = heads_[read.head];
+    state.head = &policy_->head(read.head);
+  }
+  auto read_depth = [&](int depth) {
+    for (const HeadRead& read : request_.heads) {
+      HeadState& state = heads_[read.head];
+      if (state.head->spec.layer != depth) continue;
+      pool(read.spans, depth, residual(depth), state);
+      read_head(state, result);
+    }
+    for (size_t d = 0; d < depths; ++d) {
+      if (request_.collect[d] != depth) continue;
+      HeadState state;
+      pool(request_.spans, depth, residual(depth), state);
+      const auto pooled = state.pooled.download<float>(request_.spans.size() * f.hidden);
+      for (size_t s = 0; s < request_.spans.size(); ++s) {
+        std::copy_n(pooled.begin() + s * f.hidden, f.hidden, result.collected.begin() + (s * depths + d) * f.hidden);
+      }
+    }
+  };
+  for (int depth : request_.collect) {
+    if (depth < 0 || depth > f.layers) fail("BAD_OPTION", "collect: depth %d is not one of 0 to %d", depth, f.layers);
+  }
+
+  device_->embed({batch_.view(), base_->embedding(), 1.0f, residual(0), f.hidden});
+  for (int layer = 0; layer < f.layers; ++layer) {
+    check_abort(abort);
+    read_depth(layer);
+    float* x_out = residual(layer + 1);
+    run_block(*base_, {layer, &batch_, adapter(), &at(layer), x_out, pages_.as<>(), base_->rotary(longest_), request_.keep});
+  }
+  read_depth(f.layers);
+  read_vocabulary(result);
+  return result;
+}
+
+}  // namespace credence

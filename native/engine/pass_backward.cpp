@@ -1,0 +1,133 @@
+// Backward through the blocks, from the last to the first that something trainable needs.
+#include <algorithm>
+#include <cmath>
+
+#include "pass.h"
+
+namespace credence {
+
+std::vector<float> Pass::backward(const Upstream& upstream, float* gradients, const AbortFlag* abort) {
+  if (!request_.keep) fail("BAD_STATE", "backward: no forward pass is held open");
+  const Family& f = base_->family();
+  const size_t rows = host_.tokens.size(), act = device_->act_bytes();
+  auto fit = [&](Buffer& buffer, size_t bytes) {
+    if (!buffer) buffer = Buffer(device_);
+    buffer.reserve(bytes);
+  };
+  const int lowest = request_.adapter ? policy_->lowest_adapted() : f.layers;
+  fit(dx_, rows * f.hidden * 4);
+  dx_.zero();
+  std::vector<float> logprobs = backward_vocabulary(upstream);
+  auto heads_at = [&](int depth) {
+    for (auto& [name, state] : heads_) {
+      const auto found = upstream.heads.find(name);
+      if (state.head->spec.layer == depth && found != upstream.heads.end()) {
+        backward_head(state, found->second, gradients, depth > lowest);
+      }
+    }
+  };
+  heads_at(f.layers);
+  if (lowest < f.layers) {
+    base_->prepare_backward(lowest);
+    fit(da_, rows * f.intermediate * act);
+    fit(do_, rows * f.query_width() * act);
+    fit(dq_, rows * f.query_width() * act);
+    fit(dk_, rows * f.kv_width() * act);
+    fit(dv_, rows * f.kv_width() * act);
+  }
+  for (int layer = f.layers - 1; layer >= 0; --layer) {
+    check_abort(abort);
+    if (layer >= lowest) backward_block(layer, gradients, layer > lowest);
+    heads_at(layer);
+  }
+  return logprobs;
+}
+
+void Pass::backward_block(int layer, float* gradients, bool below) {
+  const Family& f = base_->family();
+  const Base::Block& block = base_->block(layer);
+  Activations& a = kept_[layer];
+  const credence_dtype dtype = device_->dtype();
+  auto weights = [&](Product product) { return block.product[static_cast<int>(product)].handle(); };
+
+  credence_project_backward out{};
+  out.rows = batch_.rows();
+  out.capacity = batch_.tokens();
+  out.dtype = dtype;
+  out.weights = weights(Product::kMlpOut);
+  out.lora = lora_handle(adapter(), layer, Product::kMlpOut);
+  out.in = a.a.as<>();
+  out.s = a.s4.as<>();
+  out.dx = dx_.f32();
+  out.lddx = f.hidden;
+  out.din = da_.as<>();
+  out.gradients = gradients;
+  device_->project_backward(out);
+
+  credence_mlp_input_backward mlp{};
+  mlp.rows = batch_.rows();
+  mlp.capacity = batch_.tokens();
+  mlp.shape = base_->shape();
+  mlp.dtype = dtype;
+  mlp.x = a.mid.f32();
+  mlp.ldx = f.hidden;
+  mlp.norm_weight = block.mlp_norm.f32();
+  mlp.inv_rms = a.inv2.f32();
+  mlp.weights = weights(Product::kMlpIn);
+  mlp.lora = lora_handle(adapter(), layer, Product::kMlpIn);
+  mlp.h = a.h2.as<>();
+  mlp.u = a.u.as<>();
+  mlp.s = a.s3.as<>();
+  mlp.da = da_.as<>();
+  mlp.dx = dx_.f32();
+  mlp.lddx = f.hidden;
+  mlp.gradients = gradients;
+  device_->mlp_input_backward(mlp);
+
+  out.weights = weights(Product::kOut);
+  out.lora = lora_handle(adapter(), layer, Product::kOut);
+  out.in = a.o.as<>();
+  out.s = a.s2.as<>();
+  out.din = do_.as<>();
+  device_->project_backward(out);
+
+  credence_attention_backward attention{};
+  attention.batch = batch_.view();
+  attention.shape = base_->shape();
+  attention.dtype = dtype;
+  attention.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(f.head_dim)));
+  attention.window = f.windows[layer];
+  attention.q = a.q.as<>();
+  attention.k = a.k.as<>();
+  attention.v = a.v.as<>();
+  attention.o = a.o.as<>();
+  attention.lse = a.lse.f32();
+  attention.d_o = do_.as<>();
+  attention.dq = dq_.as<>();
+  attention.dk = dk_.as<>();
+  attention.dv = dv_.as<>();
+  device_->attention_backward(attention);
+
+  credence_attention_input_backward in{};
+  in.batch = batch_.view();
+  in.shape = base_->shape();
+  in.dtype = dtype;
+  in.x = a.x.f32();
+  in.ldx = f.hidden;
+  in.norm_weight = block.attention_norm.f32();
+  in.inv_rms = a.inv1.f32();
+  in.qkv = weights(Product::kQkv);
+  in.lora = lora_handle(adapter(), layer, Product::kQkv);
+  in.rotary = base_->rotary(longest_);
+  in.h = a.h1.as<>();
+  in.s = a.s1.as<>();
+  in.dq = dq_.as<>();
+  in.dk = dk_.as<>();
+  in.dv = dv_.as<>();
+  in.dx = below ? dx_.f32() : nullptr;
+  in.lddx = f.hidden;
+  in.gradients = gradients;
+  device_->attention_input_backward(in);
+}
+
+}  // namespace credence

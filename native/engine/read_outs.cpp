@@ -1,0 +1,304 @@
+// What a pass is asked for: token log-probabilities with entropy, heads, pooled hidden states; and their way back.
+#include <algorithm>
+
+#include "pass.h"
+
+namespace credence {
+
+namespace {
+
+Buffer uploaded(const std::shared_ptr<Device>& device, const std::vector<int32_t>& values) {
+  Buffer buffer(device, std::max<size_t>(values.size(), 1) * sizeof(int32_t));
+  if (!values.empty()) buffer.write(values.data(), values.size() * sizeof(int32_t));
+  return buffer;
+}
+
+/// Rows read per call: bounds what the vocabulary's read-outs hold at once.
+constexpr int kRowsAtOnce = 1024;
+
+}  // namespace
+
+credence_norm Pass::final_norm(const Buffer& count, const Buffer& index, int rows) {
+  const Family& f = base_->family();
+  credence_norm norm{};
+  norm.rows = count.i32();
+  norm.capacity = rows;
+  norm.width = f.hidden;
+  norm.dtype = device_->dtype();
+  norm.kind = base_->shape().norm;
+  norm.eps = base_->shape().norm_eps;
+  norm.index = index.i32();
+  norm.x = residual(f.layers);
+  norm.ldx = f.hidden;
+  norm.weight = base_->final_norm();
+  return norm;
+}
+
+void Pass::read_vocabulary(PassResult& result) {
+  const Family& f = base_->family();
+  const int total = host_.tokens_count();
+  if (request_.hidden) {
+    std::vector<int32_t> index(total);
+    for (int t = 0; t < total; ++t) index[t] = t;
+    const Buffer count = uploaded(device_, {total}), rows = uploaded(device_, index);
+    Buffer normed(device_, static_cast<size_t>(total) * f.hidden * 4);
+    credence_norm norm = final_norm(count, rows, total);
+    norm.y_f32 = normed.f32();
+    norm.ldy_f32 = f.hidden;
+    device_->norm(norm);
+    result.hidden = normed.download<float>(static_cast<size_t>(total) * f.hidden);
+  }
+  const bool every_row = request_.entropy || request_.logits;
+  if (!request_.logprobs && !every_row) return;
+  std::vector<int32_t> index, targets;
+  for (int b = 0; b < host_.segments(); ++b) {
+    for (int t = host_.offsets[b]; t < host_.offsets[b + 1]; ++t) {
+      const bool last = t + 1 == host_.offsets[b + 1];
+      if (last && !every_row) continue;
+      index.push_back(t);
+      targets.push_back(last ? -1 : host_.tokens[t + 1]);
+    }
+  }
+  if (request_.logprobs) result.logprobs.assign(total, 0.0f);
+  if (request_.entropy) result.entropy.assign(total, 0.0f);
+  Buffer h(device_, static_cast<size_t>(kRowsAtOnce) * f.hidden * device_->act_bytes());
+  Buffer logprob(device_, kRowsAtOnce * 4), entropy(device_, kRowsAtOnce * 4), logits(device_);
+  for (size_t begin = 0; begin < index.size(); begin += kRowsAtOnce) {
+    const int n = static_cast<int>(std::min<size_t>(kRowsAtOnce, index.size() - begin));
+    const Buffer count = uploaded(device_, {n});
+    const Buffer rows = uploaded(device_, std::vector<int32_t>(index.begin() + begin, index.begin() + begin + n));
+    const Buffer target = uploaded(device_, std::vector<int32_t>(targets.begin() + begin, targets.begin() + begin + n));
+    credence_norm norm = final_norm(count, rows, n);
+    norm.y = h.as<>();
+    norm.ldy = f.hidden;
+    device_->norm(norm);
+    credence_token_logprobs read{};
+    read.rows = count.i32();
+    read.capacity = n;
+    read.width = f.hidden;
+    read.vocabulary = f.vocabulary;
+    read.dtype = device_->dtype();
+    read.weights = base_->head();
+    read.h = h.as<>();
+    read.ldh = f.hidden;
+    read.targets = target.i32();
+    read.logprob = request_.logprobs ? logprob.f32() : nullptr;
+    read.entropy = request_.entropy ? entropy.f32() : nullptr;
+    if (request_.logits) {
+      logits.reserve(static_cast<size_t>(n) * f.vocabulary * 4);
+      read.logits = logits.f32();
+    }
+    device_->token_logprobs(read);
+    if (request_.logprobs) {
+      const auto values = logprob.download<float>(n);
+      for (int i = 0; i < n; ++i) {
+        if (targets[begin + i] >= 0) result.logprobs[index[begin + i] + 1] = values[i];
+      }
+    }
+    if (request_.entropy) {
+      const auto values = entropy.download<float>(n);
+      for (int i = 0; i < n; ++i) result.entropy[index[begin + i]] = values[i];
+    }
+    if (request_.logits) {
+      const auto values = logits.download<float>(static_cast<size_t>(n) * f.vocabulary);
+      result.logits.insert(result.logits.end(), values.begin(), values.end());
+    }
+  }
+}
+
+std::vector<float> Pass::backward_vocabulary(const Upstream& upstream) {
+  const Family& f = base_->family();
+  const int total = host_.tokens_count();
+  std::vector<float> logprobs(total, 0.0f);
+  std::vector<int32_t> index, targets;
+  std::vector<float> d_logprob, d_entropy;
+  for (int b = 0; b < host_.segments(); ++b) {
+    for (int t = host_.offsets[b]; t < host_.offsets[b + 1]; ++t) {
+      const bool last = t + 1 == host_.offsets[b + 1];
+      const float dl = last || upstream.logprobs.empty() ? 0.0f : upstream.logprobs[t + 1];
+      const float de = upstream.entropy.empty() ? 0.0f : upstream.entropy[t];
+      if (dl == 0 && de == 0) continue;
+      index.push_back(t);
+      targets.push_back(last ? -1 : host_.tokens[t + 1]);
+      d_logprob.push_back(dl);
+      d_entropy.push_back(de);
+    }
+  }
+  if (index.empty()) return logprobs;
+  base_->prepare_head_backward();
+  const int capacity = static_cast<int>(std::min<size_t>(kRowsAtOnce, index.size()));
+  Buffer h(device_, static_cast<size_t>(capacity) * f.hidden * device_->act_bytes());
+  Buffer dh(device_, static_cast<size_t>(capacity) * f.hidden * 4);
+  Buffer logprob(device_, capacity * 4), dl(device_, capacity * 4), de(device_, capacity * 4), inv(device_, capacity * 4);
+  for (size_t begin = 0; begin < index.size(); begin += capacity) {
+    const int n = static_cast<int>(std::min<size_t>(capacity, index.size() - begin));
+    const Buffer count = uploaded(device_, {n});
+    const Buffer rows = uploaded(device_, std::vector<int32_t>(index.begin() + begin, index.begin() + begin + n));
+    const Buffer target = uploaded(device_, std::vector<int32_t>(targets.begin() + begin, targets.begin() + begin + n));
+    dl.write(d_logprob.data() + begin, n * 4);
+    de.write(d_entropy.data() + begin, n * 4);
+    credence_norm norm = final_norm(count, rows, n);
+    norm.y = h.as<>();
+    norm.ldy = f.hidden;
+    norm.inv_rms = inv.f32();
+    device_->norm(norm);
+    credence_token_logprobs read{};
+    read.rows = count.i32();
+    read.capacity = n;
+    read.width = f.hidden;
+    read.vocabulary = f.vocabulary;
+    read.dtype = device_->dtype();
+    read.weights = base_->head();
+    read.h = h.as<>();
+    read.ldh = f.hidden;
+    read.targets = target.i32();
+    read.logprob = logprob.f32();
+    read.d_logprob = dl.f32();
+    read.d_entropy = upstream.entropy.empty() ? nullptr : de.f32();
+    read.dh = dh.f32();
+    read.lddh = f.hidden;
+    device_->token_logprobs(read);
+    credence_norm_backward back{};
+    back.rows = count.i32();
+    back.capacity = n;
+    back.width = f.hidden;
+    back.kind = norm.kind;
+    back.eps = norm.eps;
+    back.index = rows.i32();
+    back.x = norm.x;
+    back.ldx = f.hidden;
+    back.weight = norm.weight;
+    back.inv_rms = inv.f32();
+    back.dy = dh.f32();
+    back.lddy = f.hidden;
+    back.dx = dx_.f32();
+    back.lddx = f.hidden;
+    device_->norm_backward(back);
+    const auto values = logprob.download<float>(n);
+    for (int i = 0; i < n; ++i) {
+      if (targets[begin + i] >= 0) logprobs[index[begin + i] + 1] = values[i];
+    }
+  }
+  return logprobs;
+}
+
+void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, HeadState& state) {
+  const Family& f = base_->family();
+  std::vector<int32_t> from, to, index;
+  for (const ReadSpan& span : spans) {
+    if (span.sequence < 0 || span.sequence >= host_.segments()) {
+      fail("BAD_BATCH", "a span names sequence %d; the batch has %d", span.sequence, host_.segments());
+    }
+    if (span.from < 0 || span.to <= span.from || span.to > host_.length(span.sequence)) {
+      fail("BAD_BATCH", "a span covers rows %d to %d of sequence %d, which has %d", span.from, span.to, span.sequence,
+           host_.length(span.sequence));
+    }
+    const int first = host_.offsets[span.sequence] + span.from, last = host_.offsets[span.sequence] + span.to;
+    if (depth == f.layers) {
+      from.push_back(static_cast<int32_t>(index.size()));
+      for (int t = first; t < last; ++t) index.push_back(t);
+      to.push_back(static_cast<int32_t>(index.size()));
+    } else {
+      from.push_back(first);
+      to.push_back(last);
+    }
+  }
+  state.spans = static_cast<int>(spans.size());
+  state.from = uploaded(device_, from);
+  state.to = uploaded(device_, to);
+  state.count = uploaded(device_, {state.spans});
+  state.pooled = Buffer(device_, std::max<size_t>(1, spans.size()) * f.hidden * 4);
+  if (depth == f.layers) {
+    state.touched = static_cast<int>(index.size());
+    state.index = uploaded(device_, index);
+    state.rows = uploaded(device_, {state.touched});
+    state.normed = Buffer(device_, std::max<size_t>(1, index.size()) * f.hidden * 4);
+    credence_norm norm = final_norm(state.rows, state.index, state.touched);
+    norm.y_f32 = state.normed.f32();
+    norm.ldy_f32 = f.hidden;
+    device_->norm(norm);
+    x = state.normed.f32();
+  }
+  credence_pool pool{};
+  pool.rows = state.count.i32();
+  pool.capacity = state.spans;
+  pool.width = f.hidden;
+  pool.from = state.from.i32();
+  pool.to = state.to.i32();
+  pool.x = x;
+  pool.ldx = f.hidden;
+  pool.y = state.pooled.f32();
+  device_->pool(pool);
+}
+
+void Pass::read_head(HeadState& state, PassResult& result) {
+  const std::vector<HeadLayer>& layers = state.head->layers;
+  const float* x = state.pooled.f32();
+  state.outputs.clear();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    state.outputs.emplace_back(device_, std::max<size_t>(1, state.spans) * layers[i].out * 4);
+    device_->dense({state.count.i32(), state.spans, layers[i].in, layers[i].out,
+                    i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY, x, policy_->parameters() + layers[i].weight,
+                    policy_->parameters() + layers[i].bias, state.outputs.back().f32()});
+    x = state.outputs.back().f32();
+  }
+  result.heads[state.head->spec.name] = state.outputs.back().download<float>(static_cast<size_t>(state.spans) * layers.back().out);
+}
+
+void Pass::backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual) {
+  const Family& f = base_->family();
+  const std::vector<HeadLayer>& layers = state.head->layers;
+  const size_t expected = static_cast<size_t>(state.spans) * layers.back().out;
+  if (upstream.size() != expected) {
+    fail("BAD_BATCH", "upstream of head %s: expected %zu numbers but received %zu", state.head->spec.name.c_str(), expected,
+         upstream.size());
+  }
+  Buffer dy(device_);
+  dy.upload(upstream);
+  for (size_t i = layers.size(); i-- > 0;) {
+    const bool first = i == 0;
+    Buffer dx(device_, static_cast<size_t>(state.spans) * layers[i].in * 4);
+    device_->dense_backward({state.count.i32(), state.spans, layers[i].in, layers[i].out,
+                             i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY,
+                             first ? state.pooled.f32() : state.outputs[i - 1].f32(), policy_->parameters() + layers[i].weight,
+                             state.outputs[i].f32(), dy.f32(), gradients ? gradients + layers[i].weight : nullptr,
+                             gradients ? gradients + layers[i].bias : nullptr, first && !into_residual ? nullptr : dx.f32()});
+    dy = std::move(dx);
+  }
+  if (!into_residual) return;
+  const bool last = state.head->spec.layer == f.layers;
+  Buffer dnormed(device_);
+  if (last) {
+    dnormed.reserve(static_cast<size_t>(state.touched) * f.hidden * 4);
+    dnormed.zero();
+  }
+  credence_pool pool{};
+  pool.rows = state.count.i32();
+  pool.capacity = state.spans;
+  pool.width = f.hidden;
+  pool.from = state.from.i32();
+  pool.to = state.to.i32();
+  pool.ldx = f.hidden;
+  pool.dy = dy.f32();
+  pool.dx = last ? dnormed.f32() : dx_.f32();
+  pool.lddx = f.hidden;
+  device_->pool_backward(pool);
+  if (!last) return;
+  credence_norm_backward back{};
+  back.rows = state.rows.i32();
+  back.capacity = state.touched;
+  back.width = f.hidden;
+  back.kind = base_->shape().norm;
+  back.eps = base_->shape().norm_eps;
+  back.index = state.index.i32();
+  back.x = residual(f.layers);
+  back.ldx = f.hidden;
+  back.weight = base_->final_norm();
+  back.dy = dnormed.f32();
+  back.lddy = f.hidden;
+  back.dx = dx_.f32();
+  back.lddx = f.hidden;
+  device_->norm_backward(back);
+}
+
+}  // namespace credence

@@ -1,0 +1,56 @@
+// Learning: micro-batches add up in one flat gradient, an update divides once and takes one AdamW step.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pass.h"
+
+namespace credence {
+
+struct OptimizerSpec {
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
+  double max_gradient_norm = 0;  // 0: no clipping
+};
+
+/// sum over tokens of weight * nll, token-aligned weights [T]; or sum over spans of (sigmoid(head) - target)^2.
+struct Loss {
+  std::vector<float> nll_weights;
+  HeadRead read;
+  std::vector<float> targets;
+};
+
+class Trainer {
+ public:
+  Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer);
+
+  /// Forward and backward; returns the loss, summed and not divided. The batch is cut at segments into passes of at most
+  /// kTokensAtOnce tokens, which bounds memory and changes no sum.
+  double accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort = nullptr);
+  /// A forward held open for a loss of the caller's own.
+  PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
+  void backward(const Upstream& upstream, const AbortFlag* abort = nullptr);
+  /// Divides by count, clips, steps, clears. Returns the gradient's norm before clipping.
+  double update(double learning_rate, double count);
+
+  std::vector<float> gradients() const { return gradients_.download<float>(policy_->count()); }
+  void clear_gradients() { gradients_.zero(); }
+  int64_t step() const { return step_; }
+  std::vector<float> first_moment() const { return m_.download<float>(policy_->count()); }
+  std::vector<float> second_moment() const { return v_.download<float>(policy_->count()); }
+  void restore(int64_t step, const std::vector<float>& m, const std::vector<float>& v);
+  const std::shared_ptr<Policy>& policy() const { return policy_; }
+
+ private:
+  static constexpr int kTokensAtOnce = 1024;
+
+  std::shared_ptr<Policy> policy_;
+  std::shared_ptr<Device> device_;
+  OptimizerSpec optimizer_;
+  Pass pass_;
+  Buffer gradients_, m_, v_, norm_;
+  int64_t step_ = 0;
+};
+
+}  // namespace credence

@@ -1,0 +1,36 @@
+#include "peak.h"
+
+#include "peak_loops.h"
+
+namespace credence::cpu {
+
+namespace {
+constexpr int kLanes = 32;
+
+float scalar_loop(int64_t rounds) {
+  float sum[kLanes] = {};
+  float factor[kLanes];
+  for (int i = 0; i < kLanes; ++i) factor[i] = 1.0f + static_cast<float>(i) * 1e-6f;
+  for (int64_t r = 0; r < rounds; ++r) {
+    for (int i = 0; i < kLanes; ++i) sum[i] = sum[i] * factor[i] + 1.0f;
+  }
+  float total = 0;
+  for (float value : sum) total += value;
+  return total;
+}
+
+bool has_avx512() { return __builtin_cpu_supports("avx512f"); }
+bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+}  // namespace
+
+PeakLoop peak_f32() {
+  if (has_avx512()) return {avx512_f32_loop, kAccumulators * 16 * 2.0};
+  return {scalar_loop, kLanes * 2.0};
+}
+
+PeakLoop peak_bf16() {
+  if (has_bf16()) return {avx512_bf16_loop, kAccumulators * 32 * 2.0};
+  return {nullptr, 0};
+}
+
+}  // namespace credence::cpu

@@ -1,0 +1,39 @@
+// credence_golden DIR [--dtype f32|bf16] [--isa ISA] [--threads N] [--write OUT]: the golden driver where there is no Node.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "native/engine/error.h"
+#include "native/engine/golden.h"
+
+int main(int argc, char** argv) {
+  credence::GoldenOptions options;
+  options.device.dtype = "f32";
+  for (int i = 1; i < argc; ++i) {
+    auto value = [&](const char* flag) -> const char* {
+      return std::strcmp(argv[i], flag) == 0 && i + 1 < argc ? argv[++i] : nullptr;
+    };
+    if (const char* dtype = value("--dtype")) {
+      options.device.dtype = dtype;
+    } else if (const char* isa = value("--isa")) {
+      options.device.isa = isa;
+    } else if (const char* threads = value("--threads")) {
+      options.device.threads = std::atoi(threads);
+    } else if (const char* out = value("--write")) {
+      options.write = out;
+    } else if (argv[i][0] != '-' && options.directory.empty()) {
+      options.directory = argv[i];
+    } else {
+      std::fprintf(stderr, "usage: %s DIR [--dtype f32|bf16] [--isa ISA] [--threads N] [--write OUT]\n", argv[0]);
+      return 2;
+    }
+  }
+  try {
+    const credence::Json result = credence::golden(options);
+    std::puts(result.text(2).c_str());
+    return result.at("failed").as_integer() ? 1 : 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
