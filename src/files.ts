@@ -78,9 +78,9 @@ function explain(error: unknown, doing: string, path: string): CredenceError {
 }
 
 function writeAll(descriptor: number, pieces: (string | Uint8Array)[]): void {
+  operation();
   for (const piece of pieces) {
     const bytes = typeof piece === "string" ? Buffer.from(piece) : piece;
-    operation();
     for (let at = 0; at < bytes.length; ) at += writeSync(descriptor, bytes, at, bytes.length - at);
   }
 }

@@ -1,0 +1,76 @@
+/**
+ * LoRA on the question, as published: an adapter and a linear head at the prompt's last token, before any answer. First
+ * elicited from agreement, then calibrated on a few labels; beside it the same calibration from scratch.
+ */
+import { join } from "node:path";
+import { newestCheckpoint } from "../../training/checkpoint.js";
+import { type ConfidenceRow, trainConfidenceHead } from "../../training/confidence-head.js";
+import type { StageContext } from "../../training/run.js";
+import type { Card } from "../../model/card.js";
+import type { Model } from "../../policy/model.js";
+import type { Policy } from "../../policy/policy.js";
+import type { ElicalRecipe } from "./recipe.js";
+
+/** Name of the head in every policy of this method. */
+export const confidenceHead = "confidence";
+
+export interface LoraStage {
+  context: StageContext;
+  model: Model;
+  recipe: ElicalRecipe;
+  seed: number;
+  epochs: number;
+  /** Prompts, and what the head should say of each. */
+  rows: ConfidenceRow[];
+  /** Folder of the stage whose policy is trained further; else a fresh adapter. */
+  from?: string;
+  label: string;
+}
+
+/** How a policy of this kind is used. */
+export function loraCard(model: Model, recipe: ElicalRecipe, scale: { slope: number; offset: number } = { slope: 1, offset: 0 }): Card {
+  return {
+    version: 1,
+    method: "elical",
+    prompt: recipe.prompt,
+    answers: "base",
+    answer: { newTokens: recipe.answer.newTokens },
+    heads: [{ name: confidenceHead, layer: model.info.layers, kind: "linear", outputs: 1 }],
+    confidence: { head: confidenceHead, at: "prompt-last", prompt: recipe.lora.prompt, ...scale },
+    base: model.cardBase,
+  };
+}
+
+/** Trains in the stage's folder, or goes on there; the policy is the caller's to dispose of. */
+export function trainLora({ context, model, recipe, seed, epochs, rows, from, label }: LoraStage): Promise<Policy> {
+  const { lora } = recipe;
+  const fresh = () =>
+    model.policy({
+      adapter: { rank: lora.rank, alpha: lora.alpha, targets: lora.targets, seed },
+      heads: [{ name: confidenceHead, kind: "linear", outputs: 1, seed }],
+    });
+  return trainConfidenceHead({
+    directory: context.directory,
+    policy: (checkpoint) => {
+      const folder = checkpoint ?? (from === undefined ? undefined : newestCheckpoint(from)!.directory);
+      return folder === undefined ? fresh() : model.policy({ adapter: folder });
+    },
+    head: confidenceHead,
+    rows,
+    epochs,
+    batch: lora.batch,
+    learningRate: lora.learningRate,
+    weightDecay: lora.weightDecay,
+    warmup: lora.warmup,
+    seed,
+    checkpointEvery: lora.checkpointEvery,
+    microBatchTokens: lora.microBatchTokens,
+    card: loraCard(model, recipe),
+    label,
+    progress: context.progress,
+    signal: context.signal,
+  });
+}
+
+/** Folder of a stage in the same run. */
+export const stageFolder = (context: StageContext, name: string): string => join(context.runDirectory, "stages", name);

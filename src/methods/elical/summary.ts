@@ -1,0 +1,107 @@
+/** summary.json: what ran, on what, and what came of it. */
+import { join } from "node:path";
+import { readJson } from "../../files.js";
+import type { MetricValue } from "../../evaluation/bootstrap.js";
+import type { RunState } from "../../training/run.js";
+import { version } from "../../version.js";
+import type { Evaluated } from "./evaluate.js";
+import { readLabels } from "./labels.js";
+import { stageNames } from "./plan.js";
+import type { ElicalRecipe } from "./recipe.js";
+import type { ElicalJob } from "./stages.js";
+
+export interface ElicalSummary extends Evaluated {
+  credence: string;
+  recipe: ElicalRecipe;
+  model: {
+    name: string;
+    source: string;
+    files: { name: string; sha256: string }[];
+    sha256: string;
+    storageType: string;
+    architecture: string;
+    layers: number;
+    hiddenSize: number;
+    parameters: number;
+  };
+  engine: { device: string; isa: string; dtype: string; threads: number };
+  questions: { total: number; train: number; test: number; groups: number; leftOut: number; accuracy: number };
+  best: { row: string; directory: string };
+  /** Seconds and largest memory of the process at the end of each stage. */
+  stages: RunState["stages"];
+}
+
+/** The summary of a run whose stages are done. */
+export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJob, "recipe" | "model">): ElicalSummary {
+  const stage = (name: string) => join(runDirectory, "stages", name);
+  const evaluated = readJson(join(stage(stageNames.evaluate), "evaluated.json")) as Evaluated;
+  const { answerInQuestion } = readJson(join(stage(stageNames.questions), "dropped.json")) as { answerInQuestion: number };
+  const labels = readLabels(stage(stageNames.labels));
+  const { storageType, architecture, layers, hiddenSize, parameters, device, isa, dtype, threads } = model.info;
+  const train = labels.filter(({ part }) => part === "train").length;
+  return {
+    credence: version,
+    recipe,
+    model: { name: model.name, source: model.source, files: model.files, sha256: model.sha256, storageType, architecture, layers, hiddenSize, parameters },
+    engine: { device, isa, dtype, threads },
+    questions: {
+      total: labels.length,
+      train,
+      test: labels.length - train,
+      groups: new Set(labels.map(({ group }) => group)).size,
+      leftOut: answerInQuestion,
+      accuracy: labels.filter((label) => label.given_correct).length / labels.length,
+    },
+    best: { row: "probe-answer", directory: "best" },
+    stages: (readJson(join(runDirectory, "state.json")) as RunState).stages,
+    ...evaluated,
+  };
+}
+
+/** What a row is called where people read. */
+export const rowTitles: Record<string, string> = {
+  "probe-answer": "Probe on the answer, EliCal",
+  "probe-answer-calibration-only": "  calibration only",
+  "probe-answer-elicitation-only": "  elicitation only, Platt-scaled",
+  "probe-question": "Probe on the question, EliCal",
+  "probe-question-calibration-only": "  calibration only",
+  "probe-question-elicitation-only": "  elicitation only, Platt-scaled",
+  "lora-question": "LoRA on the question, EliCal",
+  "lora-question-calibration-only": "  calibration only",
+  "lora-question-elicitation-only": "  elicitation only",
+  "lora-question-elicitation-only-platt": "  elicitation only, Platt-scaled",
+  "self-consistency-platt": "Self-consistency, Platt-scaled",
+  "self-consistency": "Self-consistency",
+  "mean-token-probability": "Mean token probability",
+  "sequence-probability": "Sequence probability",
+  "rate-of-kind": "Rate of the kind of question",
+};
+
+const shown = (value: MetricValue | undefined): string =>
+  value?.value == null
+    ? "-"
+    : `${value.value.toFixed(3)}${value.low === null || value.high === null ? "" : ` (${value.low.toFixed(3)} to ${value.high.toFixed(3)})`}`;
+
+/** The table a terminal shows at the end of a run: how honest the model was before, and is now. */
+export function summaryText(summary: ElicalSummary, directory: string): string {
+  const { metrics, questions, recipe } = summary;
+  const width = Math.max(...Object.keys(metrics).map((row) => (rowTitles[row] ?? row).length));
+  const cell = 26;
+  const line = (title: string, cells: string[]) => `${title.padEnd(width)}  ${cells.map((text) => text.padEnd(cell)).join("")}`.trimEnd();
+  const before = metrics["sequence-probability"];
+  const after = metrics["probe-answer"];
+  return [
+    `${summary.model.name}: ${questions.total} questions, ${(100 * questions.accuracy).toFixed(1)} % answered right, ${recipe.labels.main} labels`,
+    "",
+    line("", ["AUROC", "ECE", "Brier"]),
+    ...Object.entries(metrics).map(([row, values]) => line(rowTitles[row] ?? row, [values.auroc, values.ece, values.brier].map(shown))),
+    "",
+    before && after
+      ? `Before: the model's own probability of its answer is off by ${percent(before.ece)} on average. Now: by ${percent(after.ece)}, from one pass and ${recipe.labels.main} labels.`
+      : "",
+    `Report: ${join(directory, "report.html")}   Numbers: ${join(directory, "summary.json")}`,
+    `Ask it: npx credence ask --run ${directory} "What is the capital of Kenya?"`,
+  ].join("\n");
+}
+
+const percent = (value: MetricValue): string => (value.value === null ? "an unknown amount" : `${(100 * value.value).toFixed(0)} points`);

@@ -1,0 +1,91 @@
+/** Recipes: a preset's name, a YAML file, or a plain object; settings changed one by one; all checked by the method. */
+import { existsSync } from "node:fs";
+import { extname } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parse, YAMLParseError } from "yaml";
+import { CredenceError } from "../errors.js";
+import { readText } from "../files.js";
+import { zodProblems } from "../model/card.js";
+import { type ElicalRecipe, elicalSchema } from "./elical/recipe.js";
+import type { RecipeRunOptions } from "./elical/run.js";
+import type { ElicalSummary } from "./elical/summary.js";
+
+export type Recipe = ElicalRecipe;
+
+const schemas = { elical: elicalSchema };
+
+/** Presets that come with the package: recipes/NAME.yaml. */
+export const presets = ["elical/quickstart"];
+
+/** One change, as `--set path.to.option=value` gives it; the value is YAML. */
+export type Setting = [path: string, value: unknown];
+
+/** Reads "questions.limit=120" as a setting. */
+export function parseSetting(text: string): Setting {
+  const at = text.indexOf("=");
+  if (at < 1) throw new CredenceError("USAGE", `--set ${text}: expected path=value, e.g. --set questions.limit=120`);
+  try {
+    return [text.slice(0, at).trim(), parse(text.slice(at + 1))];
+  } catch (error) {
+    throw new CredenceError("USAGE", `--set ${text}: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+function change(recipe: Record<string, unknown>, [path, value]: Setting): void {
+  const names = path.split(".");
+  let at = recipe;
+  for (const name of names.slice(0, -1)) {
+    const inner = at[name] ?? {};
+    if (typeof inner !== "object" || Array.isArray(inner)) throw new CredenceError("BAD_RECIPE", `${path}: ${name} holds no options of its own`);
+    at[name] = { ...inner };
+    at = at[name] as Record<string, unknown>;
+  }
+  at[names.at(-1)!] = value;
+}
+
+/** Checks settings against their method and fills in the defaults. */
+export function checkRecipe(recipe: unknown, where = "recipe"): Recipe {
+  const method = (recipe as { method?: unknown } | null)?.method;
+  if (typeof method !== "string" || !(method in schemas)) {
+    throw new CredenceError("BAD_RECIPE", `${where}: method is ${JSON.stringify(method)}; expected one of ${Object.keys(schemas).join(", ")}`);
+  }
+  const result = schemas[method as keyof typeof schemas].safeParse(recipe);
+  if (!result.success) throw new CredenceError("BAD_RECIPE", `${where}: ${zodProblems(result.error)}`);
+  const checked = result.data;
+  if (!checked.labels.counts.includes(checked.labels.main)) {
+    throw new CredenceError("BAD_RECIPE", `${where}: labels.main is ${checked.labels.main}; expected one of labels.counts (${checked.labels.counts.join(", ")})`);
+  }
+  if (checked.folds === 1) throw new CredenceError("BAD_RECIPE", `${where}: folds is 1; expected 0 (one part held out) or 2 and more`);
+  return checked;
+}
+
+/**
+ * A recipe by a preset's name, the path of a YAML file, or as an object, with settings changed.
+ *
+ * @throws CredenceError "BAD_RECIPE" naming each option that is unknown or wrong, by its path
+ */
+export function loadRecipe(recipe: string | Record<string, unknown>, settings: Setting[] = []): Recipe {
+  let plain: unknown = structuredClone(recipe);
+  let where = "recipe";
+  if (typeof recipe === "string") {
+    where = recipe;
+    const isFile = [".yaml", ".yml", ".json"].includes(extname(recipe)) || existsSync(recipe);
+    if (!isFile && !presets.includes(recipe)) {
+      throw new CredenceError("NO_RECIPE", `there is no recipe ${recipe}. Give a YAML file, or one of: ${presets.join(", ")}`);
+    }
+    try {
+      plain = parse(readText(isFile ? recipe : fileURLToPath(new URL(`../../recipes/${recipe}.yaml`, import.meta.url))));
+    } catch (error) {
+      if (!(error instanceof YAMLParseError)) throw error;
+      throw new CredenceError("BAD_RECIPE", `${recipe}: ${error.message}`, { cause: error });
+    }
+  }
+  if (typeof plain !== "object" || plain === null || Array.isArray(plain)) throw new CredenceError("BAD_RECIPE", `${where}: expected options by name`);
+  for (const setting of settings) change(plain as Record<string, unknown>, setting);
+  return checkRecipe(plain, where);
+}
+
+/** Runs a recipe in a run folder, or goes on there. */
+export async function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<ElicalSummary> {
+  return (await import("./elical/run.js")).runElical(recipe, options);
+}

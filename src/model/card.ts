@@ -1,0 +1,92 @@
+/** `credence.json`, the card beside an adapter or a head: all that `ask`, `serve` and `policy.answer` need to use it. */
+import { join } from "node:path";
+import { z } from "zod";
+import { CredenceError } from "../errors.js";
+import { readJson } from "../files.js";
+
+/** Name of the card's file. */
+export const cardName = "credence.json";
+
+/** A prompt: the user turn with `{question}` in it, and what stands in the system turn. */
+const promptSchema = z.strictObject({
+  user: z.string().refine((text) => text.includes("{question}"), "has no {question} in it"),
+  /** "default": what the chat template itself puts there; "none": no system turn at all; else its text. */
+  system: z.union([z.literal("default"), z.literal("none"), z.strictObject({ text: z.string() })]).default("default"),
+});
+
+const headSchema = z.strictObject({
+  name: z.string(),
+  layer: z.int().min(0),
+  kind: z.enum(["linear", "mlp"]),
+  widths: z.array(z.int().positive()).optional(),
+  outputs: z.int().positive().default(1),
+});
+
+const cardSchema = z.strictObject({
+  version: z.literal(1),
+  method: z.string(),
+  /** How a question is put when it is answered. */
+  prompt: promptSchema,
+  /** Who answers: the base alone, or the base with the adapter. */
+  answers: z.enum(["base", "adapter"]),
+  answer: z.strictObject({ newTokens: z.int().positive() }),
+  heads: z.array(headSchema),
+  confidence: z.strictObject({
+    head: z.string(),
+    /** Where the head reads: the mean over the answer's tokens, or the prompt's last token. */
+    at: z.enum(["answer-mean", "prompt-last"]),
+    /** The prompt it reads from, where that is not the one that is answered. */
+    prompt: promptSchema.optional(),
+    /** confidence = sigmoid(slope * logit + offset). */
+    slope: z.number().default(1),
+    offset: z.number().default(0),
+  }),
+  base: z.strictObject({
+    name: z.string(),
+    sha256: z.string(),
+    storageType: z.string(),
+    architecture: z.string(),
+    hiddenSize: z.int().positive(),
+    layers: z.int().positive(),
+  }),
+});
+
+export type Prompt = z.infer<typeof promptSchema>;
+export type Card = z.infer<typeof cardSchema>;
+export { promptSchema };
+
+/** One line for each thing wrong: where it stands, what is wrong with it. */
+export function zodProblems(error: z.ZodError): string {
+  return error.issues
+    .map((issue) => {
+      const path = issue.path.join(".");
+      if (issue.code === "unrecognized_keys") {
+        const names = issue.keys.map((key) => [path, key].filter(Boolean).join("."));
+        return `${names.join(", ")}: there is no such option`;
+      }
+      return `${path || "the whole"}: ${issue.message}`;
+    })
+    .join("; ");
+}
+
+/** The card in a folder. */
+export function readCard(directory: string): Card {
+  const path = join(directory, cardName);
+  const result = cardSchema.safeParse(readJson(path));
+  if (!result.success) throw new CredenceError("BAD_INPUT", `${path}: ${zodProblems(result.error)}`);
+  return result.data;
+}
+
+/** Refuses a card that was made for another model, naming both. */
+export function checkCardFits(card: Card, base: Card["base"], where: string): void {
+  if (card.base.sha256 === base.sha256) return;
+  const shape = card.base.hiddenSize !== base.hiddenSize || card.base.layers !== base.layers;
+  throw new CredenceError(
+    "WRONG_BASE",
+    shape
+      ? `${where} was made for a model ${card.base.hiddenSize} wide with ${card.base.layers} layers; ${base.name} is ${base.hiddenSize} wide ` +
+          `with ${base.layers}. Use the base its credence.json names: ${card.base.name}`
+      : `${where} was made for ${card.base.name} (${card.base.storageType}, SHA-256 ${card.base.sha256.slice(0, 12)}...); ${base.name} ` +
+          `(${base.storageType}, ${base.sha256.slice(0, 12)}...) has other weights. Use the base its credence.json names`,
+  );
+}

@@ -1,0 +1,97 @@
+/** A policy on the disk: a PEFT adapter folder with the heads and the card beside it. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { CredenceError } from "../errors.js";
+import type { FileData } from "../files.js";
+import type { AdapterSpec, HeadSpec, NativePolicy, Projection, TensorData } from "../native.js";
+import { type Card, cardName, readCard } from "./card.js";
+import { encodeSafetensors, readSafetensors } from "./safetensors.js";
+
+export const adapterFile = "adapter_model.safetensors";
+export const headsFile = "heads.safetensors";
+
+const moduleNames: Record<Projection, string> = {
+  q: "q_proj",
+  k: "k_proj",
+  v: "v_proj",
+  o: "o_proj",
+  gate: "gate_proj",
+  up: "up_proj",
+  down: "down_proj",
+};
+
+/** PEFT's adapter_config.json for an adapter of ours. */
+export function adapterConfig(spec: AdapterSpec, baseName: string): Record<string, unknown> {
+  return {
+    peft_type: "LORA",
+    task_type: "CAUSAL_LM",
+    base_model_name_or_path: baseName,
+    r: spec.rank,
+    lora_alpha: spec.alpha,
+    lora_dropout: 0,
+    use_rslora: spec.rslora ?? false,
+    target_modules: spec.targets.map((target) => moduleNames[target]),
+    layers_to_transform: spec.layers ?? null,
+    bias: "none",
+    fan_in_fan_out: false,
+    init_lora_weights: true,
+    inference_mode: true,
+  };
+}
+
+/** The files of a policy, for `writeFolderAtomic`. */
+export function policyFiles(
+  tensors: { adapter: TensorData[]; heads: TensorData[] },
+  config: Record<string, unknown> | undefined,
+  card: Card | undefined,
+): Record<string, FileData> {
+  const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+  return {
+    ...(config ? { "adapter_config.json": json(config), [adapterFile]: encodeSafetensors(tensors.adapter) } : {}),
+    ...(tensors.heads.length ? { [headsFile]: encodeSafetensors(tensors.heads) } : {}),
+    ...(card ? { [cardName]: json(card) } : {}),
+  };
+}
+
+/** What a folder holds of a policy. */
+export interface PolicyFolder {
+  directory: string;
+  card?: Card;
+  hasAdapter: boolean;
+  heads: HeadSpec[];
+  headTensors: TensorData[];
+}
+
+/** Reads a policy's folder; the adapter itself is read natively. */
+export function readPolicyFolder(directory: string): PolicyFolder {
+  const has = (name: string) => existsSync(join(directory, name));
+  if (!has("adapter_config.json") && !has(cardName)) {
+    throw new CredenceError(
+      "NO_ADAPTER",
+      `${directory} holds neither adapter_config.json nor ${cardName}. Give a PEFT adapter folder, or a run's best folder`,
+    );
+  }
+  const card = has(cardName) ? readCard(directory) : undefined;
+  const headTensors = has(headsFile) ? readSafetensors(join(directory, headsFile)) : [];
+  const heads: HeadSpec[] = card?.heads ?? [];
+  for (const { name } of heads) {
+    if (!headTensors.some((tensor) => tensor.name.startsWith(`${name}.`))) {
+      throw new CredenceError("NO_HEAD", `${directory}: the card names the head "${name}", ${headsFile} ${has(headsFile) ? "does not hold it" : "is missing"}`);
+    }
+  }
+  return { directory, card, hasAdapter: has("adapter_config.json"), heads, headTensors };
+}
+
+/** Puts a folder's heads into a policy that was made with their specifications. */
+export function restoreHeads(policy: NativePolicy, folder: PolicyFolder): void {
+  const known = new Map(policy.tensors().heads.map((tensor) => [tensor.name, tensor.shape]));
+  const path = join(folder.directory, headsFile);
+  for (const { name, shape } of folder.headTensors) {
+    const expected = known.get(name);
+    if (!expected) throw new CredenceError("WRONG_HEAD", `${path}: ${name} belongs to no head of the card`);
+    if (expected.join() !== shape.join()) {
+      throw new CredenceError("WRONG_HEAD", `${path}: ${name} is [${shape.join(", ")}]; this model needs [${expected.join(", ")}]. Use the base the card names`);
+    }
+  }
+  if (folder.headTensors.length) policy.setTensors(folder.headTensors);
+}

@@ -1,0 +1,300 @@
+/** A policy: a base, an adapter or none, and heads. It generates, scores, answers with a confidence, and can be trained. */
+import { flatten } from "../data/packing.js";
+import { CredenceError } from "../errors.js";
+import { writeFolderAtomic } from "../files.js";
+import type { AdapterSpec, ForwardResult, GenerateStats, HeadSpec, NativePolicy, ReadSpan } from "../native.js";
+import type { Message } from "../text/chat.js";
+import type { Card, Prompt } from "../model/card.js";
+import type { Model } from "./model.js";
+import { adapterConfig, policyFiles } from "../model/policy-folder.js";
+import { Trainer, type TrainerOptions } from "./trainer.js";
+
+/** A question (put as the card says, else as a user's turn), a conversation, or token ids as they are. */
+export type PromptInput = string | Message[] | Int32Array;
+
+export interface GenerateSettings {
+  /** Samples of each prompt; the prompt is evaluated once. Default 1. */
+  samples?: number;
+  /** 0 (default): the likeliest token each time. */
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  repetitionPenalty?: number;
+  /** Default 256. */
+  maxNewTokens?: number;
+  /** Texts that end an answer; they are cut off. */
+  stop?: string[];
+  seed?: number;
+  /** "off": the base answers, whatever adapter the policy has. */
+  adapter?: "on" | "off";
+  /** Depths whose hidden states come back with each sample (0: embedding, k: after block k). */
+  collect?: number[];
+  /** Heads read on the mean over the answer's tokens. */
+  answerHeads?: string[];
+  maxBatch?: number;
+  signal?: AbortSignal;
+  /** Told how many prompt and new tokens it took, once all is done. */
+  onStats?: (stats: GenerateStats) => void;
+}
+
+export interface Sample {
+  /** Index into the prompts, and which of its samples. */
+  prompt: number;
+  sample: number;
+  text: string;
+  /** Without the stop token. */
+  tokens: Int32Array;
+  /** Natural logarithms, the stop token's last when one was chosen. */
+  logprobs: Float32Array;
+  finish: "stop" | "length";
+  /** [depths, hidden size] at the prompt's last token, and the mean over the answer's tokens, when collected. */
+  promptHidden?: Float32Array;
+  answerHidden?: Float32Array;
+  /** Logits of the heads asked for. */
+  answerHeads?: Float32Array;
+}
+
+export interface Answer {
+  text: string;
+  /** In [0, 1]; null where the policy has no card that says how to read it. */
+  confidence: number | null;
+  finish: "stop" | "length";
+  tokens: number;
+}
+
+const sigmoid = (logit: number): number => 1 / (1 + Math.exp(-logit));
+
+/** How many prompts are scored in one forward pass. */
+const scoreBatch = 32;
+
+export class Policy implements AsyncDisposable {
+  readonly model: Model;
+  readonly card: Card | undefined;
+  readonly heads: HeadSpec[];
+  /** The engine's own policy, for what has no name here yet. */
+  readonly native: NativePolicy;
+  readonly adapter: AdapterSpec | undefined;
+  private readonly config: Record<string, unknown> | undefined;
+  private readonly trainers = new Set<Trainer>();
+  private disposed = false;
+
+  /** Made by `model.policy()`. */
+  constructor(
+    model: Model,
+    native: NativePolicy,
+    parts: { card?: Card; heads: HeadSpec[]; adapter?: AdapterSpec; config?: Record<string, unknown> },
+  ) {
+    this.model = model;
+    this.native = native;
+    this.card = parts.card;
+    this.heads = parts.heads;
+    this.adapter = parts.adapter;
+    this.config = parts.config ?? (parts.adapter ? adapterConfig(parts.adapter, model.name) : undefined);
+  }
+
+  /** Whether it has an adapter that can be switched off. */
+  get hasAdapter(): boolean {
+    return this.config !== undefined;
+  }
+
+  /** Token ids of one prompt, checked against the context. */
+  private async tokens(
+    input: PromptInput,
+    prompt: Prompt | undefined,
+    room: number,
+    history: Message[] = [],
+  ): Promise<Int32Array> {
+    const tokens = input instanceof Int32Array ? input : await this.model.promptTokens(input, prompt, history);
+    if (!tokens.length) throw new CredenceError("BAD_INPUT", "a prompt without a token cannot be read");
+    const { contextLength } = this.model.info;
+    if (tokens.length + room > contextLength) {
+      throw new CredenceError(
+        "TOO_LONG",
+        `a prompt of ${tokens.length} tokens and ${room} new ones are longer than the context (${contextLength} tokens). Shorten the prompt or ask for fewer new tokens`,
+      );
+    }
+    return tokens;
+  }
+
+  /**
+   * Samples in (prompt, sample) order, each as soon as those before it are done. Abort stops within one step of decoding;
+   * what was yielded stays valid.
+   */
+  async *generate(prompts: PromptInput[], settings: GenerateSettings = {}): AsyncGenerator<Sample, void, undefined> {
+    this.checkAlive();
+    const samples = settings.samples ?? 1;
+    const maxNewTokens = settings.maxNewTokens ?? 256;
+    const tokens = await Promise.all(prompts.map((input) => this.tokens(input, this.card?.prompt, maxNewTokens)));
+    if (!tokens.length) return;
+    const ready = new Map<number, Sample>();
+    let wake: (() => void) | undefined;
+    let ended = false;
+    const stop = new AbortController();
+    const signal = settings.signal ? AbortSignal.any([settings.signal, stop.signal]) : stop.signal;
+    const work = this.native
+      .generate(
+        {
+          prompts: tokens,
+          samples,
+          temperature: settings.temperature ?? 0,
+          topK: settings.topK,
+          topP: settings.topP,
+          repetitionPenalty: settings.repetitionPenalty,
+          maxNewTokens,
+          stopTokens: this.model.stopTokens,
+          stopStrings: settings.stop,
+          seed: settings.seed ?? 0,
+          adapter: settings.adapter !== "off",
+          collect: settings.collect,
+          answerHeads: settings.answerHeads,
+          maxBatch: settings.maxBatch,
+        },
+        (finished) => {
+          for (const sample of finished) {
+            const { promptHeads: _, ...rest } = sample;
+            ready.set(sample.prompt * samples + sample.sample, { ...rest, text: this.model.text(sample.tokens, settings.stop) });
+          }
+          wake?.();
+        },
+        signal,
+      )
+      .finally(() => {
+        ended = true;
+        wake?.();
+      });
+    work.catch(() => {});
+    try {
+      for (let next = 0; next < tokens.length * samples; next++) {
+        while (!ready.has(next) && !ended) {
+          await new Promise<void>((resume) => {
+            wake = resume;
+          });
+        }
+        if (!ready.has(next)) break;
+        yield ready.get(next)!;
+        ready.delete(next);
+      }
+      const stats = await work;
+      settings.onStats?.(stats);
+    } finally {
+      stop.abort();
+      await work.catch(() => {});
+    }
+  }
+
+  /** One forward pass over whole sequences; see the engine's read-outs. */
+  async forward(
+    sequences: Int32Array[],
+    readouts: { logprobs?: boolean; entropy?: boolean; spans?: ReadSpan[]; heads?: string[]; collect?: number[]; adapter?: boolean },
+    signal?: AbortSignal,
+  ): Promise<ForwardResult> {
+    this.checkAlive();
+    return this.native.forward(flatten(sequences), readouts, signal);
+  }
+
+  /** The head's logit at each prompt's last token. */
+  async logits(prompts: Int32Array[], head: string, options: { adapter?: boolean; signal?: AbortSignal } = {}): Promise<Float32Array> {
+    this.checkAlive();
+    const out = new Float32Array(prompts.length);
+    for (let from = 0; from < prompts.length; from += scoreBatch) {
+      const rows = prompts.slice(from, from + scoreBatch);
+      const spans = rows.map((row, sequence) => ({ sequence, from: row.length - 1, to: row.length }));
+      const result = await this.native.forward(flatten(rows), { spans, heads: [head], adapter: options.adapter }, options.signal);
+      out.set(result.heads![head]!, from);
+    }
+    return out;
+  }
+
+  /**
+   * The policy's confidence in each prompt, as its card says. A head that reads answers makes the policy answer first.
+   * Abort leaves nothing behind.
+   */
+  async score(prompts: PromptInput[], { signal }: { signal?: AbortSignal } = {}): Promise<number[]> {
+    const card = this.needCard();
+    const { head, at, prompt, slope, offset } = card.confidence;
+    if (at === "answer-mean") {
+      const out: number[] = [];
+      const settings = { maxNewTokens: card.answer.newTokens, answerHeads: [head], adapter: this.answering(card), signal };
+      for await (const sample of this.generate(prompts, settings)) out.push(sigmoid(slope * sample.answerHeads![0]! + offset));
+      return out;
+    }
+    const tokens = await Promise.all(prompts.map((input) => this.tokens(input, prompt ?? card.prompt, 0)));
+    return Array.from(await this.logits(tokens, head, { signal }), (logit) => sigmoid(slope * logit + offset));
+  }
+
+  /**
+   * Answers as the card says, with its confidence from the same pass where the head reads the answer.
+   *
+   * @param options.history turns before the question
+   */
+  async answer(
+    question: string,
+    { history = [], signal, maxNewTokens }: { history?: Message[]; signal?: AbortSignal; maxNewTokens?: number } = {},
+  ): Promise<Answer> {
+    const card = this.card;
+    const room = maxNewTokens ?? card?.answer.newTokens ?? 256;
+    const tokens = await this.tokens(question, card?.prompt, room, history);
+    const reads = card?.confidence.at === "answer-mean";
+    const settings: GenerateSettings = {
+      maxNewTokens: room,
+      signal,
+      adapter: card ? this.answering(card) : "on",
+      ...(reads ? { answerHeads: [card.confidence.head] } : {}),
+    };
+    for await (const sample of this.generate([tokens], settings)) {
+      const answer = { text: sample.text, finish: sample.finish, tokens: sample.tokens.length };
+      if (!card) return { ...answer, confidence: null };
+      const { head, prompt, slope, offset } = card.confidence;
+      const logit = reads
+        ? sample.answerHeads![0]!
+        : (await this.logits([await this.tokens(question, prompt ?? card.prompt, 0, history)], head, { signal }))[0]!;
+      return { ...answer, confidence: sigmoid(slope * logit + offset) };
+    }
+    throw new CredenceError("ABORTED", "stopped before the answer was there");
+  }
+
+  private answering(card: Card): "on" | "off" {
+    return card.answers === "adapter" ? "on" : "off";
+  }
+
+  private needCard(): Card {
+    if (this.card) return this.card;
+    throw new CredenceError("NO_CARD", "this policy has no credence.json that says how its confidence is read. Load it from a run's best folder");
+  }
+
+  /** Trains the adapter and the heads; one trainer at a time makes sense. */
+  trainer(options: TrainerOptions): Trainer {
+    this.checkAlive();
+    const trainer = new Trainer(this, options, () => this.trainers.delete(trainer));
+    this.trainers.add(trainer);
+    return trainer;
+  }
+
+  /** The files of this policy, for a folder that is written whole. */
+  files(card: Card | undefined = this.card): ReturnType<typeof policyFiles> {
+    this.checkAlive();
+    return policyFiles(this.native.tensors(), this.config, card);
+  }
+
+  /** Writes a folder that `model.policy({ adapter })` and PEFT read: whole, or not at all. */
+  save(directory: string, card: Card | undefined = this.card): void {
+    writeFolderAtomic(directory, this.files(card));
+  }
+
+  private checkAlive(): void {
+    if (this.disposed) throw new CredenceError("DISPOSED", "this policy was disposed of; make another with model.policy()");
+  }
+
+  /** Waits for work in flight; disposes of its trainers first. */
+  async dispose(): Promise<void> {
+    if (this.disposed) return;
+    this.disposed = true;
+    for (const trainer of [...this.trainers]) trainer.dispose();
+    this.native.dispose();
+    this.model.forget(this);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+}

@@ -1,0 +1,33 @@
+/** A stage's numbers, step by step: one JSON object a line, and the same for TensorBoard. */
+import { join } from "node:path";
+import { appendFile, cutFile, fileLength, syncFile } from "../files.js";
+import { EventsFile } from "./events.js";
+
+export const metricsName = "metrics.jsonl";
+
+export class Metrics {
+  readonly path: string;
+  private readonly events: EventsFile;
+
+  /**
+   * @param offset the file's length at the checkpoint that is resumed: what came after is written again
+   * @param step the first step that will be written
+   */
+  constructor(directory: string, offset = 0, step = 0) {
+    this.path = join(directory, metricsName);
+    cutFile(this.path, offset);
+    this.events = new EventsFile(directory, step);
+  }
+
+  /** `measured` is what differs from machine to machine (times, rates, memory); it stands last in the line. */
+  add(step: number, values: Record<string, number>, measured: Record<string, number> = {}): void {
+    appendFile(this.path, `${JSON.stringify({ step, ...values, measured })}\n`);
+    this.events.add(step, { ...values, ...measured });
+  }
+
+  /** The file's length once all of it is on the disk. */
+  sync(): number {
+    if (fileLength(this.path)) syncFile(this.path);
+    return fileLength(this.path);
+  }
+}

@@ -1,0 +1,73 @@
+/** Checkpoints of a training stage: folders written whole, named by the optimiser steps they have taken. */
+import { existsSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { CredenceError } from "../errors.js";
+import { isWholeFolder, linkAtomic, readJson, sweep, writeFolderAtomic } from "../files.js";
+import type { Card } from "../model/card.js";
+import { encodeSafetensors, readSafetensors } from "../model/safetensors.js";
+import type { TensorData } from "../native.js";
+import type { Policy } from "../policy/policy.js";
+import type { Trainer } from "../policy/trainer.js";
+
+const stateSchema = z.strictObject({
+  /** Optimiser steps taken; the order of the rows follows from the stage's seed and this number. */
+  step: z.int().min(0),
+  /** Seed of the order. */
+  seed: z.int(),
+  /** Length of metrics.jsonl when the checkpoint was written. */
+  metricsBytes: z.int().min(0),
+});
+
+export type CheckpointState = z.infer<typeof stateSchema>;
+
+const folderName = (step: number): string => `step-${String(step).padStart(6, "0")}`;
+
+/** How many checkpoints of a stage are kept. */
+const kept = 2;
+
+/** Writes a checkpoint, points `best` at it, and removes those older than the one before. */
+export function writeCheckpoint(
+  directory: string,
+  parts: { policy: Policy; trainer: Trainer; card?: Card; state: CheckpointState },
+): void {
+  const name = folderName(parts.state.step);
+  const { tensors } = parts.trainer.state();
+  writeFolderAtomic(join(directory, "checkpoints", name), {
+    ...parts.policy.files(parts.card),
+    "optimizer.safetensors": encodeSafetensors(tensors),
+    "state.json": `${JSON.stringify(parts.state, null, 2)}\n`,
+  });
+  linkAtomic(join(directory, "best"), join("checkpoints", name));
+  for (const old of checkpoints(directory).slice(0, -kept)) rmSync(old, { recursive: true, force: true });
+}
+
+/** Folders of a stage's checkpoints, oldest first. */
+export function checkpoints(directory: string): string[] {
+  const folder = join(directory, "checkpoints");
+  if (!existsSync(folder)) return [];
+  const names = readdirSync(folder).filter((name) => /^step-\d{6,}$/.test(name));
+  return names.sort((a, b) => Number(a.slice(5)) - Number(b.slice(5))).map((name) => join(folder, name));
+}
+
+export interface Checkpoint {
+  directory: string;
+  state: CheckpointState;
+  moments: TensorData[];
+}
+
+/** The newest checkpoint that is whole; what a dying process left half-written is swept away. */
+export function newestCheckpoint(directory: string): Checkpoint | undefined {
+  sweep(directory);
+  sweep(join(directory, "checkpoints"));
+  for (const path of checkpoints(directory).reverse()) {
+    if (!isWholeFolder(path)) {
+      rmSync(path, { recursive: true, force: true });
+      continue;
+    }
+    const state = stateSchema.safeParse(readJson(join(path, "state.json")));
+    if (!state.success) throw new CredenceError("BAD_CHECKPOINT", `${path}: its state.json was written by another version. Delete the stage's folder to start it again`);
+    return { directory: path, state: state.data, moments: readSafetensors(join(path, "optimizer.safetensors")) };
+  }
+  return undefined;
+}
