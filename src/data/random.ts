@@ -146,21 +146,44 @@ export class NumpyRandom implements RandomSource {
   }
 }
 
-// ---- Python
+// ---- Mersenne Twister
 
-/** Python's random.Random(seed) for an integer seed: MT19937. (Matsumoto & Nishimura 1998.) */
-export class PythonRandom implements RandomSource {
-  private readonly state = new Uint32Array(624);
+/** MT19937 from a 32-bit seed (Matsumoto & Nishimura 1998); PyTorch's CPU generator for such a seed. */
+export class MersenneTwister {
+  protected readonly state = new Uint32Array(624);
   private index = 624;
 
-  constructor(seed: number | bigint) {
-    this.seedByWords(words32(seed < 0 ? -seed : seed));
+  constructor(seed: number) {
+    const mt = this.state;
+    mt[0] = seed;
+    for (let i = 1; i < 624; ++i) mt[i] = Math.imul(1812433253, mt[i - 1]! ^ (mt[i - 1]! >>> 30)) + i;
   }
 
-  private seedByWords(key: number[]): void {
+  uint32(): number {
     const mt = this.state;
-    mt[0] = 19650218;
-    for (let i = 1; i < 624; ++i) mt[i] = Math.imul(1812433253, mt[i - 1]! ^ (mt[i - 1]! >>> 30)) + i;
+    if (this.index === 624) {
+      for (let i = 0; i < 624; ++i) {
+        const y = (mt[i]! & 0x80000000) | (mt[(i + 1) % 624]! & 0x7fffffff);
+        mt[i] = mt[(i + 397) % 624]! ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0);
+      }
+      this.index = 0;
+    }
+    let y = mt[this.index++]!;
+    y ^= y >>> 11;
+    y ^= (y << 7) & 0x9d2c5680;
+    y ^= (y << 15) & 0xefc60000;
+    return (y ^ (y >>> 18)) >>> 0;
+  }
+}
+
+// ---- Python
+
+/** Python's random.Random(seed) for an integer seed: MT19937 seeded by the words of the integer. */
+export class PythonRandom extends MersenneTwister implements RandomSource {
+  constructor(seed: number | bigint) {
+    super(19650218);
+    const key = words32(seed < 0 ? -seed : seed);
+    const mt = this.state;
     let i = 1;
     let j = 0;
     const next = () => {
@@ -180,22 +203,6 @@ export class PythonRandom implements RandomSource {
       next();
     }
     mt[0] = 0x80000000;
-  }
-
-  uint32(): number {
-    const mt = this.state;
-    if (this.index === 624) {
-      for (let i = 0; i < 624; ++i) {
-        const y = (mt[i]! & 0x80000000) | (mt[(i + 1) % 624]! & 0x7fffffff);
-        mt[i] = mt[(i + 397) % 624]! ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0);
-      }
-      this.index = 0;
-    }
-    let y = mt[this.index++]!;
-    y ^= y >>> 11;
-    y ^= (y << 7) & 0x9d2c5680;
-    y ^= (y << 15) & 0xefc60000;
-    return (y ^ (y >>> 18)) >>> 0;
   }
 
   random(): number {

@@ -1,11 +1,13 @@
 """Makes the reference files of this folder, with software that shares no code with the project:
-tokenizers (Python), jinja2, numpy and Python's own random module.
+tokenizers (Python), jinja2, numpy, pyarrow and Python's own random module.
 
-  pip install tokenizers jinja2 numpy && python make.py
+  pip install tokenizers jinja2 numpy pyarrow && python make.py
 """
 import json, os, random
 import jinja2.sandbox
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 here = os.path.dirname(os.path.abspath(__file__))
@@ -115,3 +117,14 @@ rng = random.Random(3)
 lengths = [rng.randrange(5, 60) for _ in range(150)]
 rng = random.Random(5)
 save("batch-cases.json", {"lengths": lengths, "size": 4, "seed": 5, "epochs": [batches(lengths, 4, rng) for _ in range(2)]})
+
+
+# ---- the same three questions as Parquet and Arrow (file and stream)
+table = pa.table({"id": pa.array([7, 8, 9], pa.int64()), "question": ["Where does the Rhone rise?", "1 + 1?", "日本?"],
+                  "answer": [["Furka", "Switzerland"], ["2"], ["Japan"]], "confidence": [0.5, 0.25, 1.0], "group": ["a", None, "b"],
+                  "from": [{"page": 1}, {"page": 2}, None]})
+pyarrow.parquet.write_table(table, os.path.join(here, "questions.parquet"))
+with pa.OSFile(os.path.join(here, "questions.arrow"), "wb") as f, pa.ipc.new_file(f, table.schema) as w:
+    w.write_table(table)
+with pa.OSFile(os.path.join(here, "questions-stream.arrow"), "wb") as f, pa.ipc.new_stream(f, table.schema) as w:
+    w.write_table(table)
