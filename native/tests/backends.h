@@ -127,6 +127,32 @@ inline MemoryPointer act_space(Backend& backend, size_t count) {
 }
 inline MemoryPointer float_space(Backend& backend, size_t count) { return std::make_unique<Memory>(backend, count * 4); }
 
+/// A matrix [rows, columns] as the back end keeps it.
+class Weights {
+ public:
+  Weights(Backend& backend, const std::vector<double>& values, int rows, int columns) : backend_(&backend), values_(values), columns_(columns) {
+    const credence_weights_source source{rows, columns, backend.dtype, 1, 1, &read, this};
+    weights_ = backend.table->pack(backend.handle, &source);
+    if (!weights_) throw std::runtime_error(backend.table->last_error(backend.handle));
+  }
+  Weights(const Weights&) = delete;
+  Weights& operator=(const Weights&) = delete;
+  ~Weights() { backend_->table->free_weights(backend_->handle, weights_); }
+  operator const credence_weights*() const { return weights_; }
+
+ private:
+  static void read(void* context, int32_t row, int32_t count, float* out) {
+    const auto* self = static_cast<const Weights*>(context);
+    const size_t columns = self->columns_;
+    for (size_t i = 0; i < count * columns; ++i) out[i] = static_cast<float>(self->values_[row * columns + i]);
+  }
+
+  Backend* backend_;
+  const std::vector<double>& values_;
+  size_t columns_;
+  credence_weights* weights_;
+};
+
 /// Normal numbers, rounded to bf16: exact in both types.
 inline std::vector<double> normal(uint64_t seed, size_t count, double deviation = 1) {
   std::mt19937_64 random(seed);

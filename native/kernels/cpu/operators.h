@@ -2,10 +2,11 @@
 #pragma once
 
 #include "attention.h"
+#include "token_logprobs.h"
 
 // CREDENCE_CPU_OPERATORS(X): those that exist. In a table the others are null.
 #define CREDENCE_CPU_LINEAR_OPERATORS(X)
-#define CREDENCE_CPU_OTHER_OPERATORS(X) X(attention)
+#define CREDENCE_CPU_OTHER_OPERATORS(X) X(attention) X(token_logprobs)
 
 #define CREDENCE_CPU_OPERATORS(X) CREDENCE_CPU_LINEAR_OPERATORS(X) CREDENCE_CPU_OTHER_OPERATORS(X)
 
