@@ -41,7 +41,7 @@ interface Quantity {
   ok: boolean;
 }
 type Quantities = Record<string, Quantity>;
-/** Folder to its quantities, and the subjects ("FOLDER/NAME") that were not compared. The native driver's has this shape too. */
+/** Folder to its quantities, and the files or subjects ("FOLDER/NAME") that were not compared. The native driver's has this shape too. */
 interface Comparison {
   models: Record<string, Quantities>;
   skipped: string[];
@@ -63,7 +63,8 @@ export async function handler(args: Arguments): Promise<void> {
   for (const type of dtypes) {
     const isa = isaFor(addon, type, args.isa);
     const out = type === written ? write : undefined;
-    const result = await nativeGolden(addon, directory, { dtype: type, isa, threads: args.threads, write: out });
+    const document = await addon.golden(directory, { dtype: type, isa, threads: args.threads, write: out });
+    const result = JSON.parse(document) as Comparison;
     for (const [folder, quantities] of Object.entries(result.models)) {
       compared.models[folder] ??= {};
       const into = compared.models[folder];
@@ -78,17 +79,6 @@ export async function handler(args: Arguments): Promise<void> {
   await compareTokenizer(directory, write, compared);
   compareMetrics(directory, write, compared);
   report(compared, subjects(directory), json);
-}
-
-async function nativeGolden(
-  addon: Addon,
-  directory: string,
-  options: Parameters<Addon["golden"]>[1],
-): Promise<Comparison> {
-  const { skipped, ...models } = JSON.parse(await addon.golden(directory, options)) as Record<string, Quantities> & {
-    skipped: string[];
-  };
-  return { models, skipped };
 }
 
 /** bfloat16 is compared everywhere; a machine without its dot product takes the scalar table, and that is said. */
@@ -106,8 +96,12 @@ function add(compared: Comparison, subject: string, quantity: string, value: Qua
   const before = quantities[key];
   // Several cases of one quantity: the worst counts.
   if (!before || (before.ok && (!value.ok || value.error! > before.error!))) quantities[key] = value;
-  compared.skipped = compared.skipped.filter((name) => name !== subject);
+  compared.skipped = compared.skipped.filter((entry) => !names(entry, subject));
 }
+
+/** Whether an entry of `skipped` is the subject, one of its files, or its whole folder. */
+const names = (entry: string, subject: string): boolean =>
+  entry === subject || entry.startsWith(`${subject}.`) || subject.startsWith(`${entry}/`);
 
 const exactly = (got: unknown, expected: unknown): Quantity => {
   const ok = JSON.stringify(got) === JSON.stringify(expected);
@@ -257,7 +251,9 @@ function report({ models, skipped }: Comparison, known: string[], json: boolean)
       Object.keys(quantities).map((key) => `${folder}/${key.replace(/^bf16\./, "").split(".")[0]}`),
     ),
   );
-  const forgotten = known.filter((subject) => !compared.has(subject) && !skipped.includes(subject));
+  const forgotten = known.filter(
+    (subject) => !compared.has(subject) && !skipped.some((entry) => names(entry, subject)),
+  );
   const exceeded = Object.values(models)
     .flatMap((quantities) => Object.values(quantities))
     .filter(({ ok }) => !ok).length;

@@ -47,7 +47,8 @@ function parser(args: readonly string[]): Argv {
     .wrap(Math.min(120, process.stdout.columns ?? 100))
     .exitProcess(false)
     .fail((message, error) => {
-      throw error ?? new UsageError(message);
+      // yargs reports what it refuses itself, and what an option's own check threw, as a YError.
+      throw error && error.name !== "YError" ? error : new UsageError(message ?? error.message);
     });
 }
 
