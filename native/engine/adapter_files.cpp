@@ -11,15 +11,19 @@ namespace credence {
 
 namespace {
 
-/// Keys that say nothing about what the adapter computes: names, versions, how it was initialised or trained, and switches that are
-/// looked at one by one below.
+/// Keys that say nothing about what the adapter computes: names, versions, how it was initialised or trained, and
+/// switches that are looked at one by one below.
 constexpr std::string_view kHarmless[] = {
-    "auto_mapping", "peft_version", "revision", "inference_mode", "task_type", "base_model_name_or_path", "peft_type",
-    "target_modules", "layers_to_transform", "layers_pattern", "init_lora_weights", "use_rslora", "runtime_config", "eva_config",
-    "corda_config", "lora_ga_config", "ensure_weight_tying", "velora_config",
+    "auto_mapping",   "peft_version",        "revision",
+    "inference_mode", "task_type",           "base_model_name_or_path",
+    "peft_type",      "target_modules",      "layers_to_transform",
+    "layers_pattern", "init_lora_weights",   "use_rslora",
+    "runtime_config", "eva_config",          "corda_config",
+    "lora_ga_config", "ensure_weight_tying", "velora_config",
 };
 
-/// True, a list or an object with something in it. Numbers and strings of unknown keys are settings of what is switched elsewhere.
+/// True, a list or an object with something in it. Numbers and strings of unknown keys are settings of what is switched
+/// elsewhere.
 bool is_switched_on(const Json& value) { return value.is_bool() ? value.as_bool() : value.size() > 0; }
 
 class ConfigReader {
@@ -44,7 +48,8 @@ class ConfigReader {
       if (!rslora->is_bool()) wrong("use_rslora", "true or false");
       config.rslora = rslora->as_bool();
     }
-    if (const Json* base = find("base_model_name_or_path"); base && base->is_string()) config.base_model = base->as_string();
+    if (const Json* base = find("base_model_name_or_path"); base && base->is_string())
+      config.base_model = base->as_string();
     read_targets(config);
     read_layers(config);
     return config;
@@ -67,7 +72,8 @@ class ConfigReader {
   }
 
   [[noreturn]] void unsupported(const char* key, const char* instead) const {
-    fail("UNSUPPORTED", "%s: \"%s\" is %s, which is not supported (%s)", file_.c_str(), key, text(key).c_str(), instead);
+    fail("UNSUPPORTED", "%s: \"%s\" is %s, which is not supported (%s)", file_.c_str(), key, text(key).c_str(),
+         instead);
   }
 
   double number(const char* key, double absent) const {
@@ -97,8 +103,10 @@ class ConfigReader {
       config.targets.assign(kProjections.begin(), kProjections.end());
       return;
     }
-    if (targets && targets->is_string()) unsupported("target_modules", "a list of names like [\"q_proj\", \"v_proj\"] is, a pattern is not");
-    if (!targets || !targets->is_array() || targets->size() == 0) wrong("target_modules", "a list like [\"q_proj\", \"v_proj\"]");
+    if (targets && targets->is_string())
+      unsupported("target_modules", "a list of names like [\"q_proj\", \"v_proj\"] is, a pattern is not");
+    if (!targets || !targets->is_array() || targets->size() == 0)
+      wrong("target_modules", "a list like [\"q_proj\", \"v_proj\"]");
     for (const Json& target : targets->as_array()) {
       if (!target.is_string()) wrong("target_modules", "a list like [\"q_proj\", \"v_proj\"]");
       config.targets.push_back(target_from(target.as_string()));
@@ -111,9 +119,10 @@ class ConfigReader {
   Projection target_from(const std::string& name) const {
     for (const Projection projection : kProjections)
       if (name == projection_module(projection) || name == projection_path(projection)) return projection;
-    fail("UNSUPPORTED",
-         "%s: \"target_modules\" names \"%s\"; an adapter can sit on q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj",
-         file_.c_str(), name.c_str());
+    fail(
+        "UNSUPPORTED",
+        "%s: \"target_modules\" names \"%s\"; an adapter can sit on q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj",
+        file_.c_str(), name.c_str());
   }
 
   void read_layers(AdapterConfig& config) const {
@@ -167,14 +176,19 @@ bool parse_key(std::string_view key, TensorKey& parsed) {
 class AdapterReader {
  public:
   AdapterReader(const std::string& directory, const Family& family, const std::string& base)
-      : directory_(directory), family_(family), base_(base), config_(load_adapter_config(directory)), file_(weights_path(directory)) {}
+      : directory_(directory),
+        family_(family),
+        base_(base),
+        config_(load_adapter_config(directory)),
+        file_(weights_path(directory)) {}
 
   Adapter read() {
     std::map<TensorKey, const TensorView*> tensors;
     for (const TensorView& tensor : file_.tensors()) {
       TensorKey key{};
       if (!parse_key(tensor.name, key))
-        fail("UNSUPPORTED", "%s: tensor %s is no LoRA matrix of a decoder's block", file_.path().c_str(), tensor.name.c_str());
+        fail("UNSUPPORTED", "%s: tensor %s is no LoRA matrix of a decoder's block", file_.path().c_str(),
+             tensor.name.c_str());
       if (!tensors.emplace(key, &tensor).second)
         fail("BAD_FILE", "%s: tensor %s is there under two spellings", file_.path().c_str(), tensor.name.c_str());
     }
@@ -209,7 +223,8 @@ class AdapterReader {
   static std::string weights_path(const std::string& directory) {
     const std::string path = directory + "/adapter_model.safetensors";
     if (!file_exists(path) && file_exists(directory + "/adapter_model.bin"))
-      fail("NO_FILE", "%s has adapter_model.bin but no adapter_model.safetensors: save it again with PEFT's safe_serialization",
+      fail("NO_FILE",
+           "%s has adapter_model.bin but no adapter_model.safetensors: save it again with PEFT's safe_serialization",
            directory.c_str());
     return path;
   }
@@ -222,7 +237,9 @@ class AdapterReader {
   }
 
   bool is_targeted(const TensorKey& key) const {
-    const auto contains = [](const auto& list, auto value) { return std::find(list.begin(), list.end(), value) != list.end(); };
+    const auto contains = [](const auto& list, auto value) {
+      return std::find(list.begin(), list.end(), value) != list.end();
+    };
     return contains(config_.targets, key.projection) && contains(layers(), key.layer);
   }
 
@@ -240,21 +257,22 @@ class AdapterReader {
   void check_shape(const TensorView& tensor, const TensorKey& key) const {
     const bool is_a = key.which == 'A';
     const int64_t width = is_a ? projection_in(family_, key.projection) : projection_out(family_, key.projection);
-    const std::vector<int64_t> expected = is_a ? std::vector<int64_t>{config_.r, width} : std::vector<int64_t>{width, config_.r};
+    const std::vector<int64_t> expected =
+        is_a ? std::vector<int64_t>{config_.r, width} : std::vector<int64_t>{width, config_.r};
     if (!is_float(tensor.dtype))
       fail("UNSUPPORTED", "%s: tensor %s is %s; F32, F16 and BF16 are read", file_.path().c_str(), tensor.name.c_str(),
            dtype_name(tensor.dtype));
     if (tensor.shape == expected) return;
     if (tensor.shape.size() != 2 || tensor.shape[is_a ? 0 : 1] != config_.r)
-      fail("BAD_FILE", "%s: tensor %s is %s, but adapter_config.json says r = %d", file_.path().c_str(), tensor.name.c_str(),
-           shape_text(tensor.shape).c_str(), config_.r);
+      fail("BAD_FILE", "%s: tensor %s is %s, but adapter_config.json says r = %d", file_.path().c_str(),
+           tensor.name.c_str(), shape_text(tensor.shape).c_str(), config_.r);
     const int64_t stored = tensor.shape[is_a ? 1 : 0];
     if (touches_hidden(key))
       fail("WRONG_MODEL", "adapter %s was trained for a model %lld wide; %s is %d wide. %s", directory_.c_str(),
            static_cast<long long>(stored), base_.c_str(), family_.hidden, remedy().c_str());
-    fail("WRONG_MODEL", "adapter %s was trained for another model: its %s has %lld %s, that of %s has %lld. %s", directory_.c_str(),
-         projection_module(key.projection), static_cast<long long>(stored), is_a ? "inputs" : "outputs", base_.c_str(),
-         static_cast<long long>(width), remedy().c_str());
+    fail("WRONG_MODEL", "adapter %s was trained for another model: its %s has %lld %s, that of %s has %lld. %s",
+         directory_.c_str(), projection_module(key.projection), static_cast<long long>(stored),
+         is_a ? "inputs" : "outputs", base_.c_str(), static_cast<long long>(width), remedy().c_str());
   }
 
   void check_layers(const std::map<TensorKey, const TensorView*>& tensors) const {
@@ -264,8 +282,8 @@ class AdapterReader {
     const bool beyond = last >= family_.layers || (config_.layers && config_.layers->back() >= family_.layers);
     if (fewer || beyond)
       fail("WRONG_MODEL", "adapter %s was trained for a model of %s%d layers; %s has %d. %s", directory_.c_str(),
-           config_.layers ? "at least " : "", std::max(last, config_.layers ? config_.layers->back() : 0) + 1, base_.c_str(),
-           family_.layers, remedy().c_str());
+           config_.layers ? "at least " : "", std::max(last, config_.layers ? config_.layers->back() : 0) + 1,
+           base_.c_str(), family_.layers, remedy().c_str());
   }
 
   std::vector<float> floats(const TensorView& tensor) const {
@@ -287,12 +305,14 @@ class AdapterReader {
 double AdapterConfig::scale() const { return rslora ? alpha / std::sqrt(static_cast<double>(r)) : alpha / r; }
 
 std::string adapter_tensor_name(int layer, Projection projection, char which) {
-  return "base_model.model.model.layers." + std::to_string(layer) + "." + projection_path(projection) + ".lora_" + which + ".weight";
+  return "base_model.model.model.layers." + std::to_string(layer) + "." + projection_path(projection) + ".lora_" +
+         which + ".weight";
 }
 
 AdapterConfig load_adapter_config(const std::string& directory) {
   const std::string path = directory + "/adapter_config.json";
-  if (!file_exists(path)) fail("NO_FILE", "there is no adapter at %s: expected a folder with adapter_config.json", directory.c_str());
+  if (!file_exists(path))
+    fail("NO_FILE", "there is no adapter at %s: expected a folder with adapter_config.json", directory.c_str());
   return ConfigReader(read_json_file(path), path).read();
 }
 
@@ -302,7 +322,8 @@ Adapter load_adapter(const std::string& directory, const Family& family, const s
 
 std::vector<uint8_t> write_adapter(const Adapter& adapter, const Family& family) {
   std::vector<TensorView> tensors;
-  const auto add = [&](const AdapterPair& pair, char which, const std::vector<float>& values, std::vector<int64_t> shape) {
+  const auto add = [&](const AdapterPair& pair, char which, const std::vector<float>& values,
+                       std::vector<int64_t> shape) {
     tensors.push_back({adapter_tensor_name(pair.layer, pair.projection, which), Dtype::kF32, std::move(shape),
                        reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(float)});
   };
@@ -332,7 +353,8 @@ std::string adapter_config_json(const AdapterConfig& config) {
   json.set("inference_mode", true);
   json.set("init_lora_weights", true);
   json.set("layers_pattern", Json());
-  json.set("layers_to_transform", config.layers ? Json(Json::Array(config.layers->begin(), config.layers->end())) : Json());
+  json.set("layers_to_transform",
+           config.layers ? Json(Json::Array(config.layers->begin(), config.layers->end())) : Json());
   json.set("lora_alpha", number(config.alpha));
   json.set("lora_dropout", config.dropout);
   json.set("modules_to_save", Json());

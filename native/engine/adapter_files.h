@@ -44,8 +44,8 @@ struct Adapter {
 /// "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"; which is 'A' or 'B'.
 std::string adapter_tensor_name(int layer, Projection projection, char which);
 
-/// Reads adapter_config.json. Unknown keys pass unless they are switched on; what changes the arithmetic and is not honoured
-/// (use_dora, bias, rank_pattern, modules_to_save, ...) throws Error "UNSUPPORTED" by name.
+/// Reads adapter_config.json. Unknown keys pass unless they are switched on; what changes the arithmetic and is not
+/// honoured (use_dora, bias, rank_pattern, modules_to_save, ...) throws Error "UNSUPPORTED" by name.
 AdapterConfig load_adapter_config(const std::string& directory);
 
 /// Reads a PEFT folder (F32, F16, BF16) for a base of this family, keys spelled for a causal model or a bare backbone.

@@ -25,8 +25,8 @@ std::string most(const std::map<std::string, int64_t>& elements_of) {
 void require_shape(const std::string& file, const std::string& stored_name, const std::vector<int64_t>& stored,
                    const std::vector<int64_t>& expected, const char* expects) {
   if (stored != expected)
-    fail("BAD_FILE", "%s: tensor %s is %s; %s calls for %s", file.c_str(), stored_name.c_str(), shape_text(stored).c_str(), expects,
-         shape_text(expected).c_str());
+    fail("BAD_FILE", "%s: tensor %s is %s; %s calls for %s", file.c_str(), stored_name.c_str(),
+         shape_text(stored).c_str(), expects, shape_text(expected).c_str());
 }
 
 int64_t row_width(const WeightSpec& weight) { return weight.shape.size() < 2 ? 1 : weight.shape.back(); }
@@ -69,7 +69,8 @@ class FolderFiles final : public BaseFiles {
     if (!eos || eos->is_null()) return;
     for (const Json& id : eos->is_array() ? eos->as_array() : Json::Array{*eos}) {
       if (!id.is_integer() || id.as_integer() < 0 || id.as_integer() >= family.vocabulary)
-        fail("BAD_FILE", "%s: \"eos_token_id\" is %s; expected a token id below vocab_size", path.c_str(), id.text().c_str());
+        fail("BAD_FILE", "%s: \"eos_token_id\" is %s; expected a token id below vocab_size", path.c_str(),
+             id.text().c_str());
       const int token = static_cast<int>(id.as_integer());
       if (std::find(family.eos.begin(), family.eos.end(), token) == family.eos.end()) family.eos.push_back(token);
     }
@@ -92,7 +93,8 @@ class FolderFiles final : public BaseFiles {
         names.insert(shard.as_string());
       }
     } else {
-      const bool pickled = file_exists(folder + "/pytorch_model.bin") || file_exists(folder + "/pytorch_model.bin.index.json");
+      const bool pickled =
+          file_exists(folder + "/pytorch_model.bin") || file_exists(folder + "/pytorch_model.bin.index.json");
       fail("NO_FILE", "%s has neither model.safetensors nor model.safetensors.index.json%s", folder.c_str(),
            pickled ? "; convert its pytorch_model.bin to safetensors first" : "");
     }
@@ -122,13 +124,14 @@ class FolderFiles final : public BaseFiles {
       const TensorView& tensor = *found->second.tensor;
       require_shape(found->second.file->path(), spec.name, tensor.shape, spec.shape, config.c_str());
       if (!is_float(tensor.dtype))
-        fail("UNSUPPORTED", "%s: tensor %s is %s; weights of F32, F16 and BF16 are read", found->second.file->path().c_str(),
-             spec.name.c_str(), dtype_name(tensor.dtype));
+        fail("UNSUPPORTED", "%s: tensor %s is %s; weights of F32, F16 and BF16 are read",
+             found->second.file->path().c_str(), spec.name.c_str(), dtype_name(tensor.dtype));
       if (spec.shape.size() > 1) elements_of[dtype_name(tensor.dtype)] += tensor.elements();
       known.insert(spec.name);
     }
     for (const auto& [name, stored] : stored_) {
-      // A tied head that is stored all the same, and the rotary table of old checkpoints, which follows from config.json.
+      // A tied head that is stored all the same, and the rotary table of old checkpoints, which follows from
+      // config.json.
       if (known.count(name) || name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq")) continue;
       fail("UNSUPPORTED", "%s: tensor %s is no weight of a %s model; the file asks for something that is not done here",
            stored.file->path().c_str(), name.c_str(), family.architecture.c_str());
@@ -148,13 +151,14 @@ class FolderFiles final : public BaseFiles {
 
 /// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"
 std::string gguf_name(const std::string& name) {
-  constexpr std::pair<const char*, const char*> kTop[] = {
-      {"model.embed_tokens.weight", "token_embd.weight"}, {"model.norm.weight", "output_norm.weight"}, {"lm_head.weight", "output.weight"}};
+  constexpr std::pair<const char*, const char*> kTop[] = {{"model.embed_tokens.weight", "token_embd.weight"},
+                                                          {"model.norm.weight", "output_norm.weight"},
+                                                          {"lm_head.weight", "output.weight"}};
   constexpr std::pair<const char*, const char*> kBlock[] = {
-      {"input_layernorm.weight", "attn_norm.weight"},  {"self_attn.q_proj.weight", "attn_q.weight"},
-      {"self_attn.k_proj.weight", "attn_k.weight"},    {"self_attn.v_proj.weight", "attn_v.weight"},
+      {"input_layernorm.weight", "attn_norm.weight"},    {"self_attn.q_proj.weight", "attn_q.weight"},
+      {"self_attn.k_proj.weight", "attn_k.weight"},      {"self_attn.v_proj.weight", "attn_v.weight"},
       {"self_attn.o_proj.weight", "attn_output.weight"}, {"post_attention_layernorm.weight", "ffn_norm.weight"},
-      {"mlp.gate_proj.weight", "ffn_gate.weight"},     {"mlp.up_proj.weight", "ffn_up.weight"},
+      {"mlp.gate_proj.weight", "ffn_gate.weight"},       {"mlp.up_proj.weight", "ffn_up.weight"},
       {"mlp.down_proj.weight", "ffn_down.weight"}};
   for (const auto& [ours, theirs] : kTop)
     if (name == ours) return theirs;
@@ -207,8 +211,8 @@ class GgufFiles final : public BaseFiles {
     bool permuted;
   };
 
-  /// llama.cpp rotates neighbouring dimensions, so a Llama's q and k rows are interleaved in the file: within a head of size d,
-  /// row j + i d/2 (i in 0, 1) lies at 2 j + i.
+  /// llama.cpp rotates neighbouring dimensions, so a Llama's q and k rows are interleaved in the file: within a head of
+  /// size d, row j + i d/2 (i in 0, 1) lies at 2 j + i.
   int64_t file_row(int64_t row) const {
     const int64_t size = family.head_dim, inside = row % size;
     return row - inside + 2 * (inside % (size / 2)) + inside / (size / 2);
@@ -235,7 +239,8 @@ std::unique_ptr<BaseFiles> BaseFiles::open(const std::string& path) {
   else fail("NO_FILE", "there is no model at %s: expected a Hugging Face model folder or a .gguf file", path.c_str());
   base->path = path;
   base->specs_ = weight_specs(base->family);
-  std::sort(base->specs_.begin(), base->specs_.end(), [](const WeightSpec& a, const WeightSpec& b) { return a.name < b.name; });
+  std::sort(base->specs_.begin(), base->specs_.end(),
+            [](const WeightSpec& a, const WeightSpec& b) { return a.name < b.name; });
   return base;
 }
 
@@ -259,8 +264,8 @@ void BaseFiles::read_rows(const std::string& name, int64_t first, int64_t count,
   const WeightSpec& weight = spec(name);
   const int64_t rows = weight.shape.front();
   if (first < 0 || count < 0 || first > rows - count)
-    fail("BAD_FILE", "%s: weight %s has %lld rows, not rows %lld to %lld", path.c_str(), name.c_str(), static_cast<long long>(rows),
-         static_cast<long long>(first), static_cast<long long>(first + count));
+    fail("BAD_FILE", "%s: weight %s has %lld rows, not rows %lld to %lld", path.c_str(), name.c_str(),
+         static_cast<long long>(rows), static_cast<long long>(first), static_cast<long long>(first + count));
   load(weight, first, count, out);
   const int64_t width = row_width(weight);
   require_finite(out, static_cast<size_t>(count * width), file_of(name), name, static_cast<size_t>(first * width));

@@ -10,8 +10,8 @@
 
 namespace credence {
 
-/// Weights of a decoder, memory-mapped. Opening checks that every weight of the family is there with its shape and that there
-/// are no others; reading checks for NaN and infinity. Reading is const and may happen on several threads.
+/// Weights of a decoder, memory-mapped. Opening checks that every weight of the family is there with its shape and that
+/// there are no others; reading checks for NaN and infinity. Reading is const and may happen on several threads.
 class BaseFiles {
  public:
   /// A folder with config.json and safetensors (one file or sharded), or a .gguf file.

@@ -24,15 +24,19 @@ void finish(Family& family, const std::string& file) {
     fail("BAD_FILE", "%s: %d heads cannot share %d key/value heads", name, family.heads, family.kv_heads);
   if (family.head_dim % 2 != 0)
     fail("UNSUPPORTED", "%s: the head size %d is odd; rotary positions need pairs", name, family.head_dim);
-  if (family.query_width() > kMaxSize) fail("BAD_FILE", "%s: %d heads of size %d are no model", name, family.heads, family.head_dim);
+  if (family.query_width() > kMaxSize)
+    fail("BAD_FILE", "%s: %d heads of size %d are no model", name, family.heads, family.head_dim);
   if (!(family.norm_eps > 0) || !(family.rope_theta > 0))
-    fail("BAD_FILE", "%s: the norm's epsilon (%g) and rope theta (%g) must be above 0", name, family.norm_eps, family.rope_theta);
+    fail("BAD_FILE", "%s: the norm's epsilon (%g) and rope theta (%g) must be above 0", name, family.norm_eps,
+         family.rope_theta);
   const RopeScaling& scaling = family.rope_scaling;
   if (!(scaling.factor > 0)) fail("BAD_FILE", "%s: the rope scaling factor is %g", name, scaling.factor);
   if (scaling.kind == RopeScalingKind::kLlama3 &&
       (scaling.original_context <= 0 || !(scaling.high_frequency_factor > scaling.low_frequency_factor)))
-    fail("BAD_FILE", "%s: llama3 rope scaling needs original_max_position_embeddings above 0 and high_freq_factor above low_freq_factor",
-         name);
+    fail(
+        "BAD_FILE",
+        "%s: llama3 rope scaling needs original_max_position_embeddings above 0 and high_freq_factor above low_freq_factor",
+        name);
 }
 
 // ------------------------------------------------------------------------------------------------------ config.json
@@ -101,7 +105,8 @@ class Fields {
   [[noreturn]] void unsupported(const char* key, const char* instead) const {
     const Json* value = find(key);
     const std::string text = value ? value->text().substr(0, 80) : "absent";
-    fail("UNSUPPORTED", "%s: \"%s%s\" is %s, which is not supported (%s)", file_.c_str(), prefix_.c_str(), key, text.c_str(), instead);
+    fail("UNSUPPORTED", "%s: \"%s%s\" is %s, which is not supported (%s)", file_.c_str(), prefix_.c_str(), key,
+         text.c_str(), instead);
   }
 
   const std::string& file() const { return file_; }
@@ -111,7 +116,8 @@ class Fields {
   std::string file_, prefix_;
 };
 
-/// Fields of other architectures that a Llama folder may carry: honoured by none here, so only their neutral value passes.
+/// Fields of other architectures that a Llama folder may carry: honoured by none here, so only their neutral value
+/// passes.
 void refuse_what_is_not_honoured(const Fields& config) {
   if (config.flag("attention_bias", false)) config.unsupported("attention_bias", "projections have no bias here");
   if (config.flag("mlp_bias", false)) config.unsupported("mlp_bias", "projections have no bias here");
@@ -120,20 +126,23 @@ void refuse_what_is_not_honoured(const Fields& config) {
     config.unsupported("pretraining_tp", "set it to 1: the result is the same but for rounding");
   for (const char* key : {"quantization_config", "compression_config"})
     if (config.find(key)) config.unsupported(key, "use the model's F32, F16 or BF16 files, or a GGUF");
-  for (const char* key : {"rope_interleaved", "use_qk_norm", "qk_norm", "qk_layernorm", "parallel_attn", "use_parallel_residual",
-                          "add_cross_attention", "is_encoder_decoder", "alibi"})
+  for (const char* key : {"rope_interleaved", "use_qk_norm", "qk_norm", "qk_layernorm", "parallel_attn",
+                          "use_parallel_residual", "add_cross_attention", "is_encoder_decoder", "alibi"})
     if (config.flag(key, false)) config.unsupported(key, "only false is");
-  for (const char* key : {"embedding_multiplier", "logits_scaling", "residual_multiplier", "logit_scale", "partial_rotary_factor"})
+  for (const char* key :
+       {"embedding_multiplier", "logits_scaling", "residual_multiplier", "logit_scale", "partial_rotary_factor"})
     if (config.number(key, 1) != 1) config.unsupported(key, "only 1 is");
-  for (const char* key : {"attention_multiplier", "final_logit_softcapping", "attn_logit_softcapping", "logit_softcapping",
-                          "clip_qkv", "no_rope_layers", "layer_scale"})
+  for (const char* key : {"attention_multiplier", "final_logit_softcapping", "attn_logit_softcapping",
+                          "logit_softcapping", "clip_qkv", "no_rope_layers", "layer_scale"})
     if (config.find(key)) config.unsupported(key, "only null is");
   for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts"})
     if (config.number(key, 0) > 1) config.unsupported(key, "mixtures of experts are not");
-  if (const Json* heads = config.find("pruned_heads"); heads && heads->size() > 0) config.unsupported("pruned_heads", "only {} is");
+  if (const Json* heads = config.find("pruned_heads"); heads && heads->size() > 0)
+    config.unsupported("pruned_heads", "only {} is");
   if (const Json* types = config.find("layer_types"); types && types->is_array())
     for (const Json& type : types->as_array())
-      if (!type.is_string() || type.as_string() != "full_attention") config.unsupported("layer_types", "only full_attention is");
+      if (!type.is_string() || type.as_string() != "full_attention")
+        config.unsupported("layer_types", "only full_attention is");
 }
 
 /// rope_parameters (transformers 5), else rope_theta and rope_scaling (4).
@@ -176,13 +185,15 @@ int token_id(const Fields& config, const char* key, const Json& value, int vocab
 void read_special_tokens(const Json& object, const Fields& config, Family& family) {
   // LlamaConfig's own defaults; an explicit null means there is none.
   family.bos = object.has("bos_token_id") ? -1 : 1;
-  if (const Json* bos = config.find("bos_token_id")) family.bos = token_id(config, "bos_token_id", *bos, family.vocabulary);
+  if (const Json* bos = config.find("bos_token_id"))
+    family.bos = token_id(config, "bos_token_id", *bos, family.vocabulary);
   if (!object.has("eos_token_id")) family.eos = {2};
   const Json* eos = config.find("eos_token_id");
   if (!eos) return;
   const Json::Array ids = eos->is_array() ? eos->as_array() : Json::Array{*eos};
   for (const Json& id : ids)
-    if (const int token = token_id(config, "eos_token_id", id, family.vocabulary); token >= 0) family.eos.push_back(token);
+    if (const int token = token_id(config, "eos_token_id", id, family.vocabulary); token >= 0)
+      family.eos.push_back(token);
 }
 
 }  // namespace
@@ -194,8 +205,8 @@ Family family_from_config(const Json& object, const std::string& file) {
   if (!config.find("model_type")) config.missing("model_type");
   family.architecture = config.string("model_type", "");
   if (family.architecture != "llama")
-    fail("UNSUPPORTED", "%s: the architecture \"%s\" is not supported; \"llama\" is (Llama 2 and 3, SmolLM2)", file.c_str(),
-         family.architecture.c_str());
+    fail("UNSUPPORTED", "%s: the architecture \"%s\" is not supported; \"llama\" is (Llama 2 and 3, SmolLM2)",
+         file.c_str(), family.architecture.c_str());
 
   family.layers = config.required_size("num_hidden_layers");
   family.hidden = config.required_size("hidden_size");
@@ -203,8 +214,8 @@ Family family_from_config(const Json& object, const std::string& file) {
   family.heads = config.required_size("num_attention_heads");
   family.kv_heads = config.size("num_key_value_heads", family.heads);
   if (!config.find("head_dim") && family.hidden % family.heads != 0)
-    fail("BAD_FILE", "%s: hidden_size %d is not a multiple of num_attention_heads %d, and there is no head_dim", file.c_str(),
-         family.hidden, family.heads);
+    fail("BAD_FILE", "%s: hidden_size %d is not a multiple of num_attention_heads %d, and there is no head_dim",
+         file.c_str(), family.hidden, family.heads);
   family.head_dim = config.size("head_dim", family.hidden / family.heads);
   family.vocabulary = config.required_size("vocab_size");
   family.context = config.size("max_position_embeddings", 2048);
@@ -228,10 +239,24 @@ namespace {
 
 /// Metadata under "llama." that says nothing about the arithmetic, or that family_from_gguf reads.
 constexpr std::string_view kKnown[] = {
-    "vocab_size", "context_length", "embedding_length", "block_count", "feed_forward_length", "tensor_data_layout",
-    "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
-    "attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type",
-    "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned",
+    "vocab_size",
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "tensor_data_layout",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
 };
 
 /// Off: false, 0, an empty string, or 1 for something that multiplies.
@@ -270,8 +295,9 @@ void read_gguf_rope(const GgufFile& file, Family& family) {
     scaling.kind = RopeScalingKind::kLinear;
     scaling.factor = file.number("llama.rope.scaling.factor").value_or(old_factor.value_or(1));
   } else if (!kind.empty() && kind != "none") {
-    fail("UNSUPPORTED", "%s: llama.rope.scaling.type is \"%s\", which is not supported (none, linear and a rope_freqs tensor are)", name,
-         kind.c_str());
+    fail("UNSUPPORTED",
+         "%s: llama.rope.scaling.type is \"%s\", which is not supported (none, linear and a rope_freqs tensor are)",
+         name, kind.c_str());
   }
 
   // Llama 3's scaling comes as a tensor of divisors, one for each frequency.
@@ -285,15 +311,16 @@ void read_gguf_rope(const GgufFile& file, Family& family) {
   scaling.factors.resize(static_cast<size_t>(family.rotary_dims / 2));
   dequantise_rows(*factors, 0, 1, scaling.factors.data());
   for (const float factor : scaling.factors)
-    if (!(factor > 0) || !std::isfinite(factor)) fail("BAD_FILE", "%s: rope_freqs.weight has a value that is not above 0", name);
+    if (!(factor > 0) || !std::isfinite(factor))
+      fail("BAD_FILE", "%s: rope_freqs.weight has a value that is not above 0", name);
 }
 
 void read_gguf_special_tokens(const GgufFile& file, Family& family) {
   const auto token = [&](const char* key) {
     const int64_t id = file.integer(key).value_or(-1);
     if (id < -1 || id >= family.vocabulary)
-      fail("BAD_FILE", "%s: %s is %lld, but the vocabulary has %d tokens", file.path().c_str(), key, static_cast<long long>(id),
-           family.vocabulary);
+      fail("BAD_FILE", "%s: %s is %lld, but the vocabulary has %d tokens", file.path().c_str(), key,
+           static_cast<long long>(id), family.vocabulary);
     return static_cast<int>(id);
   };
   family.bos = token("tokenizer.ggml.bos_token_id");
@@ -330,14 +357,15 @@ Family family_from_gguf(const GgufFile& file) {
   family.kv_heads = gguf_size(file, "llama.attention.head_count_kv", family.heads);
   family.context = gguf_size(file, "llama.context_length");
   if (!file.find("llama.attention.key_length") && family.hidden % family.heads != 0)
-    fail("BAD_FILE", "%s: embedding_length %d is not a multiple of head_count %d, and there is no key_length", name, family.hidden,
-         family.heads);
+    fail("BAD_FILE", "%s: embedding_length %d is not a multiple of head_count %d, and there is no key_length", name,
+         family.hidden, family.heads);
   family.head_dim = gguf_size(file, "llama.attention.key_length", family.hidden / family.heads);
   if (gguf_size(file, "llama.attention.value_length", family.head_dim) != family.head_dim)
     fail("UNSUPPORTED", "%s: values of another size than keys are not supported", name);
   family.rotary_dims = gguf_size(file, "llama.rope.dimension_count", family.head_dim);
   if (family.rotary_dims != family.head_dim)
-    fail("UNSUPPORTED", "%s: llama.rope.dimension_count is %d of a head size of %d; rotating a part of a head is not supported", name,
+    fail("UNSUPPORTED",
+         "%s: llama.rope.dimension_count is %d of a head size of %d; rotating a part of a head is not supported", name,
          family.rotary_dims, family.head_dim);
   if (!file.find("llama.attention.layer_norm_rms_epsilon"))
     fail("BAD_FILE", "%s: the metadata llama.attention.layer_norm_rms_epsilon is missing", name);

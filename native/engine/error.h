@@ -9,11 +9,13 @@
 
 namespace credence {
 
-/// Codes used by the files of a model: "NO_FILE" (absent or unreadable), "BAD_FILE" (damaged, or not what its name says),
-/// "UNSUPPORTED" (well formed, but asks for arithmetic this engine does not do), "WRONG_MODEL" (fits another base).
+/// Codes used by the files of a model: "NO_FILE" (absent or unreadable), "BAD_FILE" (damaged, or not what its name
+/// says), "UNSUPPORTED" (well formed, but asks for arithmetic this engine does not do), "WRONG_MODEL" (fits another
+/// base).
 struct Error : std::runtime_error {
   std::string code;
-  Error(std::string error_code, const std::string& message) : std::runtime_error(message), code(std::move(error_code)) {}
+  Error(std::string error_code, const std::string& message)
+      : std::runtime_error(message), code(std::move(error_code)) {}
 };
 
 /// Throws Error with a message in the manner of printf.

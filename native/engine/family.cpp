@@ -17,14 +17,16 @@ struct ProjectionNames {
 
 // In the order of Projection.
 constexpr ProjectionNames kNames[] = {
-    {"q", "q_proj", "self_attn"},  {"k", "k_proj", "self_attn"}, {"v", "v_proj", "self_attn"}, {"o", "o_proj", "self_attn"},
-    {"gate", "gate_proj", "mlp"}, {"up", "up_proj", "mlp"},     {"down", "down_proj", "mlp"},
+    {"q", "q_proj", "self_attn"}, {"k", "k_proj", "self_attn"}, {"v", "v_proj", "self_attn"},
+    {"o", "o_proj", "self_attn"}, {"gate", "gate_proj", "mlp"}, {"up", "up_proj", "mlp"},
+    {"down", "down_proj", "mlp"},
 };
 
 const ProjectionNames& names(Projection projection) { return kNames[static_cast<size_t>(projection)]; }
 
-/// "Llama 3.1" scaling: frequencies that turn more than high_frequency_factor times over the original context stay, those that turn less
-/// than low_frequency_factor times are divided by factor, those between are blended linearly in the number of turns.
+/// "Llama 3.1" scaling: frequencies that turn more than high_frequency_factor times over the original context stay,
+/// those that turn less than low_frequency_factor times are divided by factor, those between are blended linearly in
+/// the number of turns.
 double llama3_frequency(double frequency, const RopeScaling& scaling) {
   const double turns = scaling.original_context * frequency / (2 * std::numbers::pi);
   if (turns < scaling.low_frequency_factor) return frequency / scaling.factor;
@@ -42,10 +44,17 @@ std::vector<double> rope_frequencies(const Family& family) {
     double& frequency = frequencies[i];
     frequency = std::pow(family.rope_theta, -2.0 * static_cast<double>(i) / family.rotary_dims);
     switch (family.rope_scaling.kind) {
-      case RopeScalingKind::kNone: break;
-      case RopeScalingKind::kLinear: frequency /= family.rope_scaling.factor; break;
-      case RopeScalingKind::kLlama3: frequency = llama3_frequency(frequency, family.rope_scaling); break;
-      case RopeScalingKind::kFactors: frequency /= static_cast<double>(family.rope_scaling.factors[i]); break;
+      case RopeScalingKind::kNone:
+        break;
+      case RopeScalingKind::kLinear:
+        frequency /= family.rope_scaling.factor;
+        break;
+      case RopeScalingKind::kLlama3:
+        frequency = llama3_frequency(frequency, family.rope_scaling);
+        break;
+      case RopeScalingKind::kFactors:
+        frequency /= static_cast<double>(family.rope_scaling.factors[i]);
+        break;
     }
   }
   return frequencies;
@@ -61,26 +70,35 @@ std::string projection_path(Projection projection) {
 Projection projection_from_name(const std::string& name) {
   for (const Projection projection : kProjections)
     if (name == projection_name(projection) || name == projection_module(projection)) return projection;
-  fail("UNSUPPORTED", "\"%s\" is no matrix an adapter can sit on; they are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
-       name.c_str());
+  fail(
+      "UNSUPPORTED",
+      "\"%s\" is no matrix an adapter can sit on; they are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+      name.c_str());
 }
 
 int projection_in(const Family& family, Projection projection) {
   switch (projection) {
-    case Projection::kO: return family.query_width();
-    case Projection::kDown: return family.intermediate;
-    default: return family.hidden;
+    case Projection::kO:
+      return family.query_width();
+    case Projection::kDown:
+      return family.intermediate;
+    default:
+      return family.hidden;
   }
 }
 
 int projection_out(const Family& family, Projection projection) {
   switch (projection) {
-    case Projection::kQ: return family.query_width();
+    case Projection::kQ:
+      return family.query_width();
     case Projection::kK:
-    case Projection::kV: return family.kv_width();
+    case Projection::kV:
+      return family.kv_width();
     case Projection::kGate:
-    case Projection::kUp: return family.intermediate;
-    default: return family.hidden;
+    case Projection::kUp:
+      return family.intermediate;
+    default:
+      return family.hidden;
   }
 }
 
@@ -94,7 +112,8 @@ std::vector<WeightSpec> weight_specs(const Family& family) {
                        {projection_out(family, projection), projection_in(family, projection)}});
     };
     specs.push_back({block + "input_layernorm.weight", {family.hidden}});
-    for (const Projection projection : {Projection::kQ, Projection::kK, Projection::kV, Projection::kO}) matrix(projection);
+    for (const Projection projection : {Projection::kQ, Projection::kK, Projection::kV, Projection::kO})
+      matrix(projection);
     specs.push_back({block + "post_attention_layernorm.weight", {family.hidden}});
     for (const Projection projection : {Projection::kGate, Projection::kUp, Projection::kDown}) matrix(projection);
   }

@@ -18,8 +18,8 @@ enum class RopeScalingKind { kNone, kLinear, kLlama3, kFactors };
 
 /// The matrices of a block that an adapter may touch, in the order of the forward pass.
 enum class Projection { kQ, kK, kV, kO, kGate, kUp, kDown };
-inline constexpr std::array<Projection, 7> kProjections = {Projection::kQ,    Projection::kK,  Projection::kV,
-                                                           Projection::kO,    Projection::kGate, Projection::kUp,
+inline constexpr std::array<Projection, 7> kProjections = {Projection::kQ,   Projection::kK,    Projection::kV,
+                                                           Projection::kO,   Projection::kGate, Projection::kUp,
                                                            Projection::kDown};
 
 struct RopeScaling {
@@ -79,8 +79,8 @@ struct Family {
 /// [rotary_dims / 2] inverse frequencies in radians a position, scaling applied.
 std::vector<double> rope_frequencies(const Family& family);
 
-/// config.json as transformers 4 or 5 writes it. `file` is for messages. An architecture, or a field that changes the arithmetic
-/// and is not honoured, throws Error "UNSUPPORTED" by name.
+/// config.json as transformers 4 or 5 writes it. `file` is for messages. An architecture, or a field that changes the
+/// arithmetic and is not honoured, throws Error "UNSUPPORTED" by name.
 Family family_from_config(const Json& config, const std::string& file);
 
 /// The metadata of a GGUF, with the same rules.

@@ -42,8 +42,8 @@ class Reader {
 
   size_t at() const { return at_; }
   [[noreturn]] void cut(const char* what) const {
-    fail("BAD_FILE", "%s: the file ends inside %s (after byte %zu of %zu): it is cut short or damaged", file_.path().c_str(),
-         what, at_, file_.size());
+    fail("BAD_FILE", "%s: the file ends inside %s (after byte %zu of %zu): it is cut short or damaged",
+         file_.path().c_str(), what, at_, file_.size());
   }
   const char* path() const { return file_.path().c_str(); }
 
@@ -58,15 +58,24 @@ class Reader {
 
 int64_t integer_value(Reader& reader, uint32_t type, const char* what) {
   switch (type) {
-    case kU8: return reader.take<uint8_t>(what);
-    case kI8: return reader.take<int8_t>(what);
-    case kU16: return reader.take<uint16_t>(what);
-    case kI16: return reader.take<int16_t>(what);
-    case kU32: return reader.take<uint32_t>(what);
-    case kI32: return reader.take<int32_t>(what);
-    case kBool: return reader.take<uint8_t>(what) != 0;
-    case kI64: return reader.take<int64_t>(what);
-    default: break;
+    case kU8:
+      return reader.take<uint8_t>(what);
+    case kI8:
+      return reader.take<int8_t>(what);
+    case kU16:
+      return reader.take<uint16_t>(what);
+    case kI16:
+      return reader.take<int16_t>(what);
+    case kU32:
+      return reader.take<uint32_t>(what);
+    case kI32:
+      return reader.take<int32_t>(what);
+    case kBool:
+      return reader.take<uint8_t>(what) != 0;
+    case kI64:
+      return reader.take<int64_t>(what);
+    default:
+      break;
   }
   const uint64_t value = reader.take<uint64_t>(what);
   if (value > static_cast<uint64_t>(INT64_MAX)) fail("BAD_FILE", "%s: %s is out of range", reader.path(), what);
@@ -77,10 +86,19 @@ bool is_integer_type(uint32_t type) { return type <= kI32 || type == kU64 || typ
 
 size_t value_bytes(uint32_t type) {
   switch (type) {
-    case kU8: case kI8: case kBool: return 1;
-    case kU16: case kI16: return 2;
-    case kU32: case kI32: case kFloat32: return 4;
-    default: return 8;  // also a string: the length before its bytes
+    case kU8:
+    case kI8:
+    case kBool:
+      return 1;
+    case kU16:
+    case kI16:
+      return 2;
+    case kU32:
+    case kI32:
+    case kFloat32:
+      return 4;
+    default:
+      return 8;  // also a string: the length before its bytes
   }
 }
 
@@ -97,7 +115,8 @@ GgufValue read_array(Reader& reader, const char* what) {
   }
   if (type == kFloat32 || type == kFloat64) {
     std::vector<double> numbers(static_cast<size_t>(count));
-    for (double& number : numbers) number = type == kFloat32 ? static_cast<double>(reader.take<float>(what)) : reader.take<double>(what);
+    for (double& number : numbers)
+      number = type == kFloat32 ? static_cast<double>(reader.take<float>(what)) : reader.take<double>(what);
     return numbers;
   }
   std::vector<int64_t> integers(static_cast<size_t>(count));
@@ -111,12 +130,18 @@ GgufValue read_value(Reader& reader, const std::string& key) {
   const uint32_t type = reader.take<uint32_t>(what);
   if (is_integer_type(type)) return integer_value(reader, type, what);
   switch (type) {
-    case kFloat32: return static_cast<double>(reader.take<float>(what));
-    case kFloat64: return reader.take<double>(what);
-    case kBool: return reader.take<uint8_t>(what) != 0;
-    case kString: return reader.string(what);
-    case kArray: return read_array(reader, what);
-    default: fail("BAD_FILE", "%s: %s has the unknown type %u", reader.path(), what, type);
+    case kFloat32:
+      return static_cast<double>(reader.take<float>(what));
+    case kFloat64:
+      return reader.take<double>(what);
+    case kBool:
+      return reader.take<uint8_t>(what) != 0;
+    case kString:
+      return reader.string(what);
+    case kArray:
+      return read_array(reader, what);
+    default:
+      fail("BAD_FILE", "%s: %s has the unknown type %u", reader.path(), what, type);
   }
 }
 
@@ -128,12 +153,13 @@ GgufTensor read_tensor_entry(Reader& reader, uint64_t& offset) {
   const std::string label = "the entry of tensor " + tensor.name;
   const char* what = label.c_str();
   const uint32_t dimensions = reader.take<uint32_t>(what);
-  if (dimensions > kMaxDimensions) fail("BAD_FILE", "%s: tensor %s has %u dimensions", reader.path(), tensor.name.c_str(), dimensions);
+  if (dimensions > kMaxDimensions)
+    fail("BAD_FILE", "%s: tensor %s has %u dimensions", reader.path(), tensor.name.c_str(), dimensions);
   uint64_t elements = 1;
   for (uint32_t i = 0; i < dimensions; ++i) {
     const uint64_t extent = reader.take<uint64_t>(what);
-    if (extent == 0 || extent > static_cast<uint64_t>(INT64_MAX) || __builtin_mul_overflow(elements, extent, &elements) ||
-        elements > static_cast<uint64_t>(INT64_MAX))
+    if (extent == 0 || extent > static_cast<uint64_t>(INT64_MAX) ||
+        __builtin_mul_overflow(elements, extent, &elements) || elements > static_cast<uint64_t>(INT64_MAX))
       fail("BAD_FILE", "%s: tensor %s has an impossible shape", reader.path(), tensor.name.c_str());
     tensor.shape.insert(tensor.shape.begin(), static_cast<int64_t>(extent));
   }
@@ -141,11 +167,14 @@ GgufTensor read_tensor_entry(Reader& reader, uint64_t& offset) {
   offset = reader.take<uint64_t>(what);
   tensor.type = gguf_type_info(type);
   if (!tensor.type)
-    fail("UNSUPPORTED", "%s: tensor %s is stored as %s, which is not supported; convert the model to one of F32, F16, BF16, Q8_0, "
-         "Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K", reader.path(), tensor.name.c_str(), gguf_type_name(type).c_str());
+    fail("UNSUPPORTED",
+         "%s: tensor %s is stored as %s, which is not supported; convert the model to one of F32, F16, BF16, Q8_0, "
+         "Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K",
+         reader.path(), tensor.name.c_str(), gguf_type_name(type).c_str());
   if (tensor.width() % tensor.type->elements != 0)
-    fail("BAD_FILE", "%s: rows of tensor %s have %lld elements, which is not a whole number of %s blocks of %d", reader.path(),
-         tensor.name.c_str(), static_cast<long long>(tensor.width()), tensor.type->name, tensor.type->elements);
+    fail("BAD_FILE", "%s: rows of tensor %s have %lld elements, which is not a whole number of %s blocks of %d",
+         reader.path(), tensor.name.c_str(), static_cast<long long>(tensor.width()), tensor.type->name,
+         tensor.type->elements);
   uint64_t bytes = 0;
   if (__builtin_mul_overflow(elements / static_cast<uint64_t>(tensor.type->elements),
                              static_cast<uint64_t>(tensor.type->bytes), &bytes))
@@ -197,7 +226,8 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
 
   const int64_t alignment = integer("general.alignment").value_or(32);
   if (alignment < 1 || alignment > (1 << 20) || (alignment & (alignment - 1)) != 0)
-    fail("BAD_FILE", "%s: general.alignment is %lld, not a power of two", path.c_str(), static_cast<long long>(alignment));
+    fail("BAD_FILE", "%s: general.alignment is %lld, not a power of two", path.c_str(),
+         static_cast<long long>(alignment));
   const uint64_t start = (reader.at() + static_cast<uint64_t>(alignment) - 1) & ~(static_cast<uint64_t>(alignment) - 1);
   if (!tensors_.empty() && start > file_.size()) reader.cut("the padding before the tensors' data");
 
@@ -209,13 +239,16 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
     GgufTensor& tensor = tensors_[i];
     const uint64_t offset = offsets[i], room = file_.size() - start;
     // The format pads every tensor, the last one too: a file that lacks the padding has lost its end.
-    const uint64_t padded = (tensor.bytes + static_cast<uint64_t>(alignment) - 1) & ~(static_cast<uint64_t>(alignment) - 1);
+    const uint64_t padded =
+        (tensor.bytes + static_cast<uint64_t>(alignment) - 1) & ~(static_cast<uint64_t>(alignment) - 1);
     if (offset % static_cast<uint64_t>(alignment) != 0)
       fail("BAD_FILE", "%s: the data of tensor %s is not aligned", path.c_str(), tensor.name.c_str());
     if (offset > room || padded > room - offset)
-      fail("BAD_FILE", "%s: the data of tensor %s lies beyond the end of the file (%zu bytes): it is cut short or damaged",
+      fail("BAD_FILE",
+           "%s: the data of tensor %s lies beyond the end of the file (%zu bytes): it is cut short or damaged",
            path.c_str(), tensor.name.c_str(), file_.size());
-    if (offset < end) fail("BAD_FILE", "%s: the data of tensor %s overlaps another's", path.c_str(), tensor.name.c_str());
+    if (offset < end)
+      fail("BAD_FILE", "%s: the data of tensor %s overlaps another's", path.c_str(), tensor.name.c_str());
     tensor.data = file_.data() + start + offset;
     end = offset + tensor.bytes;
   }

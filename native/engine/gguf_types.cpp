@@ -1,5 +1,5 @@
-// How a GGUF stores numbers. The arithmetic is float32 in the order written here, without fused multiply-add: that order
-// is what the format's other readers do, and the fixtures are compared exactly.
+// How a GGUF stores numbers. The arithmetic is float32 in the order written here, without fused multiply-add: that
+// order is what the format's other readers do, and the fixtures are compared exactly.
 #include <cstring>
 
 #include "error.h"
@@ -17,8 +17,8 @@ void f32_block(const uint8_t* block, float* out) { std::memcpy(out, block, sizeo
 void f16_block(const uint8_t* block, float* out) { *out = f16_at(block); }
 void bf16_block(const uint8_t* block, float* out) { *out = bf16_to_float(u16_at(block)); }
 
-// Blocks of 32: a float16 scale d, then (Q*_1) a float16 minimum m, then (Q5) one high bit each, then the low four bits:
-// byte j holds elements j and j + 16. Value: d (q - middle) or d q + m.
+// Blocks of 32: a float16 scale d, then (Q*_1) a float16 minimum m, then (Q5) one high bit each, then the low four
+// bits: byte j holds elements j and j + 16. Value: d (q - middle) or d q + m.
 
 void q8_0_block(const uint8_t* block, float* out) {
   const float d = f16_at(block);
@@ -57,9 +57,9 @@ void q5_1_block(const uint8_t* block, float* out) {
   for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(five_bits(block + 4, block + 8, j)) + m;
 }
 
-// Blocks of 256 in 8 parts of 32, each with a 6-bit scale and a 6-bit minimum, packed in 12 bytes: parts 0-3 in the low six
-// bits of bytes 0-3 (scale) and 4-7 (minimum); parts 4-7 have their low four bits in bytes 8-11 (scale low, minimum high nibble)
-// and their top two bits in the top two bits of bytes 0-3 and 4-7. Value: d scale q - dmin minimum.
+// Blocks of 256 in 8 parts of 32, each with a 6-bit scale and a 6-bit minimum, packed in 12 bytes: parts 0-3 in the low
+// six bits of bytes 0-3 (scale) and 4-7 (minimum); parts 4-7 have their low four bits in bytes 8-11 (scale low, minimum
+// high nibble) and their top two bits in the top two bits of bytes 0-3 and 4-7. Value: d scale q - dmin minimum.
 
 struct PartScale {
   float scale, minimum;
@@ -104,9 +104,9 @@ void q5_k_block(const uint8_t* block, float* out) {
   }
 }
 
-// 256 six-bit numbers less 32 in two halves of 128: low nibbles (64 bytes a half), top two bits (32 bytes a half), 16 signed scales
-// of 16 elements each, then d. In a half, quarter k (32 elements) has its low bits in bytes 32 (k % 2) + l, low nibble for k < 2, and
-// its top bits at bit 2 k of byte l.
+// 256 six-bit numbers less 32 in two halves of 128: low nibbles (64 bytes a half), top two bits (32 bytes a half), 16
+// signed scales of 16 elements each, then d. In a half, quarter k (32 elements) has its low bits in bytes 32 (k % 2) +
+// l, low nibble for k < 2, and its top bits at bit 2 k of byte l.
 void q6_k_block(const uint8_t* block, float* out) {
   const float d = f16_at(block + 208);
   for (int half = 0; half < 2; ++half) {
@@ -134,10 +134,10 @@ constexpr GgufTypeInfo kTypes[] = {
 
 // The format's numbering, with null where a number was given up.
 constexpr const char* kNames[] = {
-    "F32",     "F16",    "Q4_0",    "Q4_1",   nullptr, nullptr, "Q5_0",  "Q5_1",    "Q8_0",  "Q8_1",  "Q2_K",
-    "Q3_K",    "Q4_K",   "Q5_K",    "Q6_K",   "Q8_K",  "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
-    "IQ2_S",   "IQ4_XS", "I8",      "I16",    "I32",   "I64",   "F64",   "IQ1_M",   "BF16",  nullptr, nullptr,
-    nullptr,   "TQ1_0",  "TQ2_0",   nullptr,  nullptr, nullptr, "MXFP4",
+    "F32",    "F16",   "Q4_0",  "Q4_1",   nullptr, nullptr, "Q5_0",    "Q5_1",   "Q8_0",    "Q8_1",
+    "Q2_K",   "Q3_K",  "Q4_K",  "Q5_K",   "Q6_K",  "Q8_K",  "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S",
+    "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8",    "I16",   "I32",     "I64",    "F64",     "IQ1_M",
+    "BF16",   nullptr, nullptr, nullptr,  "TQ1_0", "TQ2_0", nullptr,   nullptr,  nullptr,   "MXFP4",
 };
 
 }  // namespace

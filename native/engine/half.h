@@ -1,4 +1,5 @@
-// 16-bit floats. bf16: the upper half of a float32. f16: IEEE 754 binary16. Conversion down rounds to nearest, ties to even.
+// 16-bit floats. bf16: the upper half of a float32. f16: IEEE 754 binary16. Conversion down rounds to nearest, ties to
+// even.
 #pragma once
 
 #include <bit>
@@ -32,7 +33,8 @@ constexpr uint16_t float_to_f16(float value) {
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x1ffu));
   if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 2^16 and above
   if (magnitude < 0x38800000u) {
-    // Below 2^-14 the spacing is fixed at 2^-24: adding 2^-1, whose ulp that is, leaves the rounded multiple in the low bits.
+    // Below 2^-14 the spacing is fixed at 2^-24: adding 2^-1, whose ulp that is, leaves the rounded multiple in the low
+    // bits.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0.5f)));
   }

@@ -26,7 +26,7 @@ struct Descriptor {
   Descriptor& operator=(const Descriptor&) = delete;
 
   size_t size(const std::string& path) const {
-    struct stat status {};
+    struct stat status{};
     if (::fstat(number, &status) != 0) fail("NO_FILE", "cannot read %s: %s", path.c_str(), std::strerror(errno));
     if (S_ISDIR(status.st_mode)) fail("NO_FILE", "cannot read %s: it is a folder", path.c_str());
     return static_cast<size_t>(status.st_size);
@@ -74,12 +74,12 @@ std::string read_file(const std::string& path) {
 }
 
 bool file_exists(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   return ::stat(path.c_str(), &status) == 0 && !S_ISDIR(status.st_mode);
 }
 
 bool is_directory(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
 }
 

@@ -20,8 +20,8 @@ struct DtypeInfo {
 };
 
 // In the order of Dtype.
-constexpr DtypeInfo kDtypes[] = {{"BOOL", 1}, {"U8", 1},      {"I8", 1},      {"U16", 2}, {"I16", 2},
-                                 {"U32", 4},  {"I32", 4},     {"U64", 8},     {"I64", 8}, {"F8_E4M3", 1},
+constexpr DtypeInfo kDtypes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1},   {"U16", 2}, {"I16", 2},
+                                 {"U32", 4},     {"I32", 4}, {"U64", 8},  {"I64", 8}, {"F8_E4M3", 1},
                                  {"F8_E5M2", 1}, {"F16", 2}, {"BF16", 2}, {"F32", 4}, {"F64", 8}};
 
 constexpr uint64_t kMaxHeader = 100'000'000;  // the format's own limit
@@ -63,7 +63,8 @@ TensorView read_entry(const std::string& path, const std::string& name, const Js
   }
 
   const Json* offsets = entry.find("data_offsets");
-  if (!offsets || !offsets->is_array() || offsets->size() != 2 || !(*offsets)[0].is_integer() || !(*offsets)[1].is_integer())
+  if (!offsets || !offsets->is_array() || offsets->size() != 2 || !(*offsets)[0].is_integer() ||
+      !(*offsets)[1].is_integer())
     bad("has no data_offsets [begin, end]");
   const int64_t begin = (*offsets)[0].as_integer(), end = (*offsets)[1].as_integer();
   if (begin < 0 || end < begin) bad("has data_offsets that are not a range");
@@ -85,9 +86,7 @@ TensorView read_entry(const std::string& path, const std::string& name, const Js
 const char* dtype_name(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].name; }
 size_t dtype_bytes(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].bytes; }
 
-bool is_float(Dtype dtype) {
-  return dtype == Dtype::kF16 || dtype == Dtype::kBF16 || dtype == Dtype::kF32;
-}
+bool is_float(Dtype dtype) { return dtype == Dtype::kF16 || dtype == Dtype::kBF16 || dtype == Dtype::kF32; }
 
 void to_float(Dtype dtype, const uint8_t* data, size_t count, float* out) {
   if (count == 0) return;
@@ -99,10 +98,15 @@ void to_float(Dtype dtype, const uint8_t* data, size_t count, float* out) {
     }
   };
   switch (dtype) {
-    case Dtype::kF32: std::memcpy(out, data, count * sizeof(float)); return;
-    case Dtype::kBF16: return each(bf16_to_float);
-    case Dtype::kF16: return each(f16_to_float);
-    default: fail("UNSUPPORTED", "%s is not a type of weights", dtype_name(dtype));
+    case Dtype::kF32:
+      std::memcpy(out, data, count * sizeof(float));
+      return;
+    case Dtype::kBF16:
+      return each(bf16_to_float);
+    case Dtype::kF16:
+      return each(f16_to_float);
+    default:
+      fail("UNSUPPORTED", "%s is not a type of weights", dtype_name(dtype));
   }
 }
 
@@ -154,7 +158,8 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
     end += tensor.bytes;
   }
   if (end != data + data_size)
-    fail("BAD_FILE", "%s: %zu bytes after the last tensor belong to none", name, static_cast<size_t>(data + data_size - end));
+    fail("BAD_FILE", "%s: %zu bytes after the last tensor belong to none", name,
+         static_cast<size_t>(data + data_size - end));
 }
 
 const TensorView* SafetensorsFile::find(const std::string& name) const {
@@ -226,7 +231,8 @@ std::vector<TensorView> views(const std::vector<NamedTensor>& tensors) {
 
 void require_finite(const float* values, size_t count, const std::string& file, const std::string& tensor,
                     size_t first_index) {
-  // An exponent of all ones is a NaN or an infinity. The first loop vectorises; only a bad chunk is walked to say where.
+  // An exponent of all ones is a NaN or an infinity. The first loop vectorises; only a bad chunk is walked to say
+  // where.
   constexpr size_t kChunk = 4096;
   for (size_t begin = 0; begin < count; begin += kChunk) {
     const size_t end = std::min(count, begin + kChunk);
@@ -239,8 +245,8 @@ void require_finite(const float* values, size_t count, const std::string& file, 
     if (!bad) continue;
     for (size_t i = begin; i < end; ++i)
       if (!std::isfinite(values[i]))
-        fail("BAD_FILE", "%s: tensor %s has %s at element %zu: the file is damaged, or its training diverged", file.c_str(),
-             tensor.c_str(), std::isnan(values[i]) ? "NaN" : "infinity", first_index + i);
+        fail("BAD_FILE", "%s: tensor %s has %s at element %zu: the file is damaged, or its training diverged",
+             file.c_str(), tensor.c_str(), std::isnan(values[i]) ? "NaN" : "infinity", first_index + i);
   }
 }
 

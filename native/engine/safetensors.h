@@ -41,8 +41,8 @@ struct NamedTensor {
 /// "[2, 3]"
 std::string shape_text(const std::vector<int64_t>& shape);
 
-/// A mapped safetensors file whose header has been checked whole: tensors tile the data without gap or overlap, and each
-/// one's shape and type give its bytes.
+/// A mapped safetensors file whose header has been checked whole: tensors tile the data without gap or overlap, and
+/// each one's shape and type give its bytes.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
@@ -60,12 +60,13 @@ class SafetensorsFile {
   std::vector<std::pair<std::string, std::string>> metadata_;
 };
 
-/// The file's bytes: tensors in the order given, header padded with spaces to 8 bytes. The same input gives the same bytes.
+/// The file's bytes: tensors in the order given, header padded with spaces to 8 bytes. The same input gives the same
+/// bytes.
 std::vector<uint8_t> write_safetensors(const std::vector<TensorView>& tensors,
                                        const std::vector<std::pair<std::string, std::string>>& metadata = {});
 
-/// Every tensor of a file as float32, in the file's order (heads.safetensors, fixtures). A type that is not a float, or a
-/// NaN or infinity, is an error naming file and tensor.
+/// Every tensor of a file as float32, in the file's order (heads.safetensors, fixtures). A type that is not a float, or
+/// a NaN or infinity, is an error naming file and tensor.
 std::vector<NamedTensor> read_float_tensors(const std::string& path);
 
 /// Views of tensors held elsewhere, for write_safetensors.

@@ -57,8 +57,8 @@ inline std::string fixtures() {
   return std::filesystem::is_directory(path) ? path : "";
 }
 
-#define REQUIRE_FIXTURES()                                                                         \
-  const std::string fixtures = ::credence::testing::fixtures();                                    \
+#define REQUIRE_FIXTURES()                                      \
+  const std::string fixtures = ::credence::testing::fixtures(); \
   if (fixtures.empty()) SKIP("no fixtures: set CREDENCE_SHARED to the folder that holds fixtures/")
 
 inline int64_t product(const std::vector<int64_t>& shape) {
@@ -184,10 +184,16 @@ inline void tiny_gguf_metadata(GgufWriter& writer, const Family& family) {
 
 /// "model.layers.0.mlp.up_proj.weight" -> "blk.0.ffn_up.weight"
 inline std::string gguf_tensor_name(std::string name) {
-  constexpr std::pair<std::string_view, std::string_view> kParts[] = {
-      {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}, {"model.layers", "blk"},
-      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"}, {"self_attn.o_proj", "attn_output"},
-      {"self_attn.", "attn_"}, {"mlp.", "ffn_"}, {"_proj", ""}};
+  constexpr std::pair<std::string_view, std::string_view> kParts[] = {{"model.embed_tokens", "token_embd"},
+                                                                      {"model.norm", "output_norm"},
+                                                                      {"lm_head", "output"},
+                                                                      {"model.layers", "blk"},
+                                                                      {"input_layernorm", "attn_norm"},
+                                                                      {"post_attention_layernorm", "ffn_norm"},
+                                                                      {"self_attn.o_proj", "attn_output"},
+                                                                      {"self_attn.", "attn_"},
+                                                                      {"mlp.", "ffn_"},
+                                                                      {"_proj", ""}};
   for (const auto& [from, to] : kParts)
     if (const size_t at = name.find(from); at != std::string::npos) name.replace(at, from.size(), to);
   return name;
@@ -208,7 +214,8 @@ inline std::vector<float> interleaved(const NamedTensor& tensor, int head_dim) {
 inline void tiny_gguf_tensors(GgufWriter& writer, const Family& family, const std::vector<NamedTensor>& weights) {
   for (const NamedTensor& tensor : weights) {
     const bool permuted = tensor.name.ends_with("q_proj.weight") || tensor.name.ends_with("k_proj.weight");
-    writer.f32(gguf_tensor_name(tensor.name), tensor.shape, permuted ? interleaved(tensor, family.head_dim) : tensor.data);
+    writer.f32(gguf_tensor_name(tensor.name), tensor.shape,
+               permuted ? interleaved(tensor, family.head_dim) : tensor.data);
   }
 }
 

@@ -44,8 +44,9 @@ TEST(json_errors_name_line_and_column) {
   EXPECT_THROWS(parse_json("{\"a\":1,\"a\":2}", "x.json"), "x.json:1:8: the key \"a\" appears twice");
   EXPECT_THROWS(parse_json("[1]x"), ":1:4: expected the end");
   EXPECT_THROWS(parse_json("\"abc"), "has no end");
-  for (const char* bad : {"", "01", "1.", "-", "+1", "nul", "[1,]", "{,}", "{\"a\"}", "\"\\x\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\u12g4\"",
-                          "\"\n\"", "NaN", "1e999", "\"\xff\"", "\"\xc0\x80\"", "\"\xed\xa0\x80\""})
+  for (const char* bad :
+       {"", "01", "1.", "-", "+1", "nul", "[1,]", "{,}", "{\"a\"}", "\"\\x\"", "\"\\ud800\"", "\"\\udc00\"",
+        "\"\\u12g4\"", "\"\n\"", "NaN", "1e999", "\"\xff\"", "\"\xc0\x80\"", "\"\xed\xa0\x80\""})
     EXPECT_THROWS(parse_json(bad), "json:1:");
   EXPECT_THROWS(parse_json(std::string(100000, '[')), "nested too deeply");
   EXPECT_THROWS(parse_json("{}").at("size"), "\"size\" is missing");
@@ -120,13 +121,17 @@ TEST(safetensors_come_back_as_written) {
   const std::string path = folder.file("a.safetensors");
   write_bytes(path, text_of(bytes));
   const SafetensorsFile file(path);
-  EXPECT_EQ((reinterpret_cast<uintptr_t>(file.tensors().back().data) - reinterpret_cast<uintptr_t>(file.tensors().front().data)), 23u * 4);
+  EXPECT_EQ((reinterpret_cast<uintptr_t>(file.tensors().back().data) -
+             reinterpret_cast<uintptr_t>(file.tensors().front().data)),
+            23u * 4);
   EXPECT(file.metadata() == (std::vector<std::pair<std::string, std::string>>{{"format", "pt"}, {"note", "ä\""}}));
   EXPECT(file.find("t3") != nullptr && file.find("t3")->shape == std::vector<int64_t>{7});
   EXPECT(file.find("t9") == nullptr);
   const auto again = read_float_tensors(path);
   for (const NamedTensor& tensor : tensors) {
-    const auto same = [&](const NamedTensor& other) { return other.name == tensor.name && other.shape == tensor.shape && other.data == tensor.data; };
+    const auto same = [&](const NamedTensor& other) {
+      return other.name == tensor.name && other.shape == tensor.shape && other.data == tensor.data;
+    };
     EXPECT(std::any_of(again.begin(), again.end(), same));
   }
   for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16}) {
@@ -166,8 +171,12 @@ TEST(safetensors_headers_are_checked) {
   refused(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4, "not a range");
   refused(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 2, "cut short");
   refused(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8, "does not begin where");
-  refused(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12, "overlaps");
-  refused(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4, "twice");
+  refused(
+      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+      12, "overlaps");
+  refused(
+      R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+      4, "twice");
   refused(R"({"__metadata__":{"a":1}})", 0, "__metadata__.a is not a string");
   write_bytes(path, std::string(64, '\xff'));
   EXPECT_THROWS(SafetensorsFile(path), "not a safetensors file");

@@ -81,12 +81,15 @@ TEST(config_gives_the_family) {
 }
 
 TEST(config_of_both_dialects_is_one_family) {
-  const Json old_style = with("rope_scaling",
+  const Json old_style = with(
+      "rope_scaling",
       R"({"type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 64})",
       with("rope_theta", "500000.0"));
-  const Json new_style = with("rope_parameters",
+  const Json new_style = with(
+      "rope_parameters",
       R"({"rope_type": "llama3", "rope_theta": 500000, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 64})", with("dtype", "\"bfloat16\""));
+          "original_max_position_embeddings": 64})",
+      with("dtype", "\"bfloat16\""));
   EXPECT(rope_frequencies(family_of(old_style)) == rope_frequencies(family_of(new_style)));
   EXPECT(rope_frequencies(family_of(with("rope_parameters", R"({"rope_type": "default"})"))) ==
          rope_frequencies(family_of(tiny_config())));
@@ -124,11 +127,21 @@ TEST(rope_frequencies_follow_their_scaling) {
 
 TEST(config_refuses_by_name_what_is_not_honoured) {
   const std::pair<const char*, const char*> unsupported[] = {
-      {"model_type", "\"gpt_neox\""}, {"attention_bias", "true"}, {"mlp_bias", "true"}, {"hidden_act", "\"gelu\""},
-      {"pretraining_tp", "2"}, {"quantization_config", "{\"bits\": 4}"}, {"sliding_window", "128"},
-      {"layer_types", "[\"full_attention\", \"sliding_attention\"]"}, {"partial_rotary_factor", "0.5"},
-      {"num_local_experts", "8"}, {"final_logit_softcapping", "30.0"}, {"logit_scale", "0.0625"}, {"rope_interleaved", "true"},
-      {"rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}"}, {"rope_scaling", "{\"type\": \"dynamic\", \"factor\": 2}"},
+      {"model_type", "\"gpt_neox\""},
+      {"attention_bias", "true"},
+      {"mlp_bias", "true"},
+      {"hidden_act", "\"gelu\""},
+      {"pretraining_tp", "2"},
+      {"quantization_config", "{\"bits\": 4}"},
+      {"sliding_window", "128"},
+      {"layer_types", "[\"full_attention\", \"sliding_attention\"]"},
+      {"partial_rotary_factor", "0.5"},
+      {"num_local_experts", "8"},
+      {"final_logit_softcapping", "30.0"},
+      {"logit_scale", "0.0625"},
+      {"rope_interleaved", "true"},
+      {"rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2}"},
+      {"rope_scaling", "{\"type\": \"dynamic\", \"factor\": 2}"},
       {"rope_parameters", "{\"full_attention\": {\"rope_theta\": 1}}"}};
   for (const auto& [key, value] : unsupported) {
     try {
@@ -137,13 +150,19 @@ TEST(config_refuses_by_name_what_is_not_honoured) {
     } catch (const Error& error) {
       EXPECT_EQ(error.code, "UNSUPPORTED");
       const std::string what = error.what();
-      EXPECT(what.find("config.json") == 0 && (what.find(key) != std::string::npos || std::string(key) == "model_type"));
+      EXPECT(what.find("config.json") == 0 &&
+             (what.find(key) != std::string::npos || std::string(key) == "model_type"));
     }
   }
   // Present but off.
-  for (const auto& [key, value] : {std::pair{"sliding_window", "4096"}, {"sliding_window", "null"}, {"layer_types", "[\"full_attention\"]"},
-                                   {"quantization_config", "null"}, {"pretraining_tp", "1"}, {"some_new_key", "[1, 2]"},
-                                   {"rope_interleaved", "false"}, {"partial_rotary_factor", "1.0"}})
+  for (const auto& [key, value] : {std::pair{"sliding_window", "4096"},
+                                   {"sliding_window", "null"},
+                                   {"layer_types", "[\"full_attention\"]"},
+                                   {"quantization_config", "null"},
+                                   {"pretraining_tp", "1"},
+                                   {"some_new_key", "[1, 2]"},
+                                   {"rope_interleaved", "false"},
+                                   {"partial_rotary_factor", "1.0"}})
     EXPECT_EQ(family_of(with(key, value)).hidden, 12);
   EXPECT_EQ(family_of(with("sliding_window", "8", with("use_sliding_window", "false"))).windows[0], 0);
 }
@@ -158,11 +177,12 @@ TEST(config_errors_name_the_field) {
   EXPECT_THROWS(family_of(with("head_dim", "5")), "odd");
   EXPECT_THROWS(family_of(with("rope_theta", "0")), "above 0");
   EXPECT_THROWS(family_of(with("eos_token_id", "11")), "a token id below vocab_size");
-  EXPECT_THROWS(family_of(with("rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8}")), "\"rope_scaling.low_freq_factor\" is missing");
+  EXPECT_THROWS(family_of(with("rope_scaling", "{\"rope_type\": \"llama3\", \"factor\": 8}")),
+                "\"rope_scaling.low_freq_factor\" is missing");
   EXPECT_THROWS(family_of(parse_json("[]")), "expected an object");
 }
 
-// ---------------------------------------------------------------------------------------------------------------- bases
+// --------------------------------------------------------------------------------------------------------------- bases
 
 TEST(base_folder_of_every_float_type_reads_the_same) {
   for (const Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBF16}) {
@@ -206,7 +226,8 @@ TEST(base_weights_must_be_all_there_and_no_others) {
   {
     TinyFolder tiny;
     tiny.tensors.pop_back();
-    EXPECT_THROWS(tiny.open(), "the weight lm_head.weight is missing (and config.json does not set tie_word_embeddings)");
+    EXPECT_THROWS(tiny.open(),
+                  "the weight lm_head.weight is missing (and config.json does not set tie_word_embeddings)");
     tiny.config.set("tie_word_embeddings", true);
     const auto base = tiny.open();
     EXPECT(!base->has("lm_head.weight"));
@@ -302,15 +323,19 @@ TEST(base_gguf_refuses_by_name_what_is_not_honoured) {
   EXPECT_THROWS(open([](GgufWriter& w) { w.number("llama.expert_count", 8u); }), "llama.expert_count is set");
   EXPECT_EQ(open([](GgufWriter& w) { w.number("llama.expert_count", 0u); })->family.layers, 2);
   EXPECT_THROWS(open([](GgufWriter& w) { w.number("llama.logit_scale", 0.5f); }), "llama.logit_scale is set");
-  EXPECT_THROWS(open([](GgufWriter& w) { w.string("llama.rope.scaling.type", "yarn"); }), "llama.rope.scaling.type is \"yarn\"");
+  EXPECT_THROWS(open([](GgufWriter& w) { w.string("llama.rope.scaling.type", "yarn"); }),
+                "llama.rope.scaling.type is \"yarn\"");
   EXPECT_THROWS(open([](GgufWriter& w) { w.number("llama.rope.dimension_count", 4u); }), "rotating a part of a head");
   EXPECT_THROWS(open([](GgufWriter& w) { w.number("split.count", 2u); }), "one part of a split GGUF");
-  EXPECT_THROWS(open([](GgufWriter& w) { w.f32("blk.0.attn_q.bias", {12}, std::vector<float>(12)); }), "tensor blk.0.attn_q.bias is no weight");
+  EXPECT_THROWS(open([](GgufWriter& w) { w.f32("blk.0.attn_q.bias", {12}, std::vector<float>(12)); }),
+                "tensor blk.0.attn_q.bias is no weight");
   EXPECT_THROWS(open([](GgufWriter&) {}, false), "token_embd.weight is missing");
   EXPECT_THROWS(open([](GgufWriter& w) { w.number("tokenizer.ggml.eot_token_id", 11u); }), "eot_token_id is 11");
   EXPECT_THROWS(open([](GgufWriter& w) { w.f32("rope_freqs.weight", {3}, {1, 0, 2}); }), "not above 0");
 
-  const auto linear = open([](GgufWriter& w) { w.string("llama.rope.scaling.type", "linear"), w.number("llama.rope.scaling.factor", 2.0f); });
+  const auto linear = open([](GgufWriter& w) {
+    w.string("llama.rope.scaling.type", "linear"), w.number("llama.rope.scaling.factor", 2.0f);
+  });
   EXPECT_EQ(rope_frequencies(linear->family)[0], 0.5);
   const auto factors = open([](GgufWriter& w) { w.f32("rope_freqs.weight", {3}, {1, 4, 8}); });
   EXPECT_EQ(rope_frequencies(factors->family)[2], rope_frequencies(family)[2] / 8);
@@ -329,21 +354,24 @@ TEST(base_fixtures_open_or_are_refused_by_name) {
     for (const WeightSpec& spec : weight_specs(base->family)) (void)read(*base, spec.name);
   }
   for (const char* name : {"mistral", "qwen2", "qwen3"})
-    EXPECT_THROWS(BaseFiles::open(fixtures + "/" + name), std::string("the architecture \"") + name + "\" is not supported");
+    EXPECT_THROWS(BaseFiles::open(fixtures + "/" + name),
+                  std::string("the architecture \"") + name + "\" is not supported");
 }
 
 TEST(base_gguf_fixture_is_the_folder_it_was_made_from) {
   REQUIRE_FIXTURES();
-  const auto folder = BaseFiles::open(fixtures + "/smollm2"), gguf = BaseFiles::open(fixtures + "/gguf/smollm2-f16.gguf");
+  const auto folder = BaseFiles::open(fixtures + "/smollm2"),
+             gguf = BaseFiles::open(fixtures + "/gguf/smollm2-f16.gguf");
   EXPECT_EQ(gguf->storage_type, "F16");
   EXPECT(gguf->family.tied_head);
   EXPECT(rope_frequencies(gguf->family) == rope_frequencies(folder->family));
-  for (const WeightSpec& spec : weight_specs(folder->family)) EXPECT(read(*folder, spec.name) == read(*gguf, spec.name));
+  for (const WeightSpec& spec : weight_specs(folder->family))
+    EXPECT(read(*folder, spec.name) == read(*gguf, spec.name));
   const auto mixed = BaseFiles::open(fixtures + "/gguf/mixed.gguf");
   for (const WeightSpec& spec : weight_specs(mixed->family)) (void)read(*mixed, spec.name);
 }
 
-// ------------------------------------------------------------------------------------------------------------- adapters
+// ------------------------------------------------------------------------------------------------------------ adapters
 
 namespace {
 
@@ -364,9 +392,10 @@ void write_adapter_folder(const std::string& folder, const Adapter& adapter, con
 }
 
 bool same_pairs(const Adapter& a, const Adapter& b) {
-  return std::equal(a.pairs.begin(), a.pairs.end(), b.pairs.begin(), b.pairs.end(), [](const AdapterPair& x, const AdapterPair& y) {
-    return x.layer == y.layer && x.projection == y.projection && x.a == y.a && x.b == y.b;
-  });
+  return std::equal(a.pairs.begin(), a.pairs.end(), b.pairs.begin(), b.pairs.end(),
+                    [](const AdapterPair& x, const AdapterPair& y) {
+                      return x.layer == y.layer && x.projection == y.projection && x.a == y.a && x.b == y.b;
+                    });
 }
 
 }  // namespace
@@ -384,7 +413,8 @@ TEST(adapter_comes_back_as_written) {
   EXPECT_NEAR(again.config.scale(), 8 / std::sqrt(2.0), 1e-15);
   EXPECT(write_adapter(again, family) == write_adapter(adapter, family));
   EXPECT_EQ(adapter_config_json(again.config), adapter_config_json(adapter.config));
-  EXPECT(parse_json(adapter_config_json(adapter.config)).at("target_modules").text() == R"(["down_proj","o_proj","q_proj"])");
+  EXPECT(parse_json(adapter_config_json(adapter.config)).at("target_modules").text() ==
+         R"(["down_proj","o_proj","q_proj"])");
 
   adapter.config.layers = {1};
   adapter.pairs.erase(adapter.pairs.begin(), adapter.pairs.begin() + 3);
@@ -417,12 +447,14 @@ TEST(adapter_for_another_model_says_which_base_to_use) {
   const auto against = [&](const char* key, const char* value) {
     return load_adapter(folder.path(), family_of(with(key, value)), "models/other");
   };
-  EXPECT_THROWS(against("hidden_size", "24"), "adapter " + folder.path() +
-                " was trained for a model 12 wide; models/other is 24 wide. Use the base named in its adapter_config.json: some/base");
+  EXPECT_THROWS(
+      against("hidden_size", "24"),
+      "adapter " + folder.path() +
+          " was trained for a model 12 wide; models/other is 24 wide. Use the base named in its adapter_config.json: some/base");
   EXPECT_THROWS(against("num_hidden_layers", "3"), "was trained for a model of 2 layers; models/other has 3.");
   EXPECT_THROWS(against("num_hidden_layers", "1"), "was trained for a model of 2 layers; models/other has 1.");
   EXPECT_THROWS(against("intermediate_size", "24"), "its down_proj has 20 inputs, that of models/other has 24.");
-  EXPECT_THROWS(against("head_dim", "8"), "its o_proj has 12 inputs, that of models/other has 16.");
+  EXPECT_THROWS(against("head_dim", "8"), "its q_proj has 12 outputs, that of models/other has 16.");
   try {
     (void)against("hidden_size", "24");
   } catch (const Error& error) {
@@ -441,10 +473,19 @@ TEST(adapter_folders_are_checked) {
     write_bytes(config_path, with(key, value, config).text());
     EXPECT_THROWS(load_adapter(folder.path(), family, "base"), why);
   };
-  for (const auto& [key, value] : {std::pair{"use_dora", "true"}, {"use_qalora", "true"}, {"bias", "\"all\""}, {"lora_bias", "true"},
-                                   {"rank_pattern", "{\"q_proj\": 4}"}, {"alpha_pattern", "{\"q_proj\": 4}"}, {"fan_in_fan_out", "true"},
-                                   {"modules_to_save", "[\"lm_head\"]"}, {"peft_type", "\"IA3\""}, {"layer_replication", "[[0, 2]]"},
-                                   {"trainable_token_indices", "[1]"}, {"something_new", "true"}, {"target_modules", "\".*proj\""},
+  for (const auto& [key, value] : {std::pair{"use_dora", "true"},
+                                   {"use_qalora", "true"},
+                                   {"bias", "\"all\""},
+                                   {"lora_bias", "true"},
+                                   {"rank_pattern", "{\"q_proj\": 4}"},
+                                   {"alpha_pattern", "{\"q_proj\": 4}"},
+                                   {"fan_in_fan_out", "true"},
+                                   {"modules_to_save", "[\"lm_head\"]"},
+                                   {"peft_type", "\"IA3\""},
+                                   {"layer_replication", "[[0, 2]]"},
+                                   {"trainable_token_indices", "[1]"},
+                                   {"something_new", "true"},
+                                   {"target_modules", "\".*proj\""},
                                    {"init_lora_weights", "\"pissa\""}})
     refused(key, value, key);
   refused("target_modules", "[\"lm_head\"]", "names \"lm_head\"");
@@ -453,8 +494,11 @@ TEST(adapter_folders_are_checked) {
   refused("lora_alpha", "\"x\"", "\"lora_alpha\" is \"x\"; expected a number");
   refused("target_modules", "[\"q_proj\"]", "on a matrix that adapter_config.json does not name");
   refused("target_modules", "\"all-linear\"", "layers.0.self_attn.k_proj.lora_A.weight is missing");
-  for (const auto& [key, value] : {std::pair{"something_new", "false"}, {"something_new", "16"}, {"arrow_config", "null"},
-                                   {"target_modules", "[\"self_attn.o_proj\", \"q_proj\", \"down_proj\"]"}, {"layers_to_transform", "[1, 0]"}}) {
+  for (const auto& [key, value] : {std::pair{"something_new", "false"},
+                                   {"something_new", "16"},
+                                   {"arrow_config", "null"},
+                                   {"target_modules", "[\"self_attn.o_proj\", \"q_proj\", \"down_proj\"]"},
+                                   {"layers_to_transform", "[1, 0]"}}) {
     write_bytes(config_path, with(key, value, config).text());
     EXPECT_EQ(load_adapter(folder.path(), family, "base").pairs.size(), 6u);
   }
@@ -462,7 +506,8 @@ TEST(adapter_folders_are_checked) {
   auto tensors = read_float_tensors(path);
   tensors.push_back({"base_model.model.lm_head.lora_A.weight", {1}, {0}});
   write_tensors(path, tensors);
-  EXPECT_THROWS(load_adapter(folder.path(), family, "base"), "tensor base_model.model.lm_head.lora_A.weight is no LoRA matrix");
+  EXPECT_THROWS(load_adapter(folder.path(), family, "base"),
+                "tensor base_model.model.lm_head.lora_A.weight is no LoRA matrix");
   std::filesystem::resize_file(path, 500);
   EXPECT_THROWS(load_adapter(folder.path(), family, "base"), "cut short");
   std::filesystem::remove(path);
@@ -480,12 +525,14 @@ TEST(adapter_fixtures_come_back_with_the_same_bytes) {
     const Adapter adapter = load_adapter(folder, family, model);
     EXPECT_EQ(adapter.pairs.size(), adapter.config.targets.size() * static_cast<size_t>(family.layers));
     EXPECT(text_of(write_adapter(adapter, family)) == read_file(folder + "/adapter_model.safetensors"));
-    const Json theirs = read_json_file(folder + "/adapter_config.json"), ours = parse_json(adapter_config_json(adapter.config));
+    const Json theirs = read_json_file(folder + "/adapter_config.json"),
+               ours = parse_json(adapter_config_json(adapter.config));
     for (const auto& [key, value] : ours.as_object()) EXPECT(theirs.has(key) && theirs.at(key) == value);
   }
   const Family other = BaseFiles::open(fixtures + "/llama3")->family;
-  EXPECT_THROWS(load_adapter(fixtures + "/smollm2/adapter", other, "llama3"),
-                "was trained for a model 192 wide; llama3 is 64 wide. Use the base named in its adapter_config.json: credence-fixture/smollm2");
+  EXPECT_THROWS(
+      load_adapter(fixtures + "/smollm2/adapter", other, "llama3"),
+      "was trained for a model 192 wide; llama3 is 64 wide. Use the base named in its adapter_config.json: credence-fixture/smollm2");
 }
 
 TESTING_MAIN

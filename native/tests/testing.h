@@ -1,4 +1,5 @@
-// A plain test executable in one header: TEST registers, EXPECT_* record, TESTING_MAIN runs and ends in `N passed, N failed`.
+// A plain test executable in one header: TEST registers, EXPECT_* record, TESTING_MAIN runs and ends in `N passed, N
+// failed`.
 //   program [substring]    runs the tests whose name contains the substring
 // A test that cannot run here (an input is absent) says why with SKIP and counts as neither.
 #pragma once
@@ -52,7 +53,8 @@ std::string show(const T& value) {
   return text.str();
 }
 
-/// Runs the registered tests whose name contains argv[1], if given. Exit status: 1 if any failed, 77 if all were skipped.
+/// Runs the registered tests whose name contains argv[1], if given. Exit status: 1 if any failed, 77 if all were
+/// skipped.
 inline int run(int argc, char** argv) {
   const std::string filter = argc > 1 ? argv[1] : "";
   int passed = 0, failed = 0, skipped = 0;
@@ -90,8 +92,8 @@ inline int run(int argc, char** argv) {
 
 }  // namespace credence::testing
 
-#define TEST(name)                                                                  \
-  static void test_##name();                                                        \
+#define TEST(name)                                                                 \
+  static void test_##name();                                                       \
   static const ::credence::testing::Register register_##name(#name, &test_##name); \
   static void test_##name()
 
@@ -99,51 +101,49 @@ inline int run(int argc, char** argv) {
   int main(int argc, char** argv) { return ::credence::testing::run(argc, argv); }
 
 /// Ends the test without a verdict.
-#define SKIP(why)                                \
-  do {                                           \
+#define SKIP(why)                                 \
+  do {                                            \
     ::credence::testing::state().skipped = (why); \
-    return;                                      \
+    return;                                       \
   } while (0)
 
-#define EXPECT(condition)                                                            \
-  do {                                                                               \
+#define EXPECT(condition)                                                          \
+  do {                                                                             \
     if (!(condition)) ::credence::testing::report(__FILE__, __LINE__, #condition); \
   } while (0)
 
-#define EXPECT_EQ(left, right)                                                                           \
-  do {                                                                                                   \
-    const auto left_value = (left);                                                                      \
-    const auto right_value = (right);                                                                    \
-    if (!(left_value == right_value))                                                                    \
-      ::credence::testing::report(__FILE__, __LINE__,                                                    \
-                                  std::string(#left " == " #right ": ") +                                \
-                                      ::credence::testing::show(left_value) + " and " +                  \
-                                      ::credence::testing::show(right_value));                           \
+#define EXPECT_EQ(left, right)                                                                                    \
+  do {                                                                                                            \
+    const auto left_value = (left);                                                                               \
+    const auto right_value = (right);                                                                             \
+    if (!(left_value == right_value))                                                                             \
+      ::credence::testing::report(__FILE__, __LINE__,                                                             \
+                                  std::string(#left " == " #right ": ") + ::credence::testing::show(left_value) + \
+                                      " and " + ::credence::testing::show(right_value));                          \
   } while (0)
 
 /// |left - right| <= tolerance; a NaN on either side fails.
-#define EXPECT_NEAR(left, right, tolerance)                                                              \
-  do {                                                                                                   \
-    const double left_value = static_cast<double>(left), right_value = static_cast<double>(right);       \
-    if (!(std::fabs(left_value - right_value) <= (tolerance)))                                           \
-      ::credence::testing::report(__FILE__, __LINE__,                                                    \
-                                  std::string(#left " near " #right ": ") +                              \
-                                      ::credence::testing::show(left_value) + " and " +                  \
-                                      ::credence::testing::show(right_value));                           \
+#define EXPECT_NEAR(left, right, tolerance)                                                                         \
+  do {                                                                                                              \
+    const double left_value = static_cast<double>(left), right_value = static_cast<double>(right);                  \
+    if (!(std::fabs(left_value - right_value) <= (tolerance)))                                                      \
+      ::credence::testing::report(__FILE__, __LINE__,                                                               \
+                                  std::string(#left " near " #right ": ") + ::credence::testing::show(left_value) + \
+                                      " and " + ::credence::testing::show(right_value));                            \
   } while (0)
 
 /// The expression throws a std::exception whose message contains the substring.
-#define EXPECT_THROWS(expression, substring)                                                             \
-  do {                                                                                                   \
-    bool threw = false;                                                                                  \
-    try {                                                                                                \
-      (void)(expression);                                                                                \
-    } catch (const std::exception& error) {                                                              \
-      threw = true;                                                                                      \
-      if (std::string(error.what()).find(substring) == std::string::npos)                                \
-        ::credence::testing::report(__FILE__, __LINE__,                                                  \
-                                    std::string(#expression " threw \"") + error.what() + "\", expected \"" + \
-                                        (substring) + "\"");                                             \
-    }                                                                                                    \
-    if (!threw) ::credence::testing::report(__FILE__, __LINE__, #expression " did not throw");           \
+#define EXPECT_THROWS(expression, substring)                                                               \
+  do {                                                                                                     \
+    bool threw = false;                                                                                    \
+    try {                                                                                                  \
+      (void)(expression);                                                                                  \
+    } catch (const std::exception& error) {                                                                \
+      threw = true;                                                                                        \
+      if (std::string(error.what()).find(substring) == std::string::npos)                                  \
+        ::credence::testing::report(                                                                       \
+            __FILE__, __LINE__,                                                                            \
+            std::string(#expression " threw \"") + error.what() + "\", expected \"" + (substring) + "\""); \
+    }                                                                                                      \
+    if (!threw) ::credence::testing::report(__FILE__, __LINE__, #expression " did not throw");             \
   } while (0)
