@@ -30,8 +30,8 @@ export function flattenValues(rows: readonly ArrayLike<number>[]): Float32Array 
 const windowBatches = 8;
 
 /**
- * One epoch's batches as the EliCal reference draws them: rows shuffled, sorted by length within windows of eight batches
- * (shortest first, ties as shuffled), cut into batches, batches shuffled. Every row is in exactly one batch.
+ * One epoch's batches as the EliCal reference draws them: rows shuffled, sorted by length within windows of eight
+ * batches (shortest first, ties as shuffled), cut into batches, batches shuffled. Every row is in exactly one batch.
  */
 export function lengthGroupedBatches(lengths: readonly number[], batch: number, random: RandomSource): number[][] {
   const order = shuffle(

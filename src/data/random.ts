@@ -1,6 +1,6 @@
 /**
- * Random numbers that repeat: the two generators that published experiments were split and shuffled with, bit for bit, so
- * that their splits can be had again. NumPy's (PCG64 behind a SeedSequence) and Python's (Mersenne Twister).
+ * Random numbers that repeat: the two generators that published experiments were split and shuffled with, bit for bit,
+ * so that their splits can be had again. NumPy's (PCG64 behind a SeedSequence) and Python's (Mersenne Twister).
  */
 
 /** What shuffling needs of a generator. */

@@ -104,14 +104,17 @@ export function parts<T>(items: readonly T[], count: number): T[][] {
   });
 }
 
-/** Folds of single rows for choosing a penalty: default_rng(seed).permutation(rows) in `count` parts, each sorted ascending. */
+/**
+ * Folds of single rows for choosing a penalty: default_rng(seed).permutation(rows) in `count` parts, each sorted
+ * ascending.
+ */
 export function crossValidationParts(rows: readonly number[], seed: number, count = 5): number[][] {
   return parts(permutation(rows, new NumpyRandom(seed)), count).map((part) => part.sort((a, b) => a - b));
 }
 
 /**
- * The split of the EliCal reference: one random.Random(7) shuffles the sorted groups, of which 70 % train, then the rows of
- * either side; `limit` keeps that many rows of all, from both sides alike. Rows are in that shuffled order.
+ * The split of the EliCal reference: one random.Random(7) shuffles the sorted groups, of which 70 % train, then the
+ * rows of either side; `limit` keeps that many rows of all, from both sides alike. Rows are in that shuffled order.
  */
 export function elicalReferenceSplit(
   rows: readonly Grouped[],
@@ -131,7 +134,10 @@ export function elicalReferenceSplit(
   };
 }
 
-/** The labelled rows of the EliCal reference: the first of random.Random(1000 + seed)'s shuffle of the training rows' places. */
+/**
+ * The labelled rows of the EliCal reference: the first of random.Random(1000 + seed)'s shuffle of the training rows'
+ * places.
+ */
 export function elicalReferenceLabels(trainCount: number, labels: number, seed: number): number[] {
   const places = Array.from({ length: trainCount }, (_, i) => i);
   return shuffle(places, new PythonRandom(1000 + seed)).slice(0, labels);

@@ -1,8 +1,9 @@
 /**
  * The keys and values at the head of a GGUF file (tokenizer, chat template, names), without its tensors.
  *
- * Layout (GGUF v2 and v3, little endian): "GGUF", version u32, tensor count u64, key count u64, then for each key a string,
- * a type u32 and the value; a string is a length u64 and its UTF-8 bytes; an array is a type u32, a count u64, the elements.
+ * Layout (GGUF v2 and v3, little endian): "GGUF", version u32, tensor count u64, key count u64, then for each key a
+ * string, a type u32 and the value; a string is a length u64 and its UTF-8 bytes; an array is a type u32, a count u64,
+ * the elements.
  */
 import { type FileHandle, open } from "node:fs/promises";
 import { CredenceError } from "../errors.js";
@@ -72,7 +73,8 @@ const deepestArray = 4;
 /**
  * Reads a GGUF file's metadata.
  *
- * @throws CredenceError "BAD_MODEL_FILE" naming the file: no GGUF, an unknown version or type, or cut before the metadata's end
+ * @throws CredenceError "BAD_MODEL_FILE" naming the file: no GGUF, an unknown version or type, or cut before the
+ *    metadata's end
  */
 export async function readGgufMetadata(path: string): Promise<GgufMetadata> {
   let file: FileHandle;

@@ -1,6 +1,6 @@
 /**
- * Conversations as a model reads them: its own Jinja template turns `messages` into text and token ids, and the structure
- * of the messages says which tokens an assistant wrote. No text is ever searched for a marker.
+ * Conversations as a model reads them: its own Jinja template turns `messages` into text and token ids, and the
+ * structure of the messages says which tokens an assistant wrote. No text is ever searched for a marker.
  */
 import { Template } from "@huggingface/jinja";
 import { CredenceError } from "../errors.js";
@@ -16,7 +16,10 @@ export interface Message {
 }
 
 export interface RenderOptions {
-  /** End with the header of an assistant's turn, ready to be answered. Default: when the last message is not an assistant's. */
+  /**
+   * End with the header of an assistant's turn, ready to be answered. Default: when the last message is not an
+   * assistant's.
+   */
   addGenerationPrompt?: boolean;
   /**
    * A system turn for conversations that have none of their own. `null` leaves out the one that the template would put
@@ -88,7 +91,8 @@ export class Chat {
     if (!text.startsWith(dropped)) {
       throw new CredenceError(
         "CHAT_TEMPLATE",
-        `${this.tokenizer.path}: the template's default system turn depends on the conversation and cannot be left out; give a system turn`,
+        `${this.tokenizer.path}: the template's default system turn depends on the conversation and cannot be left out; ` +
+          "give a system turn",
       );
     }
     return kept + text.slice(dropped.length);
@@ -134,7 +138,10 @@ export class Chat {
     return { text, ids, supervised, weights };
   }
 
-  /** Where each assistant turn with a weight stands in the whole rendering: what its message adds to that of those before it. */
+  /**
+   * Where each assistant turn with a weight stands in the whole rendering: what its message adds to that of those
+   * before it.
+   */
   private assistantTurns(messages: Message[], whole: string, options: RenderOptions): Stretch[] {
     const turns: Stretch[] = [];
     messages.forEach((message, i) => {
@@ -161,8 +168,8 @@ export class Chat {
   }
 
   /**
-   * For templates that write a turn otherwise once others follow: two renderings that differ only in this message's content
-   * agree before and after it.
+   * For templates that write a turn otherwise once others follow: two renderings that differ only in this message's
+   * content agree before and after it.
    */
   private byContent(
     messages: Message[],
@@ -179,7 +186,8 @@ export class Chat {
     if (to < from || !whole.startsWith(one.slice(0, from)) || !whole.endsWith(one.slice(one.length - tail))) {
       throw new CredenceError(
         "CHAT_TEMPLATE",
-        `${this.tokenizer.path}: the chat template changes other turns with the content of turn ${i + 1}; it cannot be told which tokens the assistant wrote`,
+        `${this.tokenizer.path}: the chat template changes other turns with the content of turn ${i + 1}; ` +
+          "it cannot be told which tokens the assistant wrote",
       );
     }
     return { from, to };
@@ -214,8 +222,8 @@ export class Chat {
   }
 
   /**
-   * What the template writes before a first user turn, by taking away what it writes for a user turn further on. That is
-   * its default system turn, unless it stands there before a system turn of one's own, too.
+   * What the template writes before a first user turn, by taking away what it writes for a user turn further on. That
+   * is its default system turn, unless it stands there before a system turn of one's own, too.
    */
   private findOpening(options: RenderOptions): { dropped: string; kept: string } {
     const user = { role: "user", content: "Yes?" };
@@ -238,7 +246,8 @@ export class Chat {
     if (first === undefined || turn === undefined) {
       throw new CredenceError(
         "CHAT_TEMPLATE",
-        `${this.tokenizer.path}: the template's default system turn cannot be told apart from the user's; give a system turn`,
+        `${this.tokenizer.path}: the template's default system turn cannot be told apart from the user's; ` +
+          "give a system turn",
       );
     }
     const opening = first.slice(0, first.length - turn.length);
@@ -255,7 +264,8 @@ export class Chat {
       const name = this.tokenizer.specialTokens.bos_token ?? String(bosId);
       throw new CredenceError(
         "DOUBLED_BOS",
-        `the conversation begins with ${name} twice: the template writes it, and the first message or the template does again. Remove one of them`,
+        `the conversation begins with ${name} twice: the template writes it, and then it or the first message does again. ` +
+          "Remove one of them",
       );
     }
     return ids;

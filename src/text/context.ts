@@ -14,7 +14,10 @@ export interface FitOptions {
   contextLength: number;
   /** What to do with a longer row: fail (default), leave it out, keep its end ("left" is cut) or its beginning. */
   truncate?: Truncate;
-  /** What to do with a row of which nothing is supervised: fail (default) or leave it out. Rows without `supervised` pass. */
+  /**
+   * What to do with a row of which nothing is supervised: fail (default) or leave it out. Rows without `supervised`
+   * pass.
+   */
   unsupervised?: "error" | "drop";
 }
 

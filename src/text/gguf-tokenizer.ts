@@ -36,7 +36,9 @@ const byteLevel = (ownPattern: boolean) => ({
   use_regex: ownPattern,
 });
 
-/** Words, runs of at most `digits` digits, punctuation and white space, as Llama 3's and Qwen2's tokenizers cut them. */
+/**
+ * Words, runs of at most `digits` digits, punctuation and white space, as Llama 3's and Qwen2's tokenizers cut them.
+ */
 const splitThenBytes = (digits: string) => ({
   type: "Sequence",
   pretokenizers: [
@@ -85,7 +87,8 @@ const flavours: Record<string, Flavour> = {
 /**
  * The tokenizer of a GGUF file: byte-level BPE (`tokenizer.ggml.model` = gpt2) of the kinds above.
  *
- * @throws CredenceError "UNKNOWN_TOKENIZER" for another model or another `pre`, by name; "BAD_MODEL_FILE" when a part is missing
+ * @throws CredenceError "UNKNOWN_TOKENIZER" for another model or another `pre`, by name; "BAD_MODEL_FILE" when a part
+ *    is missing
  */
 export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerDocument {
   const { path } = metadata;

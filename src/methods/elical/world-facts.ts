@@ -23,7 +23,8 @@ export interface WorldFact {
 /**
  * The questions in the package's order of countries.
  *
- * @param options.keepGiven keep those whose answer stands in the question ("What is the capital of Singapore?"): 1,235 in
+ * @param options.keepGiven keep those whose answer stands in the question ("What is the capital of Singapore?"): 1,235
+ *    in
  *   all, as in the references; without them about 1,200
  */
 export function worldFacts({ keepGiven = false } = {}): WorldFact[] {
@@ -32,7 +33,9 @@ export function worldFacts({ keepGiven = false } = {}): WorldFact[] {
   return keepGiven ? facts : facts.filter((fact) => !hasAnswer(fact.answer, fact.question));
 }
 
-/** The split of the EliCal reference: places in `worldFacts({ keepGiven: true })`, in the order it trains and tests. */
+/**
+ * The split of the EliCal reference: places in `worldFacts({ keepGiven: true })`, in the order it trains and tests.
+ */
 export function referenceSplit(): Split {
   return elicalReferenceSplit(worldFacts({ keepGiven: true }));
 }
@@ -48,7 +51,11 @@ function factsOf(country: Country): WorldFact[] {
   add("capital", `What is the capital of ${name}?`, capitals.flatMap(capitalNames));
   add("continent", `On which continent or region is ${name}?`, continentNames(country));
   add("currency", `What is the currency of ${name}?`, Object.entries(country.currencies ?? {}).flatMap(currencyNames));
-  add("language", `What is an official language of ${name}?`, Object.values(country.languages ?? {}).flatMap(languageNames));
+  add(
+    "language",
+    `What is an official language of ${name}?`,
+    Object.values(country.languages ?? {}).flatMap(languageNames),
+  );
   if (capitals[0] !== undefined) {
     // Codes among the spellings ("KE", "DRC") are no answers.
     const spellings = country.altSpellings.filter((spelling) => [...spelling].length > 3);
@@ -67,7 +74,8 @@ const capitalNames = (capital: string): string[] => [
 function continentNames({ region, subregion }: Country): string[] {
   switch (region) {
     case "Americas": {
-      const part = subregion === "South America" ? ["South America"] : ["North America", "Central America", "Caribbean"];
+      const part =
+        subregion === "South America" ? ["South America"] : ["North America", "Central America", "Caribbean"];
       return [...part, "Americas", "Latin America"];
     }
     case "Oceania":
