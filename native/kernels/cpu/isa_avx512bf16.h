@@ -2,7 +2,13 @@
 // they are explained; included only by files compiled for it.
 #pragma once
 
+// GCC 12 warns of an operand that its own intrinsics leave undefined on purpose.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -121,6 +127,7 @@ struct Avx512Bf16 {
     const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, b)), 16);
     return as_pairs(_mm512_or_si512(low, high));
   }
+  static inline void store_pairs(bf16* p, Pairs x) { _mm512_storeu_si512(p, (__m512i)x); }
   static inline void store_half(bf16* p, F x, M m) {
     // Every other 16-bit lane is written; a masked store leaves the rest of memory alone, also for other threads.
     const __mmask32 even = _mm512_movepi16_mask(_mm512_and_si512(_mm512_movm_epi32(m), _mm512_set1_epi32(0xffff)));

@@ -112,6 +112,10 @@ struct Scalar {
   static inline F dot(F c, Pairs a, Pairs b) { return (c + a.first * b.first) + a.second * b.second; }
   /// Pairs of lane i of a and lane i of b (two rows of a matrix as pairs along the rows): W pairs.
   static inline Pairs zip(const bf16* a, const bf16* b, M m) { return m ? Pairs{widen(*a), b ? widen(*b) : 0.0f} : Pairs{0, 0}; }
+  static inline void store_pairs(bf16* p, Pairs x) {
+    p[0] = narrow(x.first);
+    p[1] = narrow(x.second);
+  }
   /// Lane i goes to p[2 i]: one half of W pairs in memory; the other half is not touched.
   static inline void store_half(bf16* p, F x, M m) {
     if (m) p[0] = narrow(x);
