@@ -1,15 +1,17 @@
 /** The command line: which commands there are, and how an error becomes an exit code. */
 import yargs, { type Argv, type CommandModule } from "yargs";
 import { version } from "../version.js";
+import * as ask from "./ask.js";
 import * as bench from "./bench.js";
 import * as doctor from "./doctor.js";
 import * as golden from "./golden.js";
 import { INTERRUPTED } from "./interrupt.js";
 import { commonOptions } from "./options.js";
 import { type LogLevel, logs, note, ResultFailed, setLogLevel, UsageError } from "./output.js";
+import * as run from "./run.js";
 
 // A command file imports at its top only what its options need, and the rest inside its handler: help answers at once.
-const commands = [golden, bench, doctor] as unknown as CommandModule[];
+const commands = [run, ask, golden, bench, doctor] as unknown as CommandModule[];
 
 /**
  * Parses and runs one command line (without node and the script).
