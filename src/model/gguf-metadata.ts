@@ -74,7 +74,7 @@ const deepestArray = 4;
  * Reads a GGUF file's metadata.
  *
  * @throws CredenceError "BAD_MODEL_FILE" naming the file: no GGUF, an unknown version or type, or cut before the
- *    metadata's end
+ *   metadata's end
  */
 export async function readGgufMetadata(path: string): Promise<GgufMetadata> {
   let file: FileHandle;

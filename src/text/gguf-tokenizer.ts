@@ -88,7 +88,7 @@ const flavours: Record<string, Flavour> = {
  * The tokenizer of a GGUF file: byte-level BPE (`tokenizer.ggml.model` = gpt2) of the kinds above.
  *
  * @throws CredenceError "UNKNOWN_TOKENIZER" for another model or another `pre`, by name; "BAD_MODEL_FILE" when a part
- *    is missing
+ *   is missing
  */
 export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerDocument {
   const { path } = metadata;

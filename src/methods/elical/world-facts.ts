@@ -23,9 +23,8 @@ export interface WorldFact {
 /**
  * The questions in the package's order of countries.
  *
- * @param options.keepGiven keep those whose answer stands in the question ("What is the capital of Singapore?"): 1,235
- *    in
- *   all, as in the references; without them about 1,200
+ * @param options.keepGiven keep those whose answer stands in the question ("What is the capital of Singapore?"):
+ *   1,235 in all, as in the references; without them 1,199
  */
 export function worldFacts({ keepGiven = false } = {}): WorldFact[] {
   const countries = createRequire(import.meta.url)("world-countries") as Country[];
@@ -33,9 +32,7 @@ export function worldFacts({ keepGiven = false } = {}): WorldFact[] {
   return keepGiven ? facts : facts.filter((fact) => !hasAnswer(fact.answer, fact.question));
 }
 
-/**
- * The split of the EliCal reference: places in `worldFacts({ keepGiven: true })`, in the order it trains and tests.
- */
+/** The split of the EliCal reference: places in `worldFacts({ keepGiven: true })`, in the order it trains and tests. */
 export function referenceSplit(): Split {
   return elicalReferenceSplit(worldFacts({ keepGiven: true }));
 }
