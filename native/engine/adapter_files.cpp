@@ -163,11 +163,11 @@ bool parse_key(std::string_view key, TensorKey& parsed) {
   parsed.layer = 0;
   while (digits < key.size() && digits < 6 && key[digits] >= '0' && key[digits] <= '9')
     parsed.layer = 10 * parsed.layer + (key[digits++] - '0');
-  if (digits == 0 || (digits > 1 && key[0] == '0')) return false;
-  key.remove_prefix(digits);
+  if (digits == 0 || (digits > 1 && key[0] == '0') || !key.substr(digits).starts_with('.')) return false;
+  key.remove_prefix(digits + 1);
   for (const Projection projection : kProjections)
     for (const char which : {'A', 'B'})
-      if (key == "." + projection_path(projection) + ".lora_" + which + ".weight")
+      if (key == projection_path(projection) + ".lora_" + which + ".weight")
         return parsed.projection = projection, parsed.which = which, true;
   return false;
 }
