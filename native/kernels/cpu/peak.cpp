@@ -19,17 +19,21 @@ float scalar_loop(int64_t rounds) {
   return total;
 }
 
-bool has_avx512() { return __builtin_cpu_supports("avx512f"); }
-bool has_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 }  // namespace
 
 PeakLoop peak_f32() {
-  if (has_avx512()) return {avx512_f32_loop, kAccumulators * 16 * 2.0};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return {avx512_f32_loop, kAccumulators * 16 * 2.0};
+#endif
   return {scalar_loop, kLanes * 2.0};
 }
 
 PeakLoop peak_bf16() {
-  if (has_bf16()) return {avx512_bf16_loop, kAccumulators * 32 * 2.0};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16")) {
+    return {avx512_bf16_loop, kAccumulators * 32 * 2.0};
+  }
+#endif
   return {nullptr, 0};
 }
 

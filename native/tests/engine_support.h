@@ -1,0 +1,94 @@
+// A small random llama of odd sizes in a folder, and every device that the engine's tests run on.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "engine/device.h"
+#include "engine/policy.h"
+#include "files_support.h"
+#include "testing.h"
+
+namespace credence::testing {
+
+/// Two layers, 40 wide, 4 heads of 20 over 2 key/value heads, vocabulary 97, untied head: multiples of nothing.
+inline void write_small_model(const std::string& folder, bool tied = false) {
+  Json config = parse_json(R"({"model_type": "llama", "vocab_size": 97, "hidden_size": 40, "intermediate_size": 51,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20, "rms_norm_eps": 1e-05,
+    "max_position_embeddings": 400, "rope_theta": 10000.0, "bos_token_id": 1, "eos_token_id": 2})");
+  config.set("tie_word_embeddings", tied);
+  const std::string text = config.text();
+  write_bytes(folder + "/config.json", text);
+  const Family family = family_from_config(config, "config.json");
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<NamedTensor> tensors;
+  for (const WeightSpec& spec : weight_specs(family)) {
+    NamedTensor tensor{spec.name, spec.shape, {}};
+    const bool norm = spec.shape.size() == 1;
+    const float scale = norm ? 0.1f : 1.5f / std::sqrt(static_cast<float>(spec.shape.back()));
+    for (int64_t i = 0; i < product(spec.shape); ++i) tensor.data.push_back((norm ? 1.0f : 0.0f) + scale * normal(random));
+    tensors.push_back(std::move(tensor));
+  }
+  write_tensors(folder + "/model.safetensors", tensors);
+}
+
+/// Every instruction set this machine runs, in both types, with 1 and 2 threads where `threads` is 0.
+inline void each_device(const std::function<void(const DeviceOptions&)>& body, int threads = 1) {
+  for (const IsaStatus& status : cpu_isas()) {
+    if (!status.unavailable.empty()) continue;
+    for (const char* dtype : {"f32", "bf16"}) {
+      const int before = state().failures;
+      body({"cpu", dtype, status.isa, threads});
+      if (state().failures != before) std::printf("    with %s %s\n", status.isa.c_str(), dtype);
+    }
+  }
+}
+
+inline AdapterSpec small_adapter(std::vector<Projection> targets = {kProjections.begin(), kProjections.end()}) {
+  AdapterSpec spec;
+  spec.config.r = 3;
+  spec.config.alpha = 7;
+  spec.config.targets = std::move(targets);
+  spec.seed = 5;
+  return spec;
+}
+
+/// A policy whose B is not zero, so that its adapter does something.
+inline std::shared_ptr<Policy> small_policy(const std::string& folder, const DeviceOptions& device, const std::vector<HeadSpec>& heads = {},
+                                            const AdapterSpec& adapter = small_adapter()) {
+  const auto policy = std::make_shared<Policy>(Base::open(folder, device), std::optional(adapter), heads);
+  std::mt19937 random(11);
+  std::normal_distribution<float> normal;
+  std::vector<NamedTensor> tensors;
+  const std::vector<float> flat = policy->read_parameters();
+  for (const Parameter& p : policy->adapter_parameters()) {
+    if (p.name.find("lora_B") == std::string::npos) continue;
+    NamedTensor tensor{p.name, p.shape, {}};
+    for (int64_t i = 0; i < p.count(); ++i) tensor.data.push_back(0.1f * normal(random));
+    tensors.push_back(std::move(tensor));
+  }
+  policy->set_parameters(tensors);
+  return policy;
+}
+
+inline std::vector<int32_t> random_tokens(std::mt19937& random, int count, int vocabulary = 97) {
+  std::vector<int32_t> out;
+  for (int i = 0; i < count; ++i) out.push_back(static_cast<int32_t>(random() % vocabulary));
+  return out;
+}
+
+inline HostBatch batch_of(const std::vector<std::vector<int32_t>>& sequences) {
+  HostBatch batch;
+  batch.offsets.push_back(0);
+  for (const auto& sequence : sequences) {
+    batch.tokens.insert(batch.tokens.end(), sequence.begin(), sequence.end());
+    batch.offsets.push_back(batch.tokens_count());
+  }
+  return batch;
+}
+
+}  // namespace credence::testing

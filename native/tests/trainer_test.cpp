@@ -1,0 +1,233 @@
+// Passes and learning: rows are their own, sums do not depend on how a batch is cut, gradients are finite differences.
+#include <cmath>
+
+#include "engine/trainer.h"
+#include "engine_support.h"
+
+using namespace credence;
+using namespace credence::testing;
+
+namespace {
+
+struct Problem {
+  HostBatch batch;
+  Loss loss;
+  double count = 0;
+};
+
+Problem problem() {
+  std::mt19937 random(23);
+  Problem p;
+  std::vector<std::vector<int32_t>> sequences;
+  for (const int length : {1, 70, 7, 129, 2, 31}) sequences.push_back(random_tokens(random, length));
+  p.batch = batch_of(sequences);
+  for (size_t t = 0; t < p.batch.tokens.size(); ++t) p.loss.nll_weights.push_back(t % 3 ? 1.0f : 0.0f);
+  for (int b = 0; b < p.batch.segments(); ++b) p.loss.nll_weights[p.batch.offsets[b]] = 0;
+  for (float weight : p.loss.nll_weights) p.count += weight;
+  return p;
+}
+
+double largest(const std::vector<float>& values) {
+  double out = 0;
+  for (float value : values) out = std::max(out, std::fabs(static_cast<double>(value)));
+  return out;
+}
+
+}  // namespace
+
+TEST(a_row_has_the_same_bits_alone_and_packed_and_on_two_threads) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  each_device([&](const DeviceOptions& device) {
+    const Problem p = problem();
+    PassRequest request;
+    request.logprobs = request.entropy = request.hidden = true;
+    const auto policy = small_policy(folder.path(), device);
+    const PassResult packed = Pass(policy).forward(p.batch, request);
+    DeviceOptions two = device;
+    two.threads = 2;
+    const PassResult threaded = Pass(small_policy(folder.path(), two)).forward(p.batch, request);
+    EXPECT(packed.logprobs == threaded.logprobs && packed.entropy == threaded.entropy && packed.hidden == threaded.hidden);
+    const int width = policy->base()->family().hidden;
+    for (int b = 0; b < p.batch.segments(); ++b) {
+      const int from = p.batch.offsets[b], to = p.batch.offsets[b + 1];
+      const PassResult alone =
+          Pass(policy).forward(batch_of({{p.batch.tokens.begin() + from, p.batch.tokens.begin() + to}}), request);
+      EXPECT(std::equal(alone.logprobs.begin(), alone.logprobs.end(), packed.logprobs.begin() + from));
+      EXPECT(std::equal(alone.entropy.begin(), alone.entropy.end(), packed.entropy.begin() + from));
+      EXPECT(std::equal(alone.hidden.begin(), alone.hidden.end(), packed.hidden.begin() + static_cast<int64_t>(from) * width));
+    }
+  });
+}
+
+TEST(a_pass_that_keeps_everything_reads_the_same_as_one_that_does_not) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  each_device([&](const DeviceOptions& device) {
+    const Problem p = problem();
+    const auto policy = small_policy(folder.path(), device);
+    PassRequest request;
+    request.logprobs = true;
+    const auto plain = Pass(policy).forward(p.batch, request).logprobs;
+    request.keep = true;
+    EXPECT(plain == Pass(policy).forward(p.batch, request).logprobs);
+  });
+}
+
+TEST(gradients_have_the_same_bits_on_two_threads_and_agree_over_accumulation) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  each_device([&](const DeviceOptions& device) {
+    const Problem p = problem();
+    auto gradients = [&](const DeviceOptions& on, bool apart) {
+      Trainer trainer(small_policy(folder.path(), on), {});
+      double total = 0;
+      if (!apart) total = trainer.accumulate(p.batch, p.loss);
+      for (int b = 0; apart && b < p.batch.segments(); ++b) {
+        const int from = p.batch.offsets[b], to = p.batch.offsets[b + 1];
+        Loss loss;
+        loss.nll_weights = {p.loss.nll_weights.begin() + from, p.loss.nll_weights.begin() + to};
+        total += trainer.accumulate(batch_of({{p.batch.tokens.begin() + from, p.batch.tokens.begin() + to}}), loss);
+      }
+      EXPECT(total > 0);
+      return trainer.gradients();
+    };
+    const auto whole = gradients(device, false);
+    DeviceOptions two = device;
+    two.threads = 2;
+    EXPECT(whole == gradients(two, false));
+    const auto apart = gradients(device, true);
+    double difference = 0;
+    for (size_t i = 0; i < whole.size(); ++i) difference = std::max(difference, std::fabs(static_cast<double>(whole[i]) - apart[i]));
+    EXPECT(difference <= 1e-5 * largest(whole));
+  });
+}
+
+TEST(gradients_are_finite_differences_of_the_loss) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  HeadSpec linear{"sure", -1, {}, 1, 4}, mlp{"deep", 1, {6}, 1, 9};
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "scalar", 2}, {linear, mlp});
+  std::mt19937 random(5);
+  const HostBatch batch = batch_of({random_tokens(random, 9), random_tokens(random, 4)});
+  for (const std::string kind : {"nll", "sure", "deep"}) {
+    Loss loss;
+    if (kind == "nll") {
+      loss.nll_weights = {0, 1, 1, 0, 2, 1, 1, 1, 1, 0, 1, 0.5, 1};
+    } else {
+      loss.read = {kind, {{0, 8, 9}, {1, 1, 4}}};
+      loss.targets = {0.2f, 0.9f};
+    }
+    Trainer trainer(policy, {});
+    trainer.accumulate(batch, loss);
+    const std::vector<float> gradient = trainer.gradients();
+    const double scale = largest(gradient);
+    EXPECT(scale > 0);
+    for (const auto* list : {&policy->adapter_parameters(), &policy->head_parameters()}) {
+      for (const Parameter& p : *list) {
+        // Along the tensor's own gradient: one number that every element enters.
+        std::vector<float> original = policy->read_parameters();
+        double norm = 0;
+        for (int64_t i = 0; i < p.count(); ++i) norm += static_cast<double>(gradient[p.offset + i]) * gradient[p.offset + i];
+        norm = std::sqrt(norm);
+        if (norm < 1e-4 * scale) continue;
+        constexpr double kStep = 2e-2;
+        auto moved = [&](double by) {
+          NamedTensor tensor{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
+          for (int64_t i = 0; i < p.count(); ++i) tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
+          policy->set_parameters({tensor});
+          Trainer probe(policy, {});
+          const double value = probe.accumulate(batch, loss);
+          NamedTensor back{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
+          policy->set_parameters({back});
+          return value;
+        };
+        const double difference = (moved(kStep) - moved(-kStep)) / (2 * kStep);
+        if (std::fabs(difference - norm) > 0.02 * norm + 2e-4) {
+          report(__FILE__, __LINE__, kind + " " + p.name + ": gradient " + show(norm) + ", finite difference " + show(difference));
+        }
+      }
+    }
+  }
+}
+
+TEST(a_forward_held_open_gives_the_gradients_of_the_fused_loss) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const Problem p = problem();
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 2});
+  Trainer fused(policy, {}), open(policy, {});
+  fused.accumulate(p.batch, p.loss);
+  PassRequest request;
+  request.logprobs = true;
+  open.forward(p.batch, request);
+  Upstream upstream;
+  for (float weight : p.loss.nll_weights) upstream.logprobs.push_back(-weight);
+  open.backward(upstream);
+  const auto a = fused.gradients(), b = open.gradients();
+  double difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) difference = std::max(difference, std::fabs(static_cast<double>(a[i]) - b[i]));
+  EXPECT(difference <= 1e-5 * largest(a));
+}
+
+TEST(five_steps_saved_and_restored_in_the_middle_end_with_the_same_bytes) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  each_device([&](const DeviceOptions& device) {
+    const Problem p = problem();
+    OptimizerSpec optimizer;
+    optimizer.weight_decay = 0.1;
+    optimizer.max_gradient_norm = 1;
+    auto step = [&](Trainer& trainer) {
+      trainer.accumulate(p.batch, p.loss);
+      return trainer.update(0.01, p.count);
+    };
+    const auto policy = small_policy(folder.path(), device);
+    Trainer trainer(policy, optimizer);
+    for (int i = 0; i < 2; ++i) step(trainer);
+    const auto parameters = policy->read_parameters(), m = trainer.first_moment(), v = trainer.second_moment();
+    for (int i = 0; i < 3; ++i) step(trainer);
+    const auto resumed = small_policy(folder.path(), device);
+    std::vector<NamedTensor> tensors;
+    for (const Parameter& q : resumed->adapter_parameters()) {
+      tensors.push_back({q.name, q.shape, {parameters.begin() + q.offset, parameters.begin() + q.offset + q.count()}});
+    }
+    resumed->set_parameters(tensors);
+    Trainer again(resumed, optimizer);
+    again.restore(2, m, v);
+    for (int i = 0; i < 3; ++i) step(again);
+    EXPECT(policy->read_parameters() == resumed->read_parameters());
+  });
+}
+
+TEST(only_the_targets_asked_for_are_trained_and_nothing_below_the_lowest_runs_backward) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  AdapterSpec adapter = small_adapter({Projection::kV, Projection::kUp});
+  adapter.config.layers = std::vector<int>{1};
+  const Problem p = problem();
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 1}, {}, adapter);
+  EXPECT_EQ(policy->adapter_parameters().size(), 4u);
+  EXPECT_EQ(policy->lowest_adapted(), 1);
+  Trainer trainer(policy, {});
+  trainer.accumulate(p.batch, p.loss);
+  EXPECT(largest(trainer.gradients()) > 0);
+  EXPECT(!policy->base()->block(0).backward);
+}
+
+TEST(bad_batches_are_named) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 1});
+  Trainer trainer(policy, {});
+  Loss loss;
+  loss.nll_weights = {0, 1, 1};
+  EXPECT_THROWS(trainer.accumulate(batch_of({{1, 97, 3}}), loss), "token id 97");
+  EXPECT_THROWS(trainer.accumulate({{1, 2, 3}, {0, 2}}, loss), "offsets");
+  EXPECT_THROWS(trainer.accumulate(batch_of({{1, 2}}), loss), "weights: expected one for each of 2 tokens but received 3");
+  EXPECT_THROWS(trainer.update(0.1, 0), "Was anything in the step supervised");
+  std::mt19937 random(1);
+  EXPECT_THROWS(Pass(policy).forward(batch_of({random_tokens(random, 401)}), {}), "the model's context is 400");
+}
+
+TESTING_MAIN
