@@ -1,7 +1,8 @@
 // Norms and the embedding, in double: the definition. One letter per axis: T rows, H width.
 #pragma once
 
-#include <cstdint>
+#include <stddef.h>
+#include <stdint.h>
 #include <vector>
 
 namespace credence::reference {
