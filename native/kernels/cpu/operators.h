@@ -7,13 +7,14 @@
 #include "norm.h"
 #include "project.h"
 #include "attention.h"
+#include "sample.h"
 #include "token_logprobs.h"
 
 // CREDENCE_CPU_OPERATORS(X): those that exist. In a table the others are null.
 #define CREDENCE_CPU_LINEAR_OPERATORS(X)                                                                  \
   X(embed) X(embed_backward) X(norm) X(norm_backward) X(attention_input) X(attention_input_backward)      \
   X(project) X(project_backward) X(mlp_input) X(mlp_input_backward)
-#define CREDENCE_CPU_OTHER_OPERATORS(X) X(attention) X(token_logprobs)
+#define CREDENCE_CPU_OTHER_OPERATORS(X) X(attention) X(token_logprobs) X(sample)
 
 #define CREDENCE_CPU_OPERATORS(X) CREDENCE_CPU_LINEAR_OPERATORS(X) CREDENCE_CPU_OTHER_OPERATORS(X)
 
