@@ -45,7 +45,7 @@ class Device {
   Device() = default;
   template <class P>
   void launch(size_t (*workspace)(const P*), int (*run)(credence_backend*, const P*, void*), const P& p, const char* name) {
-    if (!run) fail("UNSUPPORTED", "%s has no operator \"%s\" for %s", table_->name, name, table_->isa);
+    if (!run) fail("NO_OPERATOR", "%s has no operator \"%s\" for %s", table_->name, name, table_->isa);
     check(run(backend_, &p, scratch(workspace ? workspace(&p) : 0)), name);
   }
   void* scratch(size_t bytes);

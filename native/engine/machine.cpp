@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "error.h"
-#include "native/kernels/cpu/peak.h"
+#include "native/kernels/kernels.h"
 
 namespace credence {
 
@@ -51,14 +51,10 @@ double best_rate(int threads, const std::function<double(int thread)>& work) {
   return best;
 }
 
-double gflops(int threads, const cpu::PeakLoop& loop) {
-  if (!loop.run) return 0;
+double gflops(int threads, credence_dtype dtype) {
   constexpr int64_t kRounds = 20'000'000;
-  volatile float sink = 0;
-  return best_rate(threads, [&](int) {
-           sink = loop.run(kRounds);
-           return loop.operations * kRounds;
-         }) / 1e9;
+  if (!credence_cpu_peak(dtype, 1)) return 0;
+  return best_rate(threads, [&](int) { return credence_cpu_peak(dtype, kRounds); }) / 1e9;
 }
 
 double read_gbs(int threads) {
@@ -84,7 +80,7 @@ double read_gbs(int threads) {
 
 Peaks measure_peaks(int threads) {
   if (threads < 1 || threads > 1024) fail("BAD_OPTION", "threads: expected 1 to 1024 but received %d", threads);
-  return {gflops(threads, cpu::peak_f32()), gflops(threads, cpu::peak_bf16()), read_gbs(threads)};
+  return {gflops(threads, CREDENCE_F32), gflops(threads, CREDENCE_BF16), read_gbs(threads)};
 }
 
 }  // namespace credence

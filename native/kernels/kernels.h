@@ -509,6 +509,9 @@ typedef struct credence_table {
 
 // The tables of the CPU that this build has, best first; count in *count. An operator a table does not have is null.
 const credence_table* const* credence_cpu_tables(int32_t* count);
+// Runs `rounds` rounds of the widest multiply-add (bf16: dot product) of this CPU on the calling thread and returns the
+// operations done, two a multiply-add; 0 where there is no such instruction. The yardstick beside which a rate is quoted.
+double credence_cpu_peak(credence_dtype dtype, int64_t rounds);
 // Why there is no CUDA table, or null and the table. (The library beside the addon is opened when asked for.)
 const credence_table* credence_cuda_table(const char** reason);
 

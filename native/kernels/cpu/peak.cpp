@@ -1,11 +1,12 @@
-#include "peak.h"
-
+// What one thread of this machine can do at best.
+#include "../kernels.h"
 #include "peak_loops.h"
 
 namespace credence::cpu {
 
 namespace {
 constexpr int kLanes = 32;
+volatile float sink;  // keeps the work from being elided
 
 float scalar_loop(int64_t rounds) {
   float sum[kLanes] = {};
@@ -18,23 +19,25 @@ float scalar_loop(int64_t rounds) {
   for (float value : sum) total += value;
   return total;
 }
-
 }  // namespace
 
-PeakLoop peak_f32() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return {avx512_f32_loop, kAccumulators * 16 * 2.0};
-#endif
-  return {scalar_loop, kLanes * 2.0};
-}
+}  // namespace credence::cpu
 
-PeakLoop peak_bf16() {
+double credence_cpu_peak(credence_dtype dtype, int64_t rounds) {
+  using namespace credence::cpu;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16")) {
-    return {avx512_bf16_loop, kAccumulators * 32 * 2.0};
+  const bool wide = __builtin_cpu_supports("avx512f");
+  if (dtype == CREDENCE_BF16) {
+    if (!wide || !__builtin_cpu_supports("avx512bf16")) return 0;
+    sink = avx512_bf16_loop(rounds);
+    return kAccumulators * 32 * 2.0 * static_cast<double>(rounds);
+  }
+  if (wide) {
+    sink = avx512_f32_loop(rounds);
+    return kAccumulators * 16 * 2.0 * static_cast<double>(rounds);
   }
 #endif
-  return {nullptr, 0};
+  if (dtype == CREDENCE_BF16) return 0;
+  sink = scalar_loop(rounds);
+  return kLanes * 2.0 * static_cast<double>(rounds);
 }
-
-}  // namespace credence::cpu

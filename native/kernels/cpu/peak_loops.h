@@ -1,4 +1,4 @@
-// The loops of peak.h that need an instruction set.
+// The loops of peak.cpp that need an instruction set.
 #pragma once
 
 #include <cstdint>
