@@ -72,9 +72,13 @@ function explain(error: unknown, doing: string, path: string): CredenceError {
     EISDIR: "that is a folder; a file is expected",
   };
   const reason = remedy[code] ?? (error instanceof Error ? error.message : String(error));
-  return new CredenceError(code === "ENOSPC" || code === "EDQUOT" ? "DISK_FULL" : "FILE", `cannot ${doing} ${path}: ${reason}`, {
-    cause: error,
-  });
+  return new CredenceError(
+    code === "ENOSPC" || code === "EDQUOT" ? "DISK_FULL" : "FILE",
+    `cannot ${doing} ${path}: ${reason}`,
+    {
+      cause: error,
+    },
+  );
 }
 
 function writeAll(descriptor: number, pieces: (string | Uint8Array)[]): void {
@@ -159,7 +163,10 @@ export function writeFolderAtomic(directory: string, files: Record<string, FileD
     for (const [name, data] of Object.entries(files)) {
       const pieces = listed(data);
       writeNew(join(temporary, name), pieces);
-      const bytes = pieces.reduce((sum, piece) => sum + (typeof piece === "string" ? Buffer.byteLength(piece) : piece.length), 0);
+      const bytes = pieces.reduce(
+        (sum, piece) => sum + (typeof piece === "string" ? Buffer.byteLength(piece) : piece.length),
+        0,
+      );
       manifest.files[name] = { bytes, sha256: sha256(pieces) };
     }
     writeNew(join(temporary, manifestName), [`${JSON.stringify(manifest, null, 2)}\n`]);

@@ -4,14 +4,20 @@ import { version } from "../version.js";
 import * as ask from "./ask.js";
 import * as bench from "./bench.js";
 import * as doctor from "./doctor.js";
+import * as evaluate from "./evaluate.js";
+import * as generate from "./generate.js";
 import * as golden from "./golden.js";
 import { INTERRUPTED } from "./interrupt.js";
+import * as label from "./label.js";
 import { commonOptions } from "./options.js";
 import { type LogLevel, logs, note, ResultFailed, setLogLevel, UsageError } from "./output.js";
+import * as reports from "./report.js";
 import * as run from "./run.js";
+import * as score from "./score.js";
+import * as train from "./train.js";
 
 // A command file imports at its top only what its options need, and the rest inside its handler: help answers at once.
-const commands = [run, ask, golden, bench, doctor] as unknown as CommandModule[];
+const commands = [run, ask, generate, label, train, score, evaluate, reports, golden, bench, doctor] as unknown as CommandModule[];
 
 /**
  * Parses and runs one command line (without node and the script).

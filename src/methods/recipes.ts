@@ -36,7 +36,8 @@ function change(recipe: Record<string, unknown>, [path, value]: Setting): void {
   let at = recipe;
   for (const name of names.slice(0, -1)) {
     const inner = at[name] ?? {};
-    if (typeof inner !== "object" || Array.isArray(inner)) throw new CredenceError("BAD_RECIPE", `${path}: ${name} holds no options of its own`);
+    if (typeof inner !== "object" || Array.isArray(inner))
+      throw new CredenceError("BAD_RECIPE", `${path}: ${name} holds no options of its own`);
     at[name] = { ...inner };
     at = at[name] as Record<string, unknown>;
   }
@@ -47,15 +48,22 @@ function change(recipe: Record<string, unknown>, [path, value]: Setting): void {
 export function checkRecipe(recipe: unknown, where = "recipe"): Recipe {
   const method = (recipe as { method?: unknown } | null)?.method;
   if (typeof method !== "string" || !(method in schemas)) {
-    throw new CredenceError("BAD_RECIPE", `${where}: method is ${JSON.stringify(method)}; expected one of ${Object.keys(schemas).join(", ")}`);
+    throw new CredenceError(
+      "BAD_RECIPE",
+      `${where}: method is ${JSON.stringify(method)}; expected one of ${Object.keys(schemas).join(", ")}`,
+    );
   }
   const result = schemas[method as keyof typeof schemas].safeParse(recipe);
   if (!result.success) throw new CredenceError("BAD_RECIPE", `${where}: ${zodProblems(result.error)}`);
   const checked = result.data;
   if (!checked.labels.counts.includes(checked.labels.main)) {
-    throw new CredenceError("BAD_RECIPE", `${where}: labels.main is ${checked.labels.main}; expected one of labels.counts (${checked.labels.counts.join(", ")})`);
+    throw new CredenceError(
+      "BAD_RECIPE",
+      `${where}: labels.main is ${checked.labels.main}; expected one of labels.counts (${checked.labels.counts.join(", ")})`,
+    );
   }
-  if (checked.folds === 1) throw new CredenceError("BAD_RECIPE", `${where}: folds is 1; expected 0 (one part held out) or 2 and more`);
+  if (checked.folds === 1)
+    throw new CredenceError("BAD_RECIPE", `${where}: folds is 1; expected 0 (one part held out) or 2 and more`);
   return checked;
 }
 
@@ -71,16 +79,22 @@ export function loadRecipe(recipe: string | Record<string, unknown>, settings: S
     where = recipe;
     const isFile = [".yaml", ".yml", ".json"].includes(extname(recipe)) || existsSync(recipe);
     if (!isFile && !presets.includes(recipe)) {
-      throw new CredenceError("NO_RECIPE", `there is no recipe ${recipe}. Give a YAML file, or one of: ${presets.join(", ")}`);
+      throw new CredenceError(
+        "NO_RECIPE",
+        `there is no recipe ${recipe}. Give a YAML file, or one of: ${presets.join(", ")}`,
+      );
     }
     try {
-      plain = parse(readText(isFile ? recipe : fileURLToPath(new URL(`../../recipes/${recipe}.yaml`, import.meta.url))));
+      plain = parse(
+        readText(isFile ? recipe : fileURLToPath(new URL(`../../recipes/${recipe}.yaml`, import.meta.url))),
+      );
     } catch (error) {
       if (!(error instanceof YAMLParseError)) throw error;
       throw new CredenceError("BAD_RECIPE", `${recipe}: ${error.message}`, { cause: error });
     }
   }
-  if (typeof plain !== "object" || plain === null || Array.isArray(plain)) throw new CredenceError("BAD_RECIPE", `${where}: expected options by name`);
+  if (typeof plain !== "object" || plain === null || Array.isArray(plain))
+    throw new CredenceError("BAD_RECIPE", `${where}: expected options by name`);
   for (const setting of settings) change(plain as Record<string, unknown>, setting);
   return checkRecipe(plain, where);
 }

@@ -76,7 +76,10 @@ export function readPolicyFolder(directory: string): PolicyFolder {
   const heads: HeadSpec[] = card?.heads ?? [];
   for (const { name } of heads) {
     if (!headTensors.some((tensor) => tensor.name.startsWith(`${name}.`))) {
-      throw new CredenceError("NO_HEAD", `${directory}: the card names the head "${name}", ${headsFile} ${has(headsFile) ? "does not hold it" : "is missing"}`);
+      throw new CredenceError(
+        "NO_HEAD",
+        `${directory}: the card names the head "${name}", ${headsFile} ${has(headsFile) ? "does not hold it" : "is missing"}`,
+      );
     }
   }
   return { directory, card, hasAdapter: has("adapter_config.json"), heads, headTensors };
@@ -90,7 +93,10 @@ export function restoreHeads(policy: NativePolicy, folder: PolicyFolder): void {
     const expected = known.get(name);
     if (!expected) throw new CredenceError("WRONG_HEAD", `${path}: ${name} belongs to no head of the card`);
     if (expected.join() !== shape.join()) {
-      throw new CredenceError("WRONG_HEAD", `${path}: ${name} is [${shape.join(", ")}]; this model needs [${expected.join(", ")}]. Use the base the card names`);
+      throw new CredenceError(
+        "WRONG_HEAD",
+        `${path}: ${name} is [${shape.join(", ")}]; this model needs [${expected.join(", ")}]. Use the base the card names`,
+      );
     }
   }
   if (folder.headTensors.length) policy.setTensors(folder.headTensors);

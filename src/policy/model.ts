@@ -7,7 +7,15 @@ import { readJson, sha256File } from "../files.js";
 import { type Card, checkCardFits, type Prompt } from "../model/card.js";
 import { readPolicyFolder, restoreHeads } from "../model/policy-folder.js";
 import { type ResolveOptions, resolveModel } from "../model/resolve.js";
-import { type AdapterSpec, type Addon, type BaseInfo, type BaseOptions, type HeadSpec, type NativeBase, native } from "../native.js";
+import {
+  type AdapterSpec,
+  type Addon,
+  type BaseInfo,
+  type BaseOptions,
+  type HeadSpec,
+  type NativeBase,
+  native,
+} from "../native.js";
 import { Chat, type Message, type RenderOptions } from "../text/chat.js";
 import { Tokenizer } from "../text/tokenizer.js";
 import { Policy } from "./policy.js";
@@ -37,7 +45,9 @@ const plainPrompt: Prompt = { user: "{question}", system: "default" };
 
 const turnsOf = (input: string | Message[], prompt: Prompt, history: Message[]): Message[] => [
   ...history,
-  ...(typeof input === "string" ? [{ role: "user", content: prompt.user.replaceAll("{question}", () => input) }] : input),
+  ...(typeof input === "string"
+    ? [{ role: "user", content: prompt.user.replaceAll("{question}", () => input) }]
+    : input),
 ];
 
 const renderOptions = ({ system }: Prompt): RenderOptions => ({
@@ -131,7 +141,8 @@ export class Model implements AsyncDisposable {
       this.policies.add(policy);
       return policy;
     }
-    if (!existsSync(adapter) || !statSync(adapter).isDirectory()) throw new CredenceError("NO_ADAPTER", `there is no folder ${adapter}`);
+    if (!existsSync(adapter) || !statSync(adapter).isDirectory())
+      throw new CredenceError("NO_ADAPTER", `there is no folder ${adapter}`);
     const folder = readPolicyFolder(adapter);
     if (folder.card) checkCardFits(folder.card, this.cardBase, adapter);
     const all = [...folder.heads, ...heads];
@@ -142,7 +153,9 @@ export class Model implements AsyncDisposable {
       made.dispose();
       throw error;
     }
-    const config = folder.hasAdapter ? (readJson(join(adapter, "adapter_config.json")) as Record<string, unknown>) : undefined;
+    const config = folder.hasAdapter
+      ? (readJson(join(adapter, "adapter_config.json")) as Record<string, unknown>)
+      : undefined;
     const policy = new Policy(this, made, { card: card ?? folder.card, heads: all, config });
     this.policies.add(policy);
     return policy;
@@ -157,7 +170,11 @@ export class Model implements AsyncDisposable {
   }
 
   /** Token ids of the same. A model without a chat template reads the text as it is. */
-  async promptTokens(input: string | Message[], prompt: Prompt = plainPrompt, history: Message[] = []): Promise<Int32Array> {
+  async promptTokens(
+    input: string | Message[],
+    prompt: Prompt = plainPrompt,
+    history: Message[] = [],
+  ): Promise<Int32Array> {
     const { bosId, chatTemplate } = this.tokenizer;
     if (chatTemplate === undefined) {
       const tokens = await this.tokenizer.encode(this.promptText(input, prompt, history), { specials: "text" });
@@ -180,7 +197,8 @@ export class Model implements AsyncDisposable {
   }
 
   private checkAlive(): void {
-    if (this.disposed) throw new CredenceError("DISPOSED", "this model was disposed of; load it again with Model.load()");
+    if (this.disposed)
+      throw new CredenceError("DISPOSED", "this model was disposed of; load it again with Model.load()");
   }
 
   /** Disposes of its policies, then of the weights. */

@@ -2,11 +2,11 @@
 import { flatten } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import { writeFolderAtomic } from "../files.js";
+import type { Card, Prompt } from "../model/card.js";
+import { adapterConfig, policyFiles } from "../model/policy-folder.js";
 import type { AdapterSpec, ForwardResult, GenerateStats, HeadSpec, NativePolicy, ReadSpan } from "../native.js";
 import type { Message } from "../text/chat.js";
-import type { Card, Prompt } from "../model/card.js";
 import type { Model } from "./model.js";
-import { adapterConfig, policyFiles } from "../model/policy-folder.js";
 import { Trainer, type TrainerOptions } from "./trainer.js";
 
 /** A question (put as the card says, else as a user's turn), a conversation, or token ids as they are. */
@@ -152,7 +152,10 @@ export class Policy implements AsyncDisposable {
         (finished) => {
           for (const sample of finished) {
             const { promptHeads: _, ...rest } = sample;
-            ready.set(sample.prompt * samples + sample.sample, { ...rest, text: this.model.text(sample.tokens, settings.stop) });
+            ready.set(sample.prompt * samples + sample.sample, {
+              ...rest,
+              text: this.model.text(sample.tokens, settings.stop),
+            });
           }
           wake?.();
         },
@@ -185,7 +188,14 @@ export class Policy implements AsyncDisposable {
   /** One forward pass over whole sequences; see the engine's read-outs. */
   async forward(
     sequences: Int32Array[],
-    readouts: { logprobs?: boolean; entropy?: boolean; spans?: ReadSpan[]; heads?: string[]; collect?: number[]; adapter?: boolean },
+    readouts: {
+      logprobs?: boolean;
+      entropy?: boolean;
+      spans?: ReadSpan[];
+      heads?: string[];
+      collect?: number[];
+      adapter?: boolean;
+    },
     signal?: AbortSignal,
   ): Promise<ForwardResult> {
     this.checkAlive();
@@ -193,13 +203,21 @@ export class Policy implements AsyncDisposable {
   }
 
   /** The head's logit at each prompt's last token. */
-  async logits(prompts: Int32Array[], head: string, options: { adapter?: boolean; signal?: AbortSignal } = {}): Promise<Float32Array> {
+  async logits(
+    prompts: Int32Array[],
+    head: string,
+    options: { adapter?: boolean; signal?: AbortSignal } = {},
+  ): Promise<Float32Array> {
     this.checkAlive();
     const out = new Float32Array(prompts.length);
     for (let from = 0; from < prompts.length; from += scoreBatch) {
       const rows = prompts.slice(from, from + scoreBatch);
       const spans = rows.map((row, sequence) => ({ sequence, from: row.length - 1, to: row.length }));
-      const result = await this.native.forward(flatten(rows), { spans, heads: [head], adapter: options.adapter }, options.signal);
+      const result = await this.native.forward(
+        flatten(rows),
+        { spans, heads: [head], adapter: options.adapter },
+        options.signal,
+      );
       out.set(result.heads![head]!, from);
     }
     return out;
@@ -214,8 +232,14 @@ export class Policy implements AsyncDisposable {
     const { head, at, prompt, slope, offset } = card.confidence;
     if (at === "answer-mean") {
       const out: number[] = [];
-      const settings = { maxNewTokens: card.answer.newTokens, answerHeads: [head], adapter: this.answering(card), signal };
-      for await (const sample of this.generate(prompts, settings)) out.push(sigmoid(slope * sample.answerHeads![0]! + offset));
+      const settings = {
+        maxNewTokens: card.answer.newTokens,
+        answerHeads: [head],
+        adapter: this.answering(card),
+        signal,
+      };
+      for await (const sample of this.generate(prompts, settings))
+        out.push(sigmoid(slope * sample.answerHeads![0]! + offset));
       return out;
     }
     const tokens = await Promise.all(prompts.map((input) => this.tokens(input, prompt ?? card.prompt, 0)));
@@ -259,7 +283,10 @@ export class Policy implements AsyncDisposable {
 
   private needCard(): Card {
     if (this.card) return this.card;
-    throw new CredenceError("NO_CARD", "this policy has no credence.json that says how its confidence is read. Load it from a run's best folder");
+    throw new CredenceError(
+      "NO_CARD",
+      "this policy has no credence.json that says how its confidence is read. Load it from a run's best folder",
+    );
   }
 
   /** Trains the adapter and the heads; one trainer at a time makes sense. */
@@ -282,7 +309,8 @@ export class Policy implements AsyncDisposable {
   }
 
   private checkAlive(): void {
-    if (this.disposed) throw new CredenceError("DISPOSED", "this policy was disposed of; make another with model.policy()");
+    if (this.disposed)
+      throw new CredenceError("DISPOSED", "this policy was disposed of; make another with model.policy()");
   }
 
   /** Waits for work in flight; disposes of its trainers first. */

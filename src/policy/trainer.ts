@@ -13,8 +13,7 @@ export interface TrainerOptions {
 /** Rows of one optimiser step, and what they should say. */
 export interface TrainingBatch {
   sequences: Int32Array[];
-  loss:
-    /** Weight of each token's negative log-likelihood, row by row; 0: not supervised. */
+  loss: /** Weight of each token's negative log-likelihood, row by row; 0: not supervised. */
     | { kind: "nll"; weights: Float32Array[] }
     /** (sigmoid(head at the last token) - target)^2 for each row. */
     | { kind: "confidence"; head: string; targets: number[] };
@@ -36,12 +35,22 @@ export interface OpenPass extends ForwardResult {
   backward(upstream: { logprobs?: Float32Array; heads?: Record<string, Float32Array> }): Promise<void>;
 }
 
-export const defaultOptimizer: OptimizerSpec = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, maxGradientNorm: 1 };
+export const defaultOptimizer: OptimizerSpec = {
+  beta1: 0.9,
+  beta2: 0.999,
+  epsilon: 1e-8,
+  weightDecay: 0.01,
+  maxGradientNorm: 1,
+};
 
 /** The part of a loss that some rows have. */
 function lossOf({ sequences, loss }: TrainingBatch, rows: number[]): NativeLoss {
   if (loss.kind === "nll") return { kind: "nll", weights: flattenValues(rows.map((row) => loss.weights[row]!)) };
-  const spans = rows.map((row, sequence) => ({ sequence, from: sequences[row]!.length - 1, to: sequences[row]!.length }));
+  const spans = rows.map((row, sequence) => ({
+    sequence,
+    from: sequences[row]!.length - 1,
+    to: sequences[row]!.length,
+  }));
   return { kind: "sigmoid-mse", head: loss.head, spans, targets: Float32Array.from(rows, (row) => loss.targets[row]!) };
 }
 
@@ -65,9 +74,20 @@ export class Trainer implements Disposable {
     const rows = batch.sequences.length;
     const { loss } = batch;
     const given = loss.kind === "nll" ? loss.weights.length : loss.targets.length;
-    if (given !== rows) throw new CredenceError("BAD_INPUT", `a batch of ${rows} rows has ${loss.kind === "nll" ? "weights" : "targets"} for ${given}`);
-    const count = loss.kind === "nll" ? loss.weights.reduce((sum, row) => sum + row.filter((weight) => weight !== 0).length, 0) : rows;
-    if (!count) throw new CredenceError("NOTHING_SUPERVISED", "the batch supervises no token: check the weights, or which messages are trained on");
+    if (given !== rows)
+      throw new CredenceError(
+        "BAD_INPUT",
+        `a batch of ${rows} rows has ${loss.kind === "nll" ? "weights" : "targets"} for ${given}`,
+      );
+    const count =
+      loss.kind === "nll"
+        ? loss.weights.reduce((sum, row) => sum + row.filter((weight) => weight !== 0).length, 0)
+        : rows;
+    if (!count)
+      throw new CredenceError(
+        "NOTHING_SUPERVISED",
+        "the batch supervises no token: check the weights, or which messages are trained on",
+      );
     const lengths = batch.sequences.map((row) => row.length);
     let sum = 0;
     for (const part of microBatches(lengths, batch.microBatchTokens ?? Number.POSITIVE_INFINITY)) {
@@ -79,7 +99,10 @@ export class Trainer implements Disposable {
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
   async forward(
     sequences: Int32Array[],
-    { readouts = [], heads = [] }: { readouts?: ("logprobs" | "entropy")[]; heads?: { name: string; spans: ReadSpan[] }[] },
+    {
+      readouts = [],
+      heads = [],
+    }: { readouts?: ("logprobs" | "entropy")[]; heads?: { name: string; spans: ReadSpan[] }[] },
   ): Promise<OpenPass> {
     this.checkAlive();
     const result = await this.native.forward(flatten(sequences), {
@@ -96,7 +119,10 @@ export class Trainer implements Disposable {
     const learningRate = this.rate(this.steps);
     const { gradientNorm } = await this.native.update({ learningRate, count });
     if (!Number.isFinite(gradientNorm)) {
-      throw new CredenceError("DIVERGED", `the gradient of step ${this.steps + 1} is not a number. Lower the learning rate, or clip harder`);
+      throw new CredenceError(
+        "DIVERGED",
+        `the gradient of step ${this.steps + 1} is not a number. Lower the learning rate, or clip harder`,
+      );
     }
     this.steps += 1;
     return { gradientNorm, learningRate };
@@ -122,7 +148,8 @@ export class Trainer implements Disposable {
   }
 
   private checkAlive(): void {
-    if (this.disposed) throw new CredenceError("DISPOSED", "this trainer was disposed of; make another with policy.trainer()");
+    if (this.disposed)
+      throw new CredenceError("DISPOSED", "this trainer was disposed of; make another with policy.trainer()");
   }
 
   dispose(): void {

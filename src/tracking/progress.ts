@@ -36,7 +36,14 @@ const grouped = (value: number): string => Math.round(value).toLocaleString("en-
 /** The line itself, e.g. "sampling  312/1,235 questions  1,640 tokens/s  1:12 left". */
 export function progressLine(
   label: string,
-  { done, total, unit, work, workUnit, seconds }: { done: number; total: number; unit: string; work: number; workUnit?: string; seconds: number },
+  {
+    done,
+    total,
+    unit,
+    work,
+    workUnit,
+    seconds,
+  }: { done: number; total: number; unit: string; work: number; workUnit?: string; seconds: number },
 ): string {
   const rate = seconds > 0 && (workUnit ? work : done) > 0 ? (workUnit ? work : done) / seconds : 0;
   const parts = [`${label}  ${grouped(done)}/${grouped(total)} ${unit}`];
@@ -62,7 +69,14 @@ export function progressOn(options: ProgressOptions = {}): Progress {
       };
       let told = started;
       const bar = terminal
-        ? new cliProgress.SingleBar({ stream, format: () => line(), fps: 4, hideCursor: true, clearOnComplete: false, linewrap: false })
+        ? new cliProgress.SingleBar({
+            stream,
+            format: () => line(),
+            fps: 4,
+            hideCursor: true,
+            clearOnComplete: false,
+            linewrap: false,
+          })
         : undefined;
       bar?.start(total, 0);
       return {

@@ -66,7 +66,11 @@ export function newestCheckpoint(directory: string): Checkpoint | undefined {
       continue;
     }
     const state = stateSchema.safeParse(readJson(join(path, "state.json")));
-    if (!state.success) throw new CredenceError("BAD_CHECKPOINT", `${path}: its state.json was written by another version. Delete the stage's folder to start it again`);
+    if (!state.success)
+      throw new CredenceError(
+        "BAD_CHECKPOINT",
+        `${path}: its state.json was written by another version. Delete the stage's folder to start it again`,
+      );
     return { directory: path, state: state.data, moments: readSafetensors(join(path, "optimizer.safetensors")) };
   }
   return undefined;

@@ -2,8 +2,9 @@
  * Trains an adapter and a head to say a number in [0, 1] at a prompt's last token: the squared error of sigmoid(head) to
  * the target, averaged over a step's rows. AdamW, warm-up, then a straight line to zero.
  */
-import { CredenceError } from "../errors.js";
+
 import { shuffledBatches } from "../data/packing.js";
+import { CredenceError } from "../errors.js";
 import { makeFolder } from "../files.js";
 import type { Card } from "../model/card.js";
 import type { Policy } from "../policy/policy.js";
@@ -63,7 +64,12 @@ export async function trainConfidenceHead(job: ConfidenceTraining): Promise<Poli
   if (checkpoint) trainer.restore({ step, tensors: checkpoint.moments });
   const metrics = new Metrics(job.directory, checkpoint?.state.metricsBytes ?? 0, step);
   const save = () =>
-    writeCheckpoint(job.directory, { policy, trainer, card: job.card, state: { step, seed: job.seed, metricsBytes: metrics.sync() } });
+    writeCheckpoint(job.directory, {
+      policy,
+      trainer,
+      card: job.card,
+      state: { step, seed: job.seed, metricsBytes: metrics.sync() },
+    });
   const task = job.progress.task(job.label, plan.length, "steps", "tokens");
   task.advance(step);
   try {
@@ -71,7 +77,10 @@ export async function trainConfidenceHead(job: ConfidenceTraining): Promise<Poli
     while (step < plan.length) {
       if (job.signal?.aborted) {
         if (step > saved) save();
-        throw new CredenceError("ABORTED", `stopped after step ${step} of ${plan.length}; started again it goes on from there`);
+        throw new CredenceError(
+          "ABORTED",
+          `stopped after step ${step} of ${plan.length}; started again it goes on from there`,
+        );
       }
       const { epoch, rows } = plan[step]!;
       const sequences = rows.map((row) => job.rows[row]!.tokens);

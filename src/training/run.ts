@@ -51,14 +51,20 @@ export interface RunOptions {
 /** Paths at which two plain objects differ. */
 function differences(a: unknown, b: unknown, path = ""): string[] {
   if (JSON.stringify(a) === JSON.stringify(b)) return [];
-  const plain = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
+  const plain = (value: unknown): value is Record<string, unknown> =>
+    typeof value === "object" && value !== null && !Array.isArray(value);
   if (!plain(a) || !plain(b)) return [path || "everything"];
   const keys = [...new Set([...Object.keys(a), ...Object.keys(b)])];
   return keys.flatMap((key) => differences(a[key], b[key], path ? `${path}.${key}` : key));
 }
 
 /** Opens a run's folder: a new one, or one that the same recipe made. */
-export function openRun({ directory, recipe, machine, resumeInexact }: Omit<RunOptions, "stages" | "progress" | "signal">): RunState {
+export function openRun({
+  directory,
+  recipe,
+  machine,
+  resumeInexact,
+}: Omit<RunOptions, "stages" | "progress" | "signal">): RunState {
   const recipePath = join(directory, "recipe.yaml");
   const statePath = join(directory, "state.json");
   sweep(directory);
@@ -67,7 +73,10 @@ export function openRun({ directory, recipe, machine, resumeInexact }: Omit<RunO
   const sum = createHash("sha256").update(text).digest("hex");
   if (!existsSync(recipePath)) {
     if (existsSync(directory) && readdirSync(directory).length > 0) {
-      throw new CredenceError("NOT_A_RUN", `${directory} has files in it and is no run's folder. Choose another with --run-dir`);
+      throw new CredenceError(
+        "NOT_A_RUN",
+        `${directory} has files in it and is no run's folder. Choose another with --run-dir`,
+      );
     }
     makeFolder(directory);
     writeFileAtomic(recipePath, text);
@@ -84,11 +93,20 @@ export function openRun({ directory, recipe, machine, resumeInexact }: Omit<RunO
     return state;
   }
   const state = stateSchema.safeParse(readJson(statePath));
-  if (!state.success) throw new CredenceError("OTHER_RECIPE", `${statePath} was written by another version. Choose another folder with --run-dir`);
+  if (!state.success)
+    throw new CredenceError(
+      "OTHER_RECIPE",
+      `${statePath} was written by another version. Choose another folder with --run-dir`,
+    );
   const changed = differences(state.data.machine, machine);
   if (changed.length && !resumeInexact) {
-    const what = changed.map((key) => `${key}: ${state.data.machine[key] ?? "none"} then, ${machine[key] ?? "none"} now`).join("; ");
-    throw new CredenceError("OTHER_MACHINE", `${directory} was begun elsewhere (${what}); going on would not give the same bits. Use --resume-inexact to go on all the same`);
+    const what = changed
+      .map((key) => `${key}: ${state.data.machine[key] ?? "none"} then, ${machine[key] ?? "none"} now`)
+      .join("; ");
+    throw new CredenceError(
+      "OTHER_MACHINE",
+      `${directory} was begun elsewhere (${what}); going on would not give the same bits. Use --resume-inexact to go on all the same`,
+    );
   }
   return state.data;
 }
@@ -105,9 +123,11 @@ export async function executeRun(options: RunOptions): Promise<RunState> {
   const { directory, stages, progress, signal } = options;
   const state = openRun(options);
   const left = stages.filter((stage) => !state.stages[stage.name]);
-  if (left.length < stages.length && left.length) progress.note(`going on in ${directory}: ${stages.length - left.length} of ${stages.length} stages are done`);
+  if (left.length < stages.length && left.length)
+    progress.note(`going on in ${directory}: ${stages.length - left.length} of ${stages.length} stages are done`);
   for (const stage of left) {
-    if (signal?.aborted) throw new CredenceError("ABORTED", `stopped before ${stage.name}; started again it goes on from there`);
+    if (signal?.aborted)
+      throw new CredenceError("ABORTED", `stopped before ${stage.name}; started again it goes on from there`);
     const started = performance.now();
     const folder = join(directory, "stages", stage.name);
     makeFolder(folder);

@@ -59,7 +59,12 @@ const record = ({ text, tokens, logprobs, finish }: Sample): AnswerRecord => ({
 });
 
 /** Answers every question, or what is left of them, and leaves samples.jsonl and features.safetensors in the stage's folder. */
-export async function answerQuestions(context: StageContext, policy: Policy, questions: ElicalQuestion[], recipe: ElicalRecipe): Promise<void> {
+export async function answerQuestions(
+  context: StageContext,
+  policy: Policy,
+  questions: ElicalQuestion[],
+  recipe: ElicalRecipe,
+): Promise<void> {
   const depths = probeDepths(policy.model.info.layers, recipe.probes.depths);
   const folder = join(context.directory, "chunks");
   makeFolder(folder);
@@ -71,8 +76,10 @@ export async function answerQuestions(context: StageContext, policy: Policy, que
   const task = context.progress.task("answering and sampling", questions.length, "questions", "tokens");
   try {
     for (const chunk of chunks) {
-      if (context.signal?.aborted) throw new CredenceError("ABORTED", "stopped while sampling; started again it goes on from there");
-      if (!isWholeFolder(chunk.path)) await answerChunk(chunk.path, policy, chunk.questions, recipe, depths, context, task.advance);
+      if (context.signal?.aborted)
+        throw new CredenceError("ABORTED", "stopped while sampling; started again it goes on from there");
+      if (!isWholeFolder(chunk.path))
+        await answerChunk(chunk.path, policy, chunk.questions, recipe, depths, context, task.advance);
       else task.advance(chunk.questions.length);
     }
   } finally {
@@ -110,7 +117,8 @@ async function answerChunk(
   const prompts = await Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.prompt)));
   const common = { maxNewTokens: recipe.answer.newTokens, signal };
   const given: Sample[] = [];
-  for await (const sample of policy.generate(prompts, { ...common, temperature: 0, collect: depths })) given.push(sample);
+  for await (const sample of policy.generate(prompts, { ...common, temperature: 0, collect: depths }))
+    given.push(sample);
   const { count, temperature, topK, topP, seed } = recipe.samples;
   const responses: AnswerRecord[][] = questions.map(() => []);
   let tokens = given.reduce((sum, sample) => sum + sample.tokens.length, 0);
@@ -125,7 +133,8 @@ async function answerChunk(
       tokens = 0;
     }
   }
-  if (done < questions.length) throw new CredenceError("ABORTED", "stopped while sampling; started again it goes on from there");
+  if (done < questions.length)
+    throw new CredenceError("ABORTED", "stopped while sampling; started again it goes on from there");
   const width = model.info.hiddenSize;
   const tensor = (name: string, states: Float32Array[]): TensorData => {
     const data = new Float32Array(states.length * width);
@@ -134,22 +143,33 @@ async function answerChunk(
   };
   const part = (states: Float32Array | undefined, d: number) => states!.subarray(d * width, (d + 1) * width);
   const tensors = depths.flatMap((depth, d) => [
-    tensor(`question_${depth}`, given.map((sample) => part(sample.promptHidden, d))),
-    tensor(`answer_${depth}`, given.map((sample) => part(sample.answerHidden, d))),
+    tensor(
+      `question_${depth}`,
+      given.map((sample) => part(sample.promptHidden, d)),
+    ),
+    tensor(
+      `answer_${depth}`,
+      given.map((sample) => part(sample.answerHidden, d)),
+    ),
   ]);
-  const records = questions.map((question, i): SamplesRecord => ({
-    ...question,
-    prompt: model.promptText(question.question, recipe.prompt),
-    prompt_tokens: prompts[i]!.length,
-    given: record(given[i]!),
-    responses: responses[i]!,
-  }));
+  const records = questions.map(
+    (question, i): SamplesRecord => ({
+      ...question,
+      prompt: model.promptText(question.question, recipe.prompt),
+      prompt_tokens: prompts[i]!.length,
+      given: record(given[i]!),
+      responses: responses[i]!,
+    }),
+  );
   writeFolderAtomic(path, { [samplesFile]: toJsonLines(records), [featuresFile]: encodeSafetensors(tensors) });
 }
 
 /** The samples of a stage that is done. */
 export function readSamples(directory: string): SamplesRecord[] {
-  return readText(join(directory, samplesFile)).trim().split("\n").map((line) => JSON.parse(line) as SamplesRecord);
+  return readText(join(directory, samplesFile))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as SamplesRecord);
 }
 
 /** The hidden states of a stage that is done, in the order of its samples. */

@@ -5,6 +5,7 @@ import { toJsonLines } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import { evaluate, type MetricValue, pairedBootstrap } from "../../evaluation/bootstrap.js";
 import type { MetricName } from "../../evaluation/metrics.js";
+import type { Prediction } from "../../evaluation/rows.js";
 import { readText, writeFileAtomic } from "../../files.js";
 import type { LabelledRecord } from "./labels.js";
 import type { ElicalRecipe } from "./recipe.js";
@@ -19,17 +20,19 @@ export interface StagePrediction {
   confidence: number;
 }
 
-/** A row's predictions of one seed. */
+/** One line of a predictions file: the question, what the model said of it, and how sure the row is. */
 export interface RowPrediction {
   id: string;
   question: string;
-  answer: string;
-  expected: string[];
+  /** Every wording that counts as right. */
+  answer: string[];
   group: string;
   kind: string;
   seed: number;
+  /** The answer the confidence is about. */
+  said: string;
+  given_correct: 0 | 1;
   confidence: number;
-  correct: 0 | 1;
 }
 
 /** Rows in the order of the report; each may stand for several numbers of labels. */
@@ -72,17 +75,25 @@ export const writePredictions = (directory: string, predictions: StagePrediction
 export function readPredictions(directory: string): StagePrediction[] {
   const path = join(directory, predictionsFile);
   if (!existsSync(path)) throw new CredenceError("FILE", `${path} is missing; delete the run's folder and start again`);
-  return readText(path).trim().split("\n").map((line) => JSON.parse(line) as StagePrediction);
+  return readText(path)
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as StagePrediction);
 }
 
 /** A row's predictions, one list a seed, each in the order of the questions. */
 export type Row = RowPrediction[][];
 
 /** Key of a row with its number of labels, as files and tables name it. */
-export const rowKey = (row: string, labels: number | null, main: number): string => (labels === null || labels === main ? row : `${row}-${labels}`);
+export const rowKey = (row: string, labels: number | null, main: number): string =>
+  labels === null || labels === main ? row : `${row}-${labels}`;
 
 /** Gathers stages' predictions by row and number of labels, with what is known of each question. */
-export function gatherRows(predictions: StagePrediction[], questions: LabelledRecord[], recipe: ElicalRecipe): Map<string, Row> {
+export function gatherRows(
+  predictions: StagePrediction[],
+  questions: LabelledRecord[],
+  recipe: ElicalRecipe,
+): Map<string, Row> {
   const rows = new Map<string, Row>();
   const sorted = [...predictions].sort((a, b) => a.seed - b.seed || a.index - b.index);
   for (const { row, labels, seed, index, confidence } of sorted) {
@@ -95,17 +106,21 @@ export function gatherRows(predictions: StagePrediction[], questions: LabelledRe
     seeds[seed]!.push({
       id,
       question: question.question,
-      answer: question.given.text,
-      expected: answer,
+      answer,
       group,
       kind,
       seed,
+      said: question.given.text,
+      given_correct: question.given_correct,
       confidence,
-      correct: question.given_correct,
     });
   }
   return rows;
 }
+
+/** What metrics are computed from. */
+export const asPredictions = (row: RowPrediction[]): Prediction[] =>
+  row.map(({ confidence, given_correct, group }) => ({ confidence, correct: given_correct, group }));
 
 export type Metrics = Record<MetricName, MetricValue>;
 
@@ -124,29 +139,35 @@ export function evaluateRows(rows: Map<string, Row>, recipe: ElicalRecipe): Eval
   const { bins, resamples, seed } = recipe.evaluation;
   const { main, counts } = recipe.labels;
   const bootstrap = { samples: resamples, seed };
+  const worth = (row: Row) => evaluate(row.map(asPredictions), { bins, bootstrap });
+  const difference = (a: Row, b: Row, metric: MetricName) =>
+    pairedBootstrap(a.map(asPredictions), b.map(asPredictions), metric, { bins, ...bootstrap });
   const out: Evaluated = { metrics: {}, labels: {}, onSplit: {}, differences: {} };
   for (const labels of [...new Set([main, ...counts])]) {
     for (const row of rowNames) {
       const predictions = rows.get(rowKey(row, labels, main));
       if (!predictions) continue;
-      const metrics = evaluate(predictions, { bins, bootstrap });
+      const metrics = worth(predictions);
       if (labels === main) out.metrics[row] = metrics;
-      else (out.labels[labels] ??= {})[row] = metrics;
+      else out.labels[labels] = { ...out.labels[labels], [row]: metrics };
     }
     for (const [a, b] of comparisons) {
       const left = rows.get(rowKey(a, labels, main));
       // A row that uses no labels is the same at every number of them.
       const right = rows.get(rowKey(b, labels, main)) ?? rows.get(b);
       if (!left || !right || left[0]!.length !== right[0]!.length) continue;
-      const differences = ((out.differences[labels] ??= {})[`${a} - ${b}`] ??= {});
-      for (const metric of comparedMetrics) differences[metric] = pairedBootstrap(left, right, metric, { bins, ...bootstrap });
+      const differences = comparedMetrics.map((metric) => [metric, difference(left, right, metric)]);
+      out.differences[labels] = { ...out.differences[labels], [`${a} - ${b}`]: Object.fromEntries(differences) };
     }
   }
   if (recipe.folds && rows.has("lora-question")) {
     const tested = new Set(rows.get("lora-question")![0]!.map(({ id }) => id));
     for (const row of ["sequence-probability", "mean-token-probability", "self-consistency"]) {
-      const predictions = rows.get(row)!.slice(0, 1).map((seed) => seed.filter(({ id }) => tested.has(id)));
-      out.onSplit[row] = evaluate(predictions, { bins, bootstrap });
+      const predictions = rows
+        .get(row)!
+        .slice(0, 1)
+        .map((seed) => seed.filter(({ id }) => tested.has(id)));
+      out.onSplit[row] = worth(predictions);
     }
   }
   return out;
@@ -158,12 +179,20 @@ const rowFile = (runDirectory: string, key: string, seed: number, { seeds }: Eli
 /** predictions/ROW.jsonl in the run's folder, one file a seed where there are several. */
 export function writeRows(runDirectory: string, rows: Map<string, Row>, recipe: ElicalRecipe): void {
   for (const [key, seeds] of rows) {
-    for (const [seed, predictions] of seeds.entries()) writeFileAtomic(rowFile(runDirectory, key, seed, recipe), toJsonLines(predictions));
+    for (const [seed, predictions] of seeds.entries())
+      writeFileAtomic(rowFile(runDirectory, key, seed, recipe), toJsonLines(predictions));
   }
 }
 
 /** A row's predictions, all seeds together. */
 export function readRow(runDirectory: string, key: string, recipe: ElicalRecipe): RowPrediction[] {
-  const paths = Array.from({ length: recipe.seeds }, (_, seed) => rowFile(runDirectory, key, seed, recipe)).filter(existsSync);
-  return paths.flatMap((path) => readText(path).trim().split("\n").map((line) => JSON.parse(line) as RowPrediction));
+  const paths = Array.from({ length: recipe.seeds }, (_, seed) => rowFile(runDirectory, key, seed, recipe)).filter(
+    existsSync,
+  );
+  return paths.flatMap((path) =>
+    readText(path)
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as RowPrediction),
+  );
 }

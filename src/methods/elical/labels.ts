@@ -35,4 +35,7 @@ export const writeLabels = (directory: string, records: LabelledRecord[]): void 
   writeFileAtomic(join(directory, labelsFile), toJsonLines(records));
 
 export const readLabels = (directory: string): LabelledRecord[] =>
-  readText(join(directory, labelsFile)).trim().split("\n").map((line) => JSON.parse(line) as LabelledRecord);
+  readText(join(directory, labelsFile))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as LabelledRecord);

@@ -3,12 +3,12 @@
  * elicited from agreement, then calibrated on a few labels; beside it the same calibration from scratch.
  */
 import { join } from "node:path";
-import { newestCheckpoint } from "../../training/checkpoint.js";
-import { type ConfidenceRow, trainConfidenceHead } from "../../training/confidence-head.js";
-import type { StageContext } from "../../training/run.js";
 import type { Card } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
+import { newestCheckpoint } from "../../training/checkpoint.js";
+import { type ConfidenceRow, trainConfidenceHead } from "../../training/confidence-head.js";
+import type { StageContext } from "../../training/run.js";
 import type { ElicalRecipe } from "./recipe.js";
 
 /** Name of the head in every policy of this method. */
@@ -24,11 +24,17 @@ export interface LoraStage {
   rows: ConfidenceRow[];
   /** Folder of the stage whose policy is trained further; else a fresh adapter. */
   from?: string;
+  /** Folder of a policy that is trained further, wherever it lies. */
+  start?: string;
   label: string;
 }
 
 /** How a policy of this kind is used. */
-export function loraCard(model: Model, recipe: ElicalRecipe, scale: { slope: number; offset: number } = { slope: 1, offset: 0 }): Card {
+export function loraCard(
+  model: Model,
+  recipe: ElicalRecipe,
+  scale: { slope: number; offset: number } = { slope: 1, offset: 0 },
+): Card {
   return {
     version: 1,
     method: "elical",
@@ -42,7 +48,17 @@ export function loraCard(model: Model, recipe: ElicalRecipe, scale: { slope: num
 }
 
 /** Trains in the stage's folder, or goes on there; the policy is the caller's to dispose of. */
-export function trainLora({ context, model, recipe, seed, epochs, rows, from, label }: LoraStage): Promise<Policy> {
+export function trainLora({
+  context,
+  model,
+  recipe,
+  seed,
+  epochs,
+  rows,
+  from,
+  start,
+  label,
+}: LoraStage): Promise<Policy> {
   const { lora } = recipe;
   const fresh = () =>
     model.policy({
@@ -52,7 +68,7 @@ export function trainLora({ context, model, recipe, seed, epochs, rows, from, la
   return trainConfidenceHead({
     directory: context.directory,
     policy: (checkpoint) => {
-      const folder = checkpoint ?? (from === undefined ? undefined : newestCheckpoint(from)!.directory);
+      const folder = checkpoint ?? (from === undefined ? start : newestCheckpoint(from)!.directory);
       return folder === undefined ? fresh() : model.policy({ adapter: folder });
     },
     head: confidenceHead,

@@ -1,5 +1,5 @@
 /** Who learns from what: the one split or the folds of a run, its labelled rows, and its stages' names. */
-import { type Fold, crossValidationParts, elicalReferenceLabels, foldsByGroup, labelOrder } from "../../data/splits.js";
+import { crossValidationParts, elicalReferenceLabels, type Fold, foldsByGroup, labelOrder } from "../../data/splits.js";
 import type { LabelledRecord } from "./labels.js";
 import type { ElicalRecipe } from "./recipe.js";
 
@@ -20,7 +20,10 @@ export function split(questions: LabelledRecord[]): Division {
   const train = rows.filter((row) => questions[row]!.part === "train");
   const test = rows.filter((row) => questions[row]!.part === "test");
   const groups = new Set(train.map((row) => questions[row]!.group)).size;
-  const inner = foldsByGroup(train.map((row) => questions[row]!), { folds: Math.min(innerFolds, groups) })[0]!.test.map((place) => train[place]!);
+  const inner = foldsByGroup(
+    train.map((row) => questions[row]!),
+    { folds: Math.min(innerFolds, groups) },
+  )[0]!.test.map((place) => train[place]!);
   return {
     train,
     test,

@@ -51,11 +51,23 @@ function saveProbe(directory: string, { depth, weights, bias }: LinearHead, mode
     { name: `${confidenceHead}.weight`, shape: [1, weights.length], data: Float32Array.from(weights) },
     { name: `${confidenceHead}.bias`, shape: [1], data: Float32Array.of(bias) },
   ];
-  writeFolderAtomic(join(directory, probeFolder), policyFiles({ adapter: [], heads }, undefined, probeCard(model, recipe, depth)));
+  writeFolderAtomic(
+    join(directory, probeFolder),
+    policyFiles({ adapter: [], heads }, undefined, probeCard(model, recipe, depth)),
+  );
 }
 
 /** Fits everything for one division and writes its predictions; the answer probe of the first seed becomes a policy. */
-export async function fitProbes({ context, model, recipe, questions, features, division, fit, label }: ProbesStage): Promise<void> {
+export async function fitProbes({
+  context,
+  model,
+  recipe,
+  questions,
+  features,
+  division,
+  fit,
+  label,
+}: ProbesStage): Promise<void> {
   const { train, inner, test } = division;
   const agreement = questions.map((question) => question.target);
   const correct = questions.map((question) => question.given_correct);
@@ -70,13 +82,31 @@ export async function fitProbes({ context, model, recipe, questions, features, d
     const families = [];
     for (const family of ["answer", "question"] as const) {
       const own = features.filter((feature) => feature.family === family);
-      families.push({ family, elicited: await elicit({ features: own, agreement, train, inner, fit, signal: context.signal }) });
+      families.push({
+        family,
+        elicited: await elicit({ features: own, agreement, train, inner, fit, signal: context.signal }),
+      });
       task.advance(1);
     }
     for (let seed = 0; seed < recipe.seeds; seed++) {
-      put("self-consistency", null, seed, test.map((row) => agreement[row]!));
-      put("mean-token-probability", null, seed, test.map((row) => meanTokenProbability(questions[row]!.given.logprobs)));
-      put("sequence-probability", null, seed, test.map((row) => sequenceProbability(questions[row]!.given.logprobs)));
+      put(
+        "self-consistency",
+        null,
+        seed,
+        test.map((row) => agreement[row]!),
+      );
+      put(
+        "mean-token-probability",
+        null,
+        seed,
+        test.map((row) => meanTokenProbability(questions[row]!.given.logprobs)),
+      );
+      put(
+        "sequence-probability",
+        null,
+        seed,
+        test.map((row) => sequenceProbability(questions[row]!.given.logprobs)),
+      );
       for (const count of counts) {
         const labels = division.labels(seed, count);
         put("self-consistency-platt", count, seed, await selfConsistencyPlatt(fit, agreement, correct, labels, test));
@@ -87,7 +117,8 @@ export async function fitProbes({ context, model, recipe, questions, features, d
           put(`probe-${family}`, count, seed, fitted.elical.probabilities);
           put(`probe-${family}-calibration-only`, count, seed, fitted.calibrationOnly.probabilities);
           put(`probe-${family}-elicitation-only`, count, seed, fitted.elicitationOnly.probabilities);
-          if (family === "answer" && seed === 0 && count === recipe.labels.main) saveProbe(context.directory, fitted.elical.head, model, recipe);
+          if (family === "answer" && seed === 0 && count === recipe.labels.main)
+            saveProbe(context.directory, fitted.elical.head, model, recipe);
           task.advance(1);
         }
       }

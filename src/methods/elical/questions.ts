@@ -27,14 +27,19 @@ export const questionsFile = "questions.jsonl";
 const fewestGroups = 5;
 
 /** All questions of a recipe, training ones first, each part in its shuffled order. */
-export async function prepareQuestions({ questions: settings }: ElicalRecipe): Promise<{ questions: ElicalQuestion[]; dropped: number }> {
+export async function prepareQuestions({
+  questions: settings,
+}: ElicalRecipe): Promise<{ questions: ElicalQuestion[]; dropped: number }> {
   const all: Omit<ElicalQuestion, "part">[] = [];
   if (settings.file === "world-facts") all.push(...worldFacts({ keepGiven: true }));
   else {
     for (const [place, record] of (await readRecords(settings.file, questionSchema)).entries()) {
       const { id = String(place + 1), question, answer, group = id, kind } = record;
       if (question === undefined) {
-        throw new CredenceError("BAD_INPUT", `${settings.file}: record ${place + 1} has "messages" only; this method asks a "question", a string`);
+        throw new CredenceError(
+          "BAD_INPUT",
+          `${settings.file}: record ${place + 1} has "messages" only; this method asks a "question", a string`,
+        );
       }
       all.push({ ...record, id, question, answer, group, kind: typeof kind === "string" ? kind : "all" });
     }
@@ -48,11 +53,18 @@ export async function prepareQuestions({ questions: settings }: ElicalRecipe): P
         `expected at least ${fewestGroups} groups, so that some can be held out`,
     );
   }
-  const { train, test } = elicalReferenceSplit(kept, { limit: settings.limit ?? undefined, trainShare: 1 - settings.testShare });
+  const { train, test } = elicalReferenceSplit(kept, {
+    limit: settings.limit ?? undefined,
+    trainShare: 1 - settings.testShare,
+  });
   if (!train.length || !test.length) {
-    throw new CredenceError("BAD_INPUT", `${settings.file}: ${train.length} training and ${test.length} test questions. Raise questions.limit, or change questions.testShare`);
+    throw new CredenceError(
+      "BAD_INPUT",
+      `${settings.file}: ${train.length} training and ${test.length} test questions. Raise questions.limit, or change questions.testShare`,
+    );
   }
-  const part = (places: number[], name: ElicalQuestion["part"]) => places.map((place): ElicalQuestion => ({ ...kept[place]!, part: name }));
+  const part = (places: number[], name: ElicalQuestion["part"]) =>
+    places.map((place): ElicalQuestion => ({ ...kept[place]!, part: name }));
   return { questions: [...part(train, "train"), ...part(test, "test")], dropped: all.length - kept.length };
 }
 
@@ -60,4 +72,7 @@ export const writeQuestions = (directory: string, questions: ElicalQuestion[]): 
   writeFileAtomic(join(directory, questionsFile), toJsonLines(questions));
 
 export const readStageQuestions = (directory: string): ElicalQuestion[] =>
-  readText(join(directory, questionsFile)).trim().split("\n").map((line) => JSON.parse(line) as ElicalQuestion);
+  readText(join(directory, questionsFile))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as ElicalQuestion);

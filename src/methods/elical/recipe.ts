@@ -52,7 +52,10 @@ export const elicalSchema = z.strictObject({
       seeds: positive.nullable().default(null),
       rank: positive.default(8),
       alpha: z.number().positive().default(16),
-      targets: z.array(z.enum(["q", "k", "v", "o", "gate", "up", "down"])).min(1).default(["q", "k", "v", "o", "gate", "up", "down"]),
+      targets: z
+        .array(z.enum(["q", "k", "v", "o", "gate", "up", "down"]))
+        .min(1)
+        .default(["q", "k", "v", "o", "gate", "up", "down"]),
       /** The prompt the confidence is read from. */
       prompt: promptSchema.prefault({ user: "Answer the following question.\nQuestion: {question}", system: "none" }),
       learningRate: z.number().positive().default(3e-4),
@@ -65,7 +68,9 @@ export const elicalSchema = z.strictObject({
       microBatchTokens: positive.default(4096),
     })
     .prefault({}),
-  evaluation: z.strictObject({ bins: positive.default(10), resamples: positive.default(1000), seed: z.int().default(0) }).prefault({}),
+  evaluation: z
+    .strictObject({ bins: positive.default(10), resamples: positive.default(1000), seed: z.int().default(0) })
+    .prefault({}),
 });
 
 export type ElicalRecipe = z.infer<typeof elicalSchema>;

@@ -30,7 +30,9 @@ export async function runElical(recipe: ElicalRecipe, options: RecipeRunOptions)
   if (signal?.aborted) throw new CredenceError("ABORTED", "stopped before it began");
   await using model = await Model.load(recipe.model, { ...options.engine, engine: addon, note: progress.note, signal });
   const { device, isa, dtype, threads, storageType } = model.info;
-  progress.note(`${model.name} (${storageType}, from ${model.source}) on ${device}, ${isa}, ${dtype}, ${threads} threads`);
+  progress.note(
+    `${model.name} (${storageType}, from ${model.source}) on ${device}, ${isa}, ${dtype}, ${threads} threads`,
+  );
   await executeRun({
     directory,
     recipe,

@@ -6,16 +6,23 @@ import type { Policy } from "../../policy/policy.js";
 import type { Progress } from "../../tracking/progress.js";
 import type { Stage, StageContext } from "../../training/run.js";
 import { answerQuestions, readFeatures, readSamples } from "./answers.js";
-import { evaluateRows, gatherRows, readPredictions, type StagePrediction, writePredictions, writeRows } from "./evaluate.js";
-import { labelRecord, type LabelledRecord, readLabels, writeLabels } from "./labels.js";
+import {
+  evaluateRows,
+  gatherRows,
+  readPredictions,
+  type StagePrediction,
+  writePredictions,
+  writeRows,
+} from "./evaluate.js";
+import { type LabelledRecord, labelRecord, readLabels, writeLabels } from "./labels.js";
 import { confidenceHead, stageFolder, trainLora } from "./lora.js";
 import { divisions, split, stageNames } from "./plan.js";
 import { applyPlatt, type FitLogistic, fitPlatt, sigmoid } from "./platt.js";
 import { fitProbes, probeFolder } from "./probes.js";
 import { prepareQuestions, readStageQuestions, writeQuestions } from "./questions.js";
 import type { ElicalRecipe } from "./recipe.js";
-import { type ElicalSummary, summarize } from "./summary.js";
 import { writeElicalReport } from "./report.js";
+import { type ElicalSummary, summarize } from "./summary.js";
 
 export interface ElicalJob {
   recipe: ElicalRecipe;
@@ -51,27 +58,45 @@ function loraStages(job: ElicalJob, seed: number): Stage[] {
     const prompts = await loraPrompts(job, questions);
     const labels = division.labels(seed, main);
     const rows = what === "elicit" ? division.train : labels;
-    const label = { elicit: "LoRA, learning agreement", calibrate: "LoRA, calibrating", calibrateOnly: "LoRA, calibrating from scratch" }[what];
+    const label = {
+      elicit: "LoRA, learning agreement",
+      calibrate: "LoRA, calibrating",
+      calibrateOnly: "LoRA, calibrating from scratch",
+    }[what];
     const policy = await trainLora({
       context,
       model,
       recipe,
       seed,
       epochs: what === "elicit" ? recipe.lora.elicitEpochs : recipe.lora.calibrateEpochs,
-      rows: rows.map((row) => ({ tokens: prompts[row]!, target: what === "elicit" ? questions[row]!.target : questions[row]!.given_correct })),
+      rows: rows.map((row) => ({
+        tokens: prompts[row]!,
+        target: what === "elicit" ? questions[row]!.target : questions[row]!.given_correct,
+      })),
       from: what === "calibrate" ? stageFolder(context, stageNames.elicit(seed)) : undefined,
       label: `${label}${recipe.seeds > 1 ? `, seed ${seed}` : ""}`,
     });
     await withPolicy(policy, async () => {
       const read = async (places: number[]) =>
-        Float64Array.from(await policy.logits(places.map((row) => prompts[row]!), confidenceHead, { signal: context.signal }));
+        Float64Array.from(
+          await policy.logits(
+            places.map((row) => prompts[row]!),
+            confidenceHead,
+            { signal: context.signal },
+          ),
+        );
       const logits = await read(division.test);
       const put = (row: string, count: number | null, values: Float64Array): StagePrediction[] =>
         division.test.map((index, i) => ({ row, labels: count, seed, index, confidence: values[i]! }));
       const raw = logits.map(sigmoid);
       if (what === "calibrate") return writePredictions(context.directory, put("lora-question", main, raw));
-      if (what === "calibrateOnly") return writePredictions(context.directory, put("lora-question-calibration-only", main, raw));
-      const platt = await fitPlatt(fit, await read(labels), Float64Array.from(labels, (row) => questions[row]!.given_correct));
+      if (what === "calibrateOnly")
+        return writePredictions(context.directory, put("lora-question-calibration-only", main, raw));
+      const platt = await fitPlatt(
+        fit,
+        await read(labels),
+        Float64Array.from(labels, (row) => questions[row]!.given_correct),
+      );
       writePredictions(context.directory, [
         ...put("lora-question-elicitation-only", null, raw),
         ...put("lora-question-elicitation-only-platt", main, applyPlatt(platt, logits)),
@@ -91,28 +116,34 @@ const loraSeeds = ({ lora, seeds }: ElicalRecipe): number => (lora.enabled ? Mat
 function predictingStages(recipe: ElicalRecipe): string[] {
   const folds = Array.from({ length: Math.max(1, recipe.folds) }, (_, fold) => stageNames.probes(fold, recipe.folds));
   const seeds = Array.from({ length: loraSeeds(recipe) }, (_, seed) => seed);
-  return [...folds, ...seeds.flatMap((seed) => [stageNames.elicit(seed), stageNames.calibrate(seed), stageNames.calibrateOnly(seed)])];
+  return [
+    ...folds,
+    ...seeds.flatMap((seed) => [stageNames.elicit(seed), stageNames.calibrate(seed), stageNames.calibrateOnly(seed)]),
+  ];
 }
 
 /** All stages of a recipe in order. */
 export function elicalStages(job: ElicalJob): Stage[] {
   const { recipe, model, fit } = job;
-  const probes = Array.from({ length: Math.max(1, recipe.folds) }, (_, fold): Stage => ({
-    name: stageNames.probes(fold, recipe.folds),
-    run: (context) => {
-      const questions = labelsOf(context);
-      return fitProbes({
-        context,
-        model,
-        recipe,
-        questions,
-        features: readFeatures(stageFolder(context, stageNames.answers)),
-        division: divisions(questions, recipe)[fold]!,
-        fit,
-        label: recipe.folds ? `fitting probes, fold ${fold + 1} of ${recipe.folds}` : "fitting probes",
-      });
-    },
-  }));
+  const probes = Array.from(
+    { length: Math.max(1, recipe.folds) },
+    (_, fold): Stage => ({
+      name: stageNames.probes(fold, recipe.folds),
+      run: (context) => {
+        const questions = labelsOf(context);
+        return fitProbes({
+          context,
+          model,
+          recipe,
+          questions,
+          features: readFeatures(stageFolder(context, stageNames.answers)),
+          division: divisions(questions, recipe)[fold]!,
+          fit,
+          label: recipe.folds ? `fitting probes, fold ${fold + 1} of ${recipe.folds}` : "fitting probes",
+        });
+      },
+    }),
+  );
   return [
     {
       name: stageNames.questions,
@@ -121,7 +152,9 @@ export function elicalStages(job: ElicalJob): Stage[] {
         writeJsonAtomic(join(directory, "dropped.json"), { answerInQuestion: dropped });
         writeQuestions(directory, questions);
         const train = questions.filter(({ part }) => part === "train").length;
-        progress.note(`${questions.length} questions, ${train} to learn from; ${dropped} left out because their answer stands in them`);
+        progress.note(
+          `${questions.length} questions, ${train} to learn from; ${dropped} left out because their answer stands in them`,
+        );
         noteLabels(recipe, train, progress);
       },
     },
@@ -138,7 +171,9 @@ export function elicalStages(job: ElicalJob): Stage[] {
         const records = readSamples(stageFolder(context, stageNames.answers)).map(labelRecord);
         writeLabels(context.directory, records);
         const right = records.filter((record) => record.given_correct).length;
-        context.progress.note(`${right} of ${records.length} answers are right (${((100 * right) / records.length).toFixed(1)} %)`);
+        context.progress.note(
+          `${right} of ${records.length} answers are right (${((100 * right) / records.length).toFixed(1)} %)`,
+        );
       },
     },
     ...probes,
@@ -159,7 +194,10 @@ export function elicalStages(job: ElicalJob): Stage[] {
       run: async (context) => {
         const summary = summarize(context.runDirectory, job);
         writeJsonAtomic(join(context.runDirectory, "summary.json"), summary);
-        writeFileAtomic(join(context.runDirectory, "report.html"), await writeElicalReport(context.runDirectory, summary));
+        writeFileAtomic(
+          join(context.runDirectory, "report.html"),
+          await writeElicalReport(context.runDirectory, summary),
+        );
       },
     },
   ];
@@ -168,8 +206,10 @@ export function elicalStages(job: ElicalJob): Stage[] {
 /** Says where there are fewer training questions than labels asked for. */
 function noteLabels({ labels, folds }: ElicalRecipe, train: number, progress: Progress): void {
   const many = [...new Set([...labels.counts, labels.main])].filter((count) => count > train);
-  if (many.length && !folds) progress.note(`only ${train} questions to learn from: rows with ${many.join(" and ")} labels use all of them`);
+  if (many.length && !folds)
+    progress.note(`only ${train} questions to learn from: rows with ${many.join(" and ")} labels use all of them`);
 }
 
 /** summary.json of a run that is done. */
-export const readSummary = (runDirectory: string): ElicalSummary => readJson(join(runDirectory, "summary.json")) as ElicalSummary;
+export const readSummary = (runDirectory: string): ElicalSummary =>
+  readJson(join(runDirectory, "summary.json")) as ElicalSummary;

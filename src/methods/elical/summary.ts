@@ -1,7 +1,7 @@
 /** summary.json: what ran, on what, and what came of it. */
 import { join } from "node:path";
-import { readJson } from "../../files.js";
 import type { MetricValue } from "../../evaluation/bootstrap.js";
+import { readJson } from "../../files.js";
 import type { RunState } from "../../training/run.js";
 import { version } from "../../version.js";
 import type { Evaluated } from "./evaluate.js";
@@ -35,14 +35,26 @@ export interface ElicalSummary extends Evaluated {
 export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJob, "recipe" | "model">): ElicalSummary {
   const stage = (name: string) => join(runDirectory, "stages", name);
   const evaluated = readJson(join(stage(stageNames.evaluate), "evaluated.json")) as Evaluated;
-  const { answerInQuestion } = readJson(join(stage(stageNames.questions), "dropped.json")) as { answerInQuestion: number };
+  const { answerInQuestion } = readJson(join(stage(stageNames.questions), "dropped.json")) as {
+    answerInQuestion: number;
+  };
   const labels = readLabels(stage(stageNames.labels));
   const { storageType, architecture, layers, hiddenSize, parameters, device, isa, dtype, threads } = model.info;
   const train = labels.filter(({ part }) => part === "train").length;
   return {
     credence: version,
     recipe,
-    model: { name: model.name, source: model.source, files: model.files, sha256: model.sha256, storageType, architecture, layers, hiddenSize, parameters },
+    model: {
+      name: model.name,
+      source: model.source,
+      files: model.files,
+      sha256: model.sha256,
+      storageType,
+      architecture,
+      layers,
+      hiddenSize,
+      parameters,
+    },
     engine: { device, isa, dtype, threads },
     questions: {
       total: labels.length,
@@ -87,14 +99,17 @@ export function summaryText(summary: ElicalSummary, directory: string): string {
   const { metrics, questions, recipe } = summary;
   const width = Math.max(...Object.keys(metrics).map((row) => (rowTitles[row] ?? row).length));
   const cell = 26;
-  const line = (title: string, cells: string[]) => `${title.padEnd(width)}  ${cells.map((text) => text.padEnd(cell)).join("")}`.trimEnd();
+  const line = (title: string, cells: string[]) =>
+    `${title.padEnd(width)}  ${cells.map((text) => text.padEnd(cell)).join("")}`.trimEnd();
   const before = metrics["sequence-probability"];
   const after = metrics["probe-answer"];
   return [
     `${summary.model.name}: ${questions.total} questions, ${(100 * questions.accuracy).toFixed(1)} % answered right, ${recipe.labels.main} labels`,
     "",
     line("", ["AUROC", "ECE", "Brier"]),
-    ...Object.entries(metrics).map(([row, values]) => line(rowTitles[row] ?? row, [values.auroc, values.ece, values.brier].map(shown))),
+    ...Object.entries(metrics).map(([row, values]) =>
+      line(rowTitles[row] ?? row, [values.auroc, values.ece, values.brier].map(shown)),
+    ),
     "",
     before && after
       ? `Before: the model's own probability of its answer is off by ${percent(before.ece)} on average. Now: by ${percent(after.ece)}, from one pass and ${recipe.labels.main} labels.`
@@ -104,4 +119,5 @@ export function summaryText(summary: ElicalSummary, directory: string): string {
   ].join("\n");
 }
 
-const percent = (value: MetricValue): string => (value.value === null ? "an unknown amount" : `${(100 * value.value).toFixed(0)} points`);
+const percent = (value: MetricValue): string =>
+  value.value === null ? "an unknown amount" : `${(100 * value.value).toFixed(0)} points`;

@@ -1,0 +1,38 @@
+/** What a program that embeds Credence sees. Importing this has no side effect. */
+
+export { CredenceError } from "./errors.js";
+export {
+  type BootstrapOptions,
+  type EvaluateOptions,
+  evaluate,
+  type MetricValue,
+  pairedBootstrap,
+  type Runs,
+} from "./evaluation/bootstrap.js";
+export { agreeF1, hasAnswer } from "./evaluation/match.js";
+export { type MetricName, measure } from "./evaluation/metrics.js";
+export type { Prediction } from "./evaluation/rows.js";
+export type { RecipeRunOptions } from "./methods/elical/run.js";
+export type { ElicalSummary } from "./methods/elical/summary.js";
+export { checkRecipe, loadRecipe, presets, type Recipe, runRecipe, type Setting } from "./methods/recipes.js";
+export type { Card, Prompt } from "./model/card.js";
+export { type ResolvedModel, resolveModel } from "./model/resolve.js";
+export type {
+  AdapterSpec,
+  BaseInfo,
+  BaseOptions,
+  ForwardResult,
+  GenerateStats,
+  HeadSpec,
+  OptimizerSpec,
+  ReadSpan,
+  TensorData,
+} from "./native.js";
+export { Model, type ModelOptions, type PolicyOptions } from "./policy/model.js";
+export { type Answer, type GenerateSettings, Policy, type PromptInput, type Sample } from "./policy/policy.js";
+export { type OpenPass, type StepResult, Trainer, type TrainerOptions, type TrainingBatch } from "./policy/trainer.js";
+export type { Message, RenderOptions } from "./text/chat.js";
+export { Tokenizer } from "./text/tokenizer.js";
+export { type Progress, progressOn, silent, type Task } from "./tracking/progress.js";
+export { learningRate, type Schedule } from "./training/schedule.js";
+export { version } from "./version.js";
