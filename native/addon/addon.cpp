@@ -121,7 +121,6 @@ Napi::Value run_bench(const Napi::CallbackInfo& call) {
       const Napi::Object object = object_of(call[1], "options");
       options.model = string_or(object, "model", "");
       options.repeats = integer_or(object, "repeats", options.repeats);
-      if (!absent(object.Get("tokens"))) options.tokens = int32s(object.Get("tokens"), "tokens");
     }
     return run_apart<std::string>(env, [what, options](Job&) { return bench(what, options).text(); }, text);
   });

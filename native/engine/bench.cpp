@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <random>
 
 #include "machine.h"
 #include "trainer.h"
@@ -20,9 +20,6 @@ double median(std::vector<double> values) {
 }
 
 Json sft(const BenchOptions& options) {
-  if (options.tokens.size() != kSequences * kLength) {
-    fail("BAD_OPTION", "bench sft: expected %d token ids but received %zu", kSequences * kLength, options.tokens.size());
-  }
   const auto base = Base::open(options.model, options.device);
   AdapterSpec adapter;
   adapter.config.r = 16;
@@ -34,7 +31,8 @@ Json sft(const BenchOptions& options) {
   Trainer trainer(policy, optimizer);
 
   HostBatch batch;
-  batch.tokens = options.tokens;
+  std::mt19937 random(1234);
+  for (int i = 0; i < kSequences * kLength; ++i) batch.tokens.push_back(static_cast<int32_t>(random() % base->family().vocabulary));
   Loss loss;
   loss.nll_weights.assign(batch.tokens.size(), 1.0f);
   for (int b = 0; b <= kSequences; ++b) batch.offsets.push_back(b * kLength);
