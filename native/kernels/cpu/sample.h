@@ -20,7 +20,7 @@
 namespace credence::cpu {
 
 static constexpr int kShortTopK = 1024;
-static constexpr int kSampleParts = 16;  // runs of the vocabulary, each with a short list of its own
+static constexpr int kSampleParts = 16;  // runs of the vocabulary, and short lists a row has room for
 static constexpr int kListRoom = 2 * kShortTopK + 2 * kVocabularyBlock;
 static constexpr int kWholeRows = 48;
 
@@ -82,8 +82,8 @@ struct SamplePass {
   float* threshold(int64_t r) const { return reinterpret_cast<float*>(workspace + plan.thresholds) + r; }
   int32_t* listed(int64_t r) const { return reinterpret_cast<int32_t*>(workspace + plan.counts) + r * kSampleParts; }
   uint64_t* seen(int64_t r) const { return reinterpret_cast<uint64_t*>(workspace + plan.seen) + r * plan.words; }
-  Candidate* list(int64_t r, int64_t part) const {
-    return reinterpret_cast<Candidate*>(workspace + plan.lists) + (r * kSampleParts + part) * kListRoom;
+  Candidate* list(int64_t r, int64_t slot) const {
+    return reinterpret_cast<Candidate*>(workspace + plan.lists) + (r * kSampleParts + slot) * kListRoom;
   }
   float* whole(int64_t i) const {
     return reinterpret_cast<float*>(workspace + plan.whole) + i * plan.blocks * kVocabularyBlock;
@@ -130,10 +130,10 @@ struct SamplePass {
   }
 
   // Cuts a list to its k best; the last of them bounds what can still be among the row's k best.
-  void shorten(int64_t r, int64_t part, int32_t k) const {
-    int32_t& count = listed(r)[part];
+  void shorten(int64_t r, int64_t slot, int32_t k) const {
+    int32_t& count = listed(r)[slot];
     if (count <= k) return;
-    Candidate* all = list(r, part);
+    Candidate* all = list(r, slot);
     std::nth_element(all, all + k - 1, all + count, Before());
     count = k;
     const float bound = all[k - 1].value;
@@ -142,12 +142,12 @@ struct SamplePass {
   }
 
   // Appends what reaches the row's threshold.
-  void collect(int64_t r, int64_t part, int64_t block, const float* z, int count) const {
+  void collect(int64_t r, int64_t slot, int64_t block, const float* z, int count) const {
     const int32_t k = cut_of(r);
     const float bound = relaxed_load(threshold(r));
     const auto low = Isa::set(bound);
-    int32_t& length = listed(r)[part];
-    Candidate* to = list(r, part);
+    int32_t& length = listed(r)[slot];
+    Candidate* to = list(r, slot);
     for (int i = 0; i < count; i += Isa::W) {
       const auto lanes = Isa::first(count - i);
       const auto x = Isa::load(z + i, lanes);
@@ -157,22 +157,25 @@ struct SamplePass {
         to[length++] = {z[at], static_cast<int32_t>(block * kVocabularyBlock + at)};
       }
     }
-    if (length >= 2 * k + kVocabularyBlock / 2) shorten(r, part, k);
+    if (length >= k + k / 2 + 16) shorten(r, slot, k);
   }
 
   // Rows [row0, row1): sums of all, short lists, and whole rows of those that have no short cut.
   void read(int64_t row0, int64_t row1) const {
-    backend->pool.parallel(ceil_div(plan.blocks, plan.part_blocks), [&](int64_t part, int) {
+    const bool by_thread = backend->pool.threads() <= kSampleParts;
+    backend->pool.parallel(ceil_div(plan.blocks, plan.part_blocks), [&](int64_t part, int thread) {
+      // A thread that goes on with its own list has the better threshold at once.
+      const int64_t slot = by_thread ? thread : part;
       const int64_t last = least((part + 1) * plan.part_blocks, plan.blocks);
       visit_blocks<Isa, T>(product(), row0, row1, part * plan.part_blocks, last, p->vocabulary,
                            [&](int64_t r, int64_t block, float* z, int count) {
                              sums(r)[block] = block_sums<Isa>(z, count, false);
                              penalise(r, block, z);
-                             if (is_short(r)) collect(r, part, block, z, count);
+                             if (is_short(r)) collect(r, slot, block, z, count);
                              else memcpy(whole(r - row0) + block * kVocabularyBlock, z, count * sizeof(float));
                            });
       for (int64_t r = row0; r < row1; ++r)
-        if (is_short(r)) shorten(r, part, cut_of(r));
+        if (is_short(r)) shorten(r, slot, cut_of(r));
     });
   }
 
@@ -229,9 +232,9 @@ struct SamplePass {
     const int32_t k = cut_of(r);
     Candidate* all = list(r, 0);  // lists follow each other: the first one's room takes k of each as they come
     int32_t count = listed(r)[0];
-    for (int64_t part = 1; part < ceil_div(plan.blocks, plan.part_blocks); ++part) {
-      const Candidate* from = list(r, part);
-      for (int32_t i = 0; i < listed(r)[part]; ++i)
+    for (int64_t slot = 1; slot < kSampleParts; ++slot) {
+      const Candidate* from = list(r, slot);
+      for (int32_t i = 0; i < listed(r)[slot]; ++i)
         if (from[i].value >= *threshold(r)) all[count++] = from[i];
       if (count > k) {
         std::nth_element(all, all + k - 1, all + count, Before());
