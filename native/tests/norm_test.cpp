@@ -1,0 +1,192 @@
+// norm, embed and their backward.
+#include "kernels/reference/norm.h"
+
+#include "linear_support.h"
+
+using namespace credence;
+using namespace credence::testing;
+
+namespace {
+
+reference::Norm row_norm(int rows, int width, bool layer) {
+  reference::Norm p;
+  p.rows = rows;
+  p.width = width;
+  p.layer = layer;
+  p.x = normal(1, static_cast<size_t>(rows) * width);
+  if (layer)
+    for (double& x : p.x) x += 2;
+  p.weight = normal(2, width);
+  if (layer) p.bias = normal(3, width);
+  return p;
+}
+
+const std::pair<int, int> kShapes[] = {{1, 1}, {3, 97}, {257, 576}, {5, 4096}, {2, 16}};
+
+std::vector<double> gathered(const std::vector<double>& x, int width, const std::vector<int32_t>& index) {
+  return reference::embed(x, width, index, 1);
+}
+
+}  // namespace
+
+TEST(norm_is_the_reference) {
+  for (auto [rows, width] : kShapes)
+    for (bool layer : {false, true})
+      each_backend(2, [&, rows = rows, width = width](Backend& backend) {
+        reference::Norm p = row_norm(rows, width, layer);
+        const auto count = one(backend, rows), x = floats_on_device(backend, p.x), weight = floats_on_device(backend, p.weight);
+        const auto bias = floats_on_device(backend, p.bias), y = act_space(backend, p.x.size()), inv = float_space(backend, rows);
+        credence_norm o = {};
+        o.rows = *count;
+        o.capacity = rows;
+        o.width = width;
+        o.dtype = backend.dtype;
+        o.kind = layer ? CREDENCE_LAYER_NORM : CREDENCE_RMS_NORM;
+        o.eps = static_cast<float>(p.eps);
+        o.x = *x;
+        o.ldx = width;
+        o.weight = *weight;
+        o.bias = layer ? bias->as<float>() : nullptr;
+        o.y = y->raw();
+        o.ldy = width;
+        o.inv_rms = *inv;
+        RUN_OPERATOR(backend, norm, o);
+        const auto exact = reference::norm(p);
+        p.round = stored(backend);
+        EXPECT_TWICE_PLAIN(backend, y->act(), exact, reference::norm(p));
+
+        // In place in float32, and by index in any order.
+        o.y = nullptr;
+        o.y_f32 = *x;
+        o.ldy_f32 = width;
+        RUN_OPERATOR(backend, norm, o);
+        EXPECT_CLOSE(x->floats(), exact, 1e-5);
+        const auto again = floats_on_device(backend, p.x), out = float_space(backend, p.x.size());
+        std::vector<int32_t> reversed(rows);
+        for (int r = 0; r < rows; ++r) reversed[r] = rows - 1 - r;
+        const auto index = on_device(backend, reversed);
+        o.x = *again;
+        o.index = *index;
+        o.y_f32 = *out;
+        RUN_OPERATOR(backend, norm, o);
+        EXPECT_CLOSE(out->floats(), gathered(exact, width, reversed), 1e-5);
+      });
+}
+
+TEST(norm_backward_is_the_reference) {
+  for (auto [rows, width] : kShapes)
+    for (bool layer : {false, true})
+      for (bool by_index : {false, true}) {
+        std::vector<std::vector<uint8_t>> all;
+        for (int threads : {1, 2}) {
+          size_t which = 0;
+          each_backend(threads, [&, rows = rows, width = width](Backend& backend) {
+            if (backend.bf16()) return;  // float32 throughout: there is no type in it
+            reference::Norm p = row_norm(rows, width, layer);
+            std::vector<int32_t> indices(rows);
+            for (int r = 0; r < rows; ++r) indices[r] = by_index ? r / 2 : r;  // rows twice
+            const auto dy = normal(4, p.x.size()), before = normal(5, p.x.size());
+            reference::Norm taken = p;
+            taken.x = gathered(p.x, width, indices);
+            const auto expected = reference::norm_backward(taken, dy);
+            std::vector<double> sum = before;
+            reference::embed_backward(expected.dx, width, indices, 1, &sum);
+
+            const auto count = one(backend, rows), x = floats_on_device(backend, p.x), weight = floats_on_device(backend, p.weight);
+            const auto index = on_device(backend, indices), upstream = floats_on_device(backend, dy);
+            const auto dx = floats_on_device(backend, before), dweight = floats_on_device(backend, std::vector<double>(width));
+            const auto dbias = floats_on_device(backend, std::vector<double>(width));
+            credence_norm_backward o = {};
+            o.rows = *count;
+            o.capacity = rows;
+            o.width = width;
+            o.kind = layer ? CREDENCE_LAYER_NORM : CREDENCE_RMS_NORM;
+            o.eps = static_cast<float>(p.eps);
+            if (by_index) o.index = *index;
+            o.x = *x;
+            o.ldx = o.lddy = o.lddx = width;
+            o.weight = *weight;
+            o.dy = *upstream;
+            o.dx = *dx;
+            o.dweight = *dweight;
+            o.dbias = *dbias;
+            RUN_OPERATOR(backend, norm_backward, o);
+            EXPECT_CLOSE(dx->floats(), sum, 1e-5);
+            EXPECT_CLOSE(dweight->floats(), expected.dweight, 1e-5);
+            EXPECT_CLOSE(dbias->floats(), expected.dbias, 1e-5);
+            auto bits = dx->bits();
+            for (const auto& more : {dweight->bits(), dbias->bits()}) bits.insert(bits.end(), more.begin(), more.end());
+            if (threads == 1) all.push_back(bits);
+            EXPECT(bits == all[which++]);
+          });
+        }
+      }
+}
+
+TEST(the_references_norm_gradients_are_finite_differences) {
+  for (bool layer : {false, true}) {
+    reference::Norm p = row_norm(4, 13, layer);
+    const auto upstream = normal(6, p.x.size());
+    const auto gradients = reference::norm_backward(p, upstream);
+    const auto loss = [&] { return inner(reference::norm(p), upstream); };
+    EXPECT_GRADIENT(p.x, gradients.dx, loss);
+    EXPECT_GRADIENT(p.weight, gradients.dweight, loss);
+    if (layer) EXPECT_GRADIENT(p.bias, gradients.dbias, loss);
+  }
+}
+
+TEST(embed_gathers_rows_of_the_packed_table_and_its_backward_adds_them_up) {
+  for (int width : {1, 37, 64, 130})
+    for (int32_t transposed : {0, 1})
+      each_backend(2, [&](Backend& backend) {
+        constexpr int kVocabulary = 75;
+        struct Source {
+          std::vector<double> table;
+          int width;
+        } source{normal(1, static_cast<size_t>(kVocabulary) * width), width};
+        const credence_weights_source rows = {
+            kVocabulary, width, backend.dtype, transposed, 1,
+            [](void* context, int32_t row, int32_t count, float* out) {
+              const Source& s = *static_cast<Source*>(context);
+              for (int i = 0; i < count * s.width; ++i) out[i] = static_cast<float>(s.table[static_cast<size_t>(row) * s.width + i]);
+            },
+            &source};
+        credence_weights* table = backend.table->pack(backend.handle, &rows);
+        std::vector<int32_t> ids = {0, 74, 31, 32, 33, 31, 7, 74};
+        for (int i = 0; i < 100; ++i) ids.push_back((i * 29) % kVocabulary);
+        const int tokens = static_cast<int>(ids.size());
+        const auto counts = on_device(backend, std::vector<int32_t>{tokens, 1}), id = on_device(backend, ids);
+        const auto x = float_space(backend, ids.size() * width);
+        credence_embed o = {};
+        o.batch.token_capacity = tokens;
+        o.batch.counts = *counts;
+        o.batch.tokens = *id;
+        o.table = table;
+        o.scale = 0.5f;
+        o.x = *x;
+        o.ldx = width;
+        RUN_OPERATOR(backend, embed, o);
+        EXPECT_CLOSE(x->floats(), reference::embed(source.table, width, ids, 0.5), 0);
+
+        const auto upstream = normal(2, ids.size() * width);
+        std::vector<double> expected = normal(3, source.table.size());
+        const auto dtable = floats_on_device(backend, expected), dx = floats_on_device(backend, upstream);
+        reference::embed_backward(upstream, width, ids, 0.5, &expected);
+        credence_embed_backward b = {};
+        b.batch = o.batch;
+        b.width = width;
+        b.scale = 0.5f;
+        b.dx = *dx;
+        b.lddx = width;
+        b.dtable = *dtable;
+        RUN_OPERATOR(backend, embed_backward, b);
+        EXPECT_CLOSE(dtable->floats(), expected, 1e-6);
+        ids[3] = kVocabulary;
+        const auto wrong = on_device(backend, ids);
+        o.batch.tokens = *wrong;
+        EXPECT(backend.table->embed(backend.handle, &o, nullptr) != 0);
+        backend.table->free_weights(backend.handle, table);
+      });
+}
+
+TESTING_MAIN
