@@ -6,11 +6,9 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Argv } from "yargs";
 import { CredenceError } from "../errors.js";
-import { goldenMetrics } from "../evaluation/metrics.js";
 import { makeFolder, readJson, writeJsonAtomic } from "../files.js";
 import { type Addon, type Dtype, type Isa, type NativePolicy, native } from "../native.js";
-import { Chat, type Message } from "../text/chat.js";
-import { Tokenizer } from "../text/tokenizer.js";
+import type { Message } from "../text/chat.js";
 import { type EngineArguments, engineOptions } from "./options.js";
 import { note, print, printJson, ResultFailed, table } from "./output.js";
 
@@ -77,7 +75,7 @@ export async function handler(args: Arguments): Promise<void> {
 
   if (dtypes.includes("f32")) await compareGreedy(addon, args, compared);
   await compareTokenizer(directory, write, compared);
-  compareMetrics(directory, write, compared);
+  await compareMetrics(directory, write, compared);
   report(compared, subjects(directory), json);
 }
 
@@ -171,6 +169,8 @@ interface TokenizerFile {
 async function compareTokenizer(directory: string, write: string | undefined, compared: Comparison): Promise<void> {
   const file = join(directory, "tokenizer", "cases.json");
   if (!existsSync(file)) return;
+  const { Chat } = await import("../text/chat.js");
+  const { Tokenizer } = await import("../text/tokenizer.js");
   const { strings, chats } = readJson(file) as TokenizerFile;
   const tokenizer = await Tokenizer.load(join(directory, "tokenizer"));
   const chat = new Chat(tokenizer);
@@ -207,9 +207,10 @@ type MetricsFile = Record<string, { scores: number[]; labels: number[]; expected
 /** The reference gives doubles; the order of a sum may differ. */
 const metricBound = 1e-9;
 
-function compareMetrics(directory: string, write: string | undefined, compared: Comparison): void {
+async function compareMetrics(directory: string, write: string | undefined, compared: Comparison): Promise<void> {
   const file = join(directory, "metrics", "metrics.json");
   if (!existsSync(file)) return;
+  const { goldenMetrics } = await import("../evaluation/metrics.js");
   const ours: Record<string, { expected: Record<string, number | null> }> = {};
   for (const [name, { scores, labels, expected }] of Object.entries(readJson(file) as MetricsFile)) {
     const values = goldenMetrics(scores, labels);
