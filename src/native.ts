@@ -159,7 +159,10 @@ export interface NativeTrainer {
   /** Forward and backward of one micro-batch; gradients add up. Returns the summed (not yet divided) loss. */
   accumulate(batch: NativeBatch, loss: NativeLoss): Promise<number>;
   /** A forward held open for a loss of the caller's own: then backward(gradients per token / per span), token-aligned. */
-  forward(batch: NativeBatch, readouts: { logprobs?: boolean; entropy?: boolean; heads?: { name: string; spans: ReadSpan[] }[] }): Promise<ForwardResult>;
+  forward(
+    batch: NativeBatch,
+    readouts: { logprobs?: boolean; entropy?: boolean; heads?: { name: string; spans: ReadSpan[] }[] },
+  ): Promise<ForwardResult>;
   backward(upstream: { logprobs?: Float32Array; heads?: Record<string, Float32Array> }): Promise<void>;
   /** Divides the gradients by count, clips, takes one AdamW step at this learning rate, clears the gradients. */
   update(options: { learningRate: number; count: number }): Promise<{ gradientNorm: number }>;
@@ -176,10 +179,21 @@ export interface NativePolicy {
   tensors(): { adapter: TensorData[]; heads: TensorData[] };
   /** Replaces the tensors named; an unknown name or another shape throws. */
   setTensors(tensors: TensorData[]): void;
-  generate(options: GenerateOptions, onSamples: (samples: NativeSample[]) => void, signal?: AbortSignal): Promise<GenerateStats>;
+  generate(
+    options: GenerateOptions,
+    onSamples: (samples: NativeSample[]) => void,
+    signal?: AbortSignal,
+  ): Promise<GenerateStats>;
   forward(
     batch: NativeBatch,
-    options: { adapter?: boolean; logprobs?: boolean; entropy?: boolean; spans?: ReadSpan[]; heads?: string[]; collect?: number[] },
+    options: {
+      adapter?: boolean;
+      logprobs?: boolean;
+      entropy?: boolean;
+      spans?: ReadSpan[];
+      heads?: string[];
+      collect?: number[];
+    },
     signal?: AbortSignal,
   ): Promise<ForwardResult>;
   /** The head's logit for rows of hidden states [n, H] that were collected before. */

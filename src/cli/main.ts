@@ -17,7 +17,19 @@ import * as score from "./score.js";
 import * as train from "./train.js";
 
 // A command file imports at its top only what its options need, and the rest inside its handler: help answers at once.
-const commands = [run, ask, generate, label, train, score, evaluate, reports, golden, bench, doctor] as unknown as CommandModule[];
+const commands = [
+  run,
+  ask,
+  generate,
+  label,
+  train,
+  score,
+  evaluate,
+  reports,
+  golden,
+  bench,
+  doctor,
+] as unknown as CommandModule[];
 
 /**
  * Parses and runs one command line (without node and the script).
