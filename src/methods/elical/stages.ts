@@ -21,7 +21,6 @@ import { applyPlatt, type FitLogistic, fitPlatt, sigmoid } from "./platt.js";
 import { fitProbes, probeFolder } from "./probes.js";
 import { prepareQuestions, readStageQuestions, writeQuestions } from "./questions.js";
 import type { ElicalRecipe } from "./recipe.js";
-import { writeElicalReport } from "./report.js";
 import { type ElicalSummary, summarize } from "./summary.js";
 
 export interface ElicalJob {
@@ -194,6 +193,7 @@ export function elicalStages(job: ElicalJob): Stage[] {
       run: async (context) => {
         const summary = summarize(context.runDirectory, job);
         writeJsonAtomic(join(context.runDirectory, "summary.json"), summary);
+        const { writeElicalReport } = await import("./report.js");
         writeFileAtomic(
           join(context.runDirectory, "report.html"),
           await writeElicalReport(context.runDirectory, summary),
