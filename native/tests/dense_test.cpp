@@ -1,0 +1,131 @@
+// Pooling and a head's layers, forward and backward.
+#include "kernels/reference/heads.h"
+#include "backends.h"
+
+using namespace credence;
+using namespace credence::testing;
+
+namespace {
+
+struct Pooling {
+  int width, x_rows;
+  std::vector<int32_t> from, to;
+};
+const std::vector<Pooling> kPoolings = {{20, 9, {0}, {1}}, {97, 40, {3, 0, 10, 39}, {8, 40, 27, 40}}, {64, 5, {1, 1}, {4, 2}}};
+
+reference::Dense dense_example(int rows, int in, int out, bool relu, uint64_t seed) {
+  return {rows, in, out, relu, normal(seed, static_cast<size_t>(rows) * in), normal(seed + 1, static_cast<size_t>(in) * out),
+          normal(seed + 2, out)};
+}
+
+struct DenseResult {
+  std::vector<double> y, dx, dweight, dbias;
+  bool operator==(const DenseResult&) const = default;
+};
+
+// Gradients of parameters are added to `before`.
+DenseResult run(Backend& backend, const reference::Dense& p, const std::vector<double>& dy, double before) {
+  const auto rows = on_device(backend, std::vector<int32_t>{p.rows});
+  const auto x = floats_on_device(backend, p.x), weight = floats_on_device(backend, p.weight), bias = floats_on_device(backend, p.bias);
+  const auto y = float_space(backend, static_cast<size_t>(p.rows) * p.out), upstream = floats_on_device(backend, dy);
+  const auto dx = float_space(backend, p.x.size());
+  const auto dweight = floats_on_device(backend, std::vector<double>(p.weight.size(), before));
+  const auto dbias = floats_on_device(backend, std::vector<double>(p.out, before));
+  const credence_activation activation = p.relu ? CREDENCE_RELU : CREDENCE_IDENTITY;
+  RUN_OPERATOR(backend, dense, (credence_dense{*rows, p.rows, p.in, p.out, activation, *x, *weight, *bias, *y}));
+  RUN_OPERATOR(backend, dense_backward,
+               (credence_dense_backward{*rows, p.rows, p.in, p.out, activation, *x, *weight, *y, *upstream, *dweight, *dbias, *dx}));
+  return {y->floats(), dx->floats(), dweight->floats(), dbias->floats()};
+}
+
+}  // namespace
+
+TEST(pool_is_its_definition) {
+  for (int threads : {1, 2})
+    each_backend(threads, [](Backend& backend) {
+      for (const Pooling& c : kPoolings) {
+        const int ldx = c.width + 5, spans = static_cast<int>(c.from.size());
+        const auto x = normal(1, static_cast<size_t>(c.x_rows) * ldx);
+        std::vector<double> dense_x;
+        for (int r = 0; r < c.x_rows; ++r) dense_x.insert(dense_x.end(), x.begin() + r * ldx, x.begin() + r * ldx + c.width);
+        const auto rows = on_device(backend, std::vector<int32_t>{spans});
+        const auto from = on_device(backend, c.from), to = on_device(backend, c.to), device_x = floats_on_device(backend, x);
+        const auto y = float_space(backend, static_cast<size_t>(spans) * c.width);
+        RUN_OPERATOR(backend, pool,
+                     (credence_pool{*rows, spans, c.width, *from, *to, *device_x, ldx, *y, nullptr, nullptr, 0}));
+        EXPECT_CLOSE(y->floats(), reference::pool(dense_x, c.width, c.from, c.to), 1e-6);
+
+        const auto dy = normal(2, static_cast<size_t>(spans) * c.width);
+        auto expected = reference::pool_backward(dy, c.width, c.x_rows, c.from, c.to);
+        for (double& d : expected) d += 0.5;
+        const auto device_dy = floats_on_device(backend, dy), dx = floats_on_device(backend, std::vector<double>(expected.size(), 0.5));
+        RUN_OPERATOR(backend, pool_backward,
+                     (credence_pool{*rows, spans, c.width, *from, *to, nullptr, 0, nullptr, *device_dy, *dx, c.width}));
+        EXPECT_CLOSE(dx->floats(), expected, 1e-6);
+      }
+    });
+}
+
+TEST(pooling_no_row_is_an_error) {
+  each_backend(1, [](Backend& backend) {
+    const auto rows = on_device(backend, std::vector<int32_t>{2}), from = on_device(backend, std::vector<int32_t>{0, 3}),
+               to = on_device(backend, std::vector<int32_t>{1, 3});
+    const credence_pool p{*rows, 2, 4, *from, *to, nullptr, 0, nullptr, nullptr, nullptr, 0};
+    EXPECT(backend.table->pool(backend.handle, &p, nullptr) != 0);
+    EXPECT(std::string(backend.table->last_error(backend.handle)).find("span 1") != std::string::npos);
+  });
+}
+
+TEST(dense_is_its_definition) {
+  std::vector<DenseResult> results[2];
+  for (int threads : {1, 2})
+    each_backend(threads, [&](Backend& backend) {
+      for (auto [rows, in, out] : {std::array{1, 1, 1}, {3, 97, 1}, {33, 576, 40}, {16, 20, 3}})
+        for (bool relu : {false, true}) {
+          const auto p = dense_example(rows, in, out, relu, 1);
+          const auto dy = normal(9, static_cast<size_t>(rows) * out);
+          auto expected = reference::dense_backward(p, dy);
+          for (double& d : expected.dweight) d += 0.25;
+          for (double& d : expected.dbias) d += 0.25;
+          const DenseResult got = run(backend, p, dy, 0.25);
+          EXPECT_CLOSE(got.y, reference::dense(p), 2e-6);
+          EXPECT_CLOSE(got.dx, expected.dx, 2e-6);
+          EXPECT_CLOSE(got.dweight, expected.dweight, 2e-6);
+          EXPECT_CLOSE(got.dbias, expected.dbias, 2e-6);
+          results[threads - 1].push_back(got);
+        }
+    });
+  EXPECT(results[0] == results[1]);
+}
+
+TEST(a_row_of_a_head_is_its_own) {
+  each_backend(2, [](Backend& backend) {
+    auto p = dense_example(5, 61, 7, true, 3);
+    const auto before = run(backend, p, normal(4, 35), 0);
+    for (int i = 0; i < 61; ++i) p.x[i] = 9;  // row 0
+    const auto after = run(backend, p, normal(4, 35), 0);
+    EXPECT(std::equal(before.y.begin() + 7, before.y.end(), after.y.begin() + 7));
+    EXPECT(std::equal(before.dx.begin() + 61, before.dx.end(), after.dx.begin() + 61));
+    EXPECT(before.y != after.y);
+  });
+}
+
+TEST(head_gradients_are_finite_differences) {
+  auto x = normal(1, 12 * 5);
+  const std::vector<int32_t> from = {0, 3, 2}, to = {4, 12, 3};
+  const auto dy = normal(2, 15);
+  const auto dx = reference::pool_backward(dy, 5, 12, from, to);
+  const auto pool_loss = [&] { return inner(reference::pool(x, 5, from, to), dy); };
+  EXPECT_GRADIENT(x, dx, pool_loss);
+  for (bool relu : {false, true}) {
+    auto p = dense_example(4, 6, 3, relu, 5);
+    const auto d = normal(8, 12);
+    const auto g = reference::dense_backward(p, d);
+    const auto loss = [&] { return inner(reference::dense(p), d); };
+    EXPECT_GRADIENT(p.x, g.dx, loss);
+    EXPECT_GRADIENT(p.weight, g.dweight, loss);
+    EXPECT_GRADIENT(p.bias, g.dbias, loss);
+  }
+}
+
+TESTING_MAIN
