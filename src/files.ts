@@ -2,7 +2,7 @@
  * Every byte a run keeps goes through here: a file or a folder appears whole or not at all, and survives a power cut.
  *
  * A test build of a run (`CREDENCE_FAULTS=1`) dies just before the Nth write, fsync or rename (`CREDENCE_DIE_AT=N`), so
- * that a test can try every place where a machine may stop.
+ * that a test can try every place where a machine may stop; `CREDENCE_COUNT_FILE` is told how many there were.
  */
 import { createHash } from "node:crypto";
 import {
@@ -21,6 +21,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  writeFileSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
@@ -51,11 +52,10 @@ let operations = 0;
 function operation(): void {
   if (process.env.CREDENCE_FAULTS !== "1") return;
   operations += 1;
-  if (operations === Number(process.env.CREDENCE_DIE_AT)) process.kill(process.pid, "SIGKILL");
+  const { CREDENCE_DIE_AT, CREDENCE_COUNT_FILE } = process.env;
+  if (CREDENCE_COUNT_FILE) writeFileSync(CREDENCE_COUNT_FILE, String(operations));
+  if (operations === Number(CREDENCE_DIE_AT)) process.kill(process.pid, "SIGKILL");
 }
-
-/** How many writes, fsyncs and renames a test build has made so far. */
-export const operationCount = (): number => operations;
 
 /** A file system's error as a sentence that says what to do. */
 function explain(error: unknown, doing: string, path: string): CredenceError {
