@@ -94,6 +94,15 @@ test("what was not shown, and what others do better, stands before what was won"
   );
 });
 
+test("differences at other numbers of labels are in the table, not in the first lines", async (t) => {
+  const other = input.differences.map((d) => ({ ...d, labels: 30, value: { value: 0.5, low: 0.4, high: 0.6, n: 9 } }));
+  const main = input.differences.map((d) => ({ ...d, labels: 100 }));
+  const several = { ...input, differences: [...other, ...main] };
+  t.same(headline(several), headline(input));
+  t.same(findings(several), findings(input));
+  t.ok(renderReport(several).includes("+0.400 to +0.600"));
+});
+
 test("undefined values are a dash and a reason", async (t) => {
   const odd = structuredClone(input);
   Object.assign(odd.rows[9]!.metrics, { auroc: { value: null, reason: "every answer is right" } });

@@ -11,8 +11,9 @@
 namespace credence {
 namespace {
 
-constexpr int kBlock = 48;         // rows of a Cholesky block; a multiple of every panel width
-constexpr int64_t kDepth = 256;    // contraction of one pass over a panel: 24 x 256 doubles stay in the second-level cache
+constexpr int kBlock = 48;  // rows of a Cholesky block; a multiple of every panel width
+constexpr int64_t kDepth =
+    256;  // contraction of one pass over a panel: 24 x 256 doubles stay in the second-level cache
 constexpr int kMaximumSteps = 30;  // of Newton
 constexpr int kMaximumHalvings = 20;
 constexpr double kConverged = 1e-6;
@@ -108,13 +109,15 @@ struct Loops {
   void (*axpy)(double a, const double* x, double* y, int64_t n);
 };
 
-#define CREDENCE_LOOPS(name, attribute, W, M)                                                                     \
+#define CREDENCE_LOOPS(name, attribute, W, M)                                                                        \
   attribute void tile_##name(const double* a, const double* b, int64_t depth, double sign, double* c, int64_t ldc) { \
-    tile_body<W, M>(a, b, depth, sign, c, ldc);                                                                   \
-  }                                                                                                               \
-  attribute void solve_##name(const double* diagonal, int64_t ld, double* panel) { solve_body<W>(diagonal, ld, panel); } \
-  attribute double dot_##name(const double* x, const double* y, int64_t n) { return dot_body<W>(x, y, n); }       \
-  attribute void axpy_##name(double a, const double* x, double* y, int64_t n) { axpy_body<W>(a, x, y, n); }       \
+    tile_body<W, M>(a, b, depth, sign, c, ldc);                                                                      \
+  }                                                                                                                  \
+  attribute void solve_##name(const double* diagonal, int64_t ld, double* panel) {                                   \
+    solve_body<W>(diagonal, ld, panel);                                                                              \
+  }                                                                                                                  \
+  attribute double dot_##name(const double* x, const double* y, int64_t n) { return dot_body<W>(x, y, n); }          \
+  attribute void axpy_##name(double a, const double* x, double* y, int64_t n) { axpy_body<W>(a, x, y, n); }          \
   constexpr Loops loops_##name = {3 * W, tile_##name, solve_##name, dot_##name, axpy_##name};
 
 CREDENCE_LOOPS(plain, , 2, 2)
@@ -125,7 +128,7 @@ CREDENCE_LOOPS(avx512, __attribute__((target("avx512f"))), 8, 4)
 
 const Loops& loops() {
 #if defined(__x86_64__)
-  static const Loops& best = __builtin_cpu_supports("avx512f")                                  ? loops_avx512
+  static const Loops& best = __builtin_cpu_supports("avx512f")                                 ? loops_avx512
                              : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? loops_avx2
                                                                                                : loops_plain;
   return best;
@@ -163,7 +166,8 @@ struct Symmetric {
 };
 
 /// Lower triangle of c += sign * a^T a, from row and column `first` on; panels [(order - first) / width][depth][width] hold a.
-void add_products(const std::vector<double>& panels, int64_t depth, double sign, Symmetric& c, int64_t first, int threads) {
+void add_products(const std::vector<double>& panels, int64_t depth, double sign, Symmetric& c, int64_t first,
+                  int threads) {
   const Loops& f = loops();
   const int64_t count = (c.order - first) / f.panel;
   const double extent = static_cast<double>(c.order - first);
@@ -270,7 +274,8 @@ std::vector<double> primal_step(const Problem& problem, const std::vector<double
 /// The same by Woodbury's identity over the rows. With M = I + diag(s) X X^T diag(s) / ridge, v = M^-1 diag(s) X g / ridge and
 /// u = M^-1 s, the offset's step is (g_b - s.v) / (s.u + its ridge), the weights' (g - X^T diag(s) (v + step_b u)) / ridge.
 /// (The offset stands apart from the identity: its ridge is so small that dividing by it would cost half the digits.)
-std::vector<double> dual_step(const Problem& problem, Symmetric& gram, const std::vector<double>& s, const std::vector<double>& gradient) {
+std::vector<double> dual_step(const Problem& problem, Symmetric& gram, const std::vector<double>& s,
+                              const std::vector<double>& gradient) {
   const int64_t n = problem.rows, d = problem.width;
   Symmetric m(n);
   for (int64_t i = 0; i < m.order; ++i) {
@@ -297,12 +302,12 @@ void check(const double* x, int64_t rows, int64_t width, const double* targets, 
     fail("BAD_INPUT", "logistic fit: the penalty is %g; expected a number above 0", penalty);
   for (int64_t i = 0; i < rows * width; ++i)
     if (!std::isfinite(x[i]))
-      fail("BAD_INPUT", "logistic fit: feature %lld of row %lld is not a finite number", static_cast<long long>(i % width),
-           static_cast<long long>(i / width));
+      fail("BAD_INPUT", "logistic fit: feature %lld of row %lld is not a finite number",
+           static_cast<long long>(i % width), static_cast<long long>(i / width));
   for (int64_t i = 0; i < rows; ++i)
     if (!(targets[i] >= 0 && targets[i] <= 1))
-      fail("BAD_INPUT", "logistic fit: the target of row %lld is %g; expected a number from 0 to 1", static_cast<long long>(i),
-           targets[i]);
+      fail("BAD_INPUT", "logistic fit: the target of row %lld is %g; expected a number from 0 to 1",
+           static_cast<long long>(i), targets[i]);
   for (int64_t j = 0; towards && j <= width; ++j)
     if (!std::isfinite(towards[j]))
       fail("BAD_INPUT", "logistic fit: weight %lld to pull towards is not a finite number", static_cast<long long>(j));
@@ -319,7 +324,8 @@ std::vector<double> fit_logistic(const double* x, int64_t rows, int64_t width, c
   if (path == LogisticPath::automatic)
     path = n * n * d / 8 + n * n * n / 3 < n * d * d + d * d * d / 3 ? LogisticPath::dual : LogisticPath::primal;
   Symmetric gram = path == LogisticPath::dual
-                       ? products(rows, width, [&](int64_t k, int64_t i) { return x[i * width + k]; }, problem.threads)
+                       ? products(
+                             rows, width, [&](int64_t k, int64_t i) { return x[i * width + k]; }, problem.threads)
                        : Symmetric(0);
 
   std::vector<double> w(width + 1), start(width + 1);
@@ -353,7 +359,8 @@ std::vector<double> fit_logistic(const double* x, int64_t rows, int64_t width, c
                                                                 : primal_step(problem, s, std::move(gradient));
     double largest = 0;
     for (int64_t j = 0; j <= width; ++j) {
-      if (!std::isfinite(step[j])) fail("BAD_INPUT", "logistic fit: a Newton step is not finite; standardise the features");
+      if (!std::isfinite(step[j]))
+        fail("BAD_INPUT", "logistic fit: a Newton step is not finite; standardise the features");
       largest = std::max(largest, std::fabs(step[j]));
     }
     // Far from the solution (a start that is sure of every row, wrongly) a full step can overshoot: halve it until the loss falls.

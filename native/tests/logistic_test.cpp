@@ -63,7 +63,8 @@ double distance(const std::vector<double>& a, const std::vector<double>& b) {
   return largest;
 }
 
-const std::pair<int64_t, int64_t> kShapes[] = {{1, 1}, {2, 7}, {40, 1}, {97, 3}, {30, 60}, {100, 47}, {49, 48}, {90, 90}, {60, 301}, {310, 130}};
+const std::pair<int64_t, int64_t> kShapes[] = {{1, 1},    {2, 7},   {40, 1},  {97, 3},   {30, 60},
+                                               {100, 47}, {49, 48}, {90, 90}, {60, 301}, {310, 130}};
 
 }  // namespace
 

@@ -42,8 +42,10 @@ export function findRow(input: ReportInput, name: string): ReportRow {
 
 /** The difference best - other at the report's number of labels. */
 function difference(input: ReportInput, other: string, metric: MetricName): MetricValue | undefined {
+  const main = findRow(input, input.best).cost?.labels;
   return input.differences.find(
-    (d) => d.row === input.best && d.other === other && d.metric === metric && d.labels === undefined,
+    (d) =>
+      d.row === input.best && d.other === other && d.metric === metric && (d.labels === undefined || d.labels === main),
   )?.value;
 }
 

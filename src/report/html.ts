@@ -250,7 +250,7 @@ function differences(input: ReportInput): string {
       ) * 1.04,
     ]),
   );
-  const several = input.differences.some(({ labels }) => labels !== undefined);
+  const several = new Set(input.differences.map(({ labels }) => labels)).size > 1;
   const cell = (d: Difference | undefined): string => {
     if (!d || d.value.value === null) return "<td>\u2013</td>";
     const { value, low, high } = d.value;

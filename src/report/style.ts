@@ -92,7 +92,7 @@ details { margin-top: 34px; }
 details summary { cursor: pointer; color: var(--soft); font-size: 14.5px; }
 footer { margin-top: 64px; border-top: 1px solid var(--rule); padding-top: 18px; color: var(--soft); font-size: 14px; }
 footer p { max-width: 90ch; }
-@media (max-width: 760px) {
+@media screen and (max-width: 760px) {
   body { font-size: 16px; }
   main { padding: 30px 18px 48px; }
   section { margin-top: 46px; }
@@ -105,7 +105,7 @@ footer p { max-width: 90ch; }
   .mistakes td:first-child { padding-left: 0; font-weight: 500; }
   .mistakes td[data-name]::before { content: attr(data-name) " "; color: var(--soft); }
 }
-@media (max-width: 480px) {
+@media screen and (max-width: 480px) {
   figure svg text { font-size: 14px !important; }
 }
 @media print {
@@ -119,6 +119,16 @@ footer p { max-width: 90ch; }
   .scroll { overflow: visible; }
   table { font-size: 8.5pt; }
   th, td { padding: 3pt 4pt; }
+  .lead { font-size: 12.5pt; }
+  h2 { font-size: 16pt; }
+  .findings span, .card .soft, .note, .legend, dl.facts, .bars { font-size: 8.5pt; }
+  .findings { gap: 9pt 18pt; margin-top: 14pt; }
+  h1 { font-size: 30pt; }
+  .card { padding: 10pt 12pt; }
+  .big { font-size: 24pt; }
+  tbody th { min-width: 0; }
+  .range td { min-width: 0; }
+  td small { font-size: 7pt; }
   @page { margin: 16mm 14mm; }
 }
 `;
