@@ -163,7 +163,6 @@ export function histogramChart(bins: readonly HistogramBin[], most: number, alt:
 export interface Line {
   colour: string;
   points: readonly (readonly [x: number, y: number])[];
-  dashed?: boolean;
 }
 
 /** Wrong answers among the surest share. */
@@ -192,12 +191,12 @@ export function riskChart(lines: readonly { colour: string; points: readonly Ris
   );
 }
 
-const lineSeries = ({ colour, points, dashed }: Line) => ({
+const lineSeries = ({ colour, points }: Line) => ({
   type: "line",
   ...silent,
   symbol: "none",
   data: points,
-  lineStyle: { color: colour, width: 2.4, type: dashed ? [6, 4] : "solid" },
+  lineStyle: { color: colour, width: 2.4 },
 });
 
 /** A metric against the number of labels, labels on a logarithmic axis. */

@@ -31,7 +31,7 @@ p { margin: 0 0 14px; max-width: 68ch; text-wrap: pretty; }
 section { margin-top: 64px; }
 .eyebrow { color: var(--soft); font-size: 14px; margin: 0; }
 .lead { font-size: 20px; line-height: 1.5; max-width: 62ch; }
-.soft, figcaption, .note { color: var(--soft); }
+.soft, .note { color: var(--soft); }
 .note { font-size: 14.5px; }
 .key { display: inline-block; width: 0.72em; height: 0.72em; border-radius: 50%; margin-right: 0.4em; }
 .key.line { width: 1.5em; height: 3px; border-radius: 2px; vertical-align: middle; }
@@ -61,7 +61,6 @@ section { margin-top: 64px; }
 .pair > * { min-width: 0; }
 figure { margin: 18px 0 0; break-inside: avoid; }
 figure svg { display: block; width: 100%; height: auto; font-family: inherit; }
-figcaption { font-size: 14.5px; margin-top: 4px; max-width: 60ch; }
 .scroll { overflow-x: auto; margin: 18px 0 8px; }
 .scroll:focus-visible { outline: 2px solid var(--after); outline-offset: 3px; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; line-height: 1.35; }
