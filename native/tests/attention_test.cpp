@@ -117,6 +117,25 @@ Forward run_forward(Backend& backend, const reference::Attention& p, const OnDev
   return {o->act(), lse->floats(), o->bits()};
 }
 
+struct Backward {
+  std::vector<double> dq, dk, dv;
+  bool operator==(const Backward&) const = default;
+};
+
+// o and lse are the definition's.
+Backward run_backward(Backend& backend, const reference::Attention& p, const std::vector<double>& d_o) {
+  const OnDevice device(backend, p);
+  const auto forward = reference::attention(p);
+  const auto k = act_on_device(backend, p.k), v = act_on_device(backend, p.v), o = act_on_device(backend, forward.o);
+  const auto lse = floats_on_device(backend, forward.lse), upstream = act_on_device(backend, d_o);
+  const auto dq = act_space(backend, p.q.size()), dk = act_space(backend, p.k.size()), dv = act_space(backend, p.v.size());
+  const credence_attention_backward parameters{device.batch, device.shape, backend.dtype, static_cast<float>(p.scale), p.window,
+                                               device.q->raw(), k->raw(), v->raw(), o->raw(), *lse, upstream->raw(),
+                                               dq->raw(), dk->raw(), dv->raw()};
+  RUN_OPERATOR(backend, attention_backward, parameters);
+  return {dq->act(), dk->act(), dv->act()};
+}
+
 Forward run_forward(Backend& backend, const reference::Attention& p) { return run_forward(backend, p, OnDevice(backend, p)); }
 
 }  // namespace
@@ -178,6 +197,39 @@ TEST(attention_does_not_see_a_neighbour_or_the_future) {
     const size_t from = 70 * row, to = 140 * row, element = backend.bf16() ? 2 : 4;
     EXPECT(std::equal(before.bits.begin() + from * element, before.bits.begin() + to * element, after.bits.begin() + from * element));
     EXPECT(before.bits != after.bits);
+  });
+}
+
+TEST(attention_backward_is_its_definition) {
+  for (const Case& c : kCases) {
+    const auto p = example(c, 7);
+    const auto d_o = normal(23, p.q.size());
+    const auto expected = reference::attention_backward(p, d_o);
+    std::vector<Backward> results[2];
+    for (int threads : {1, 2})
+      each_backend(threads, [&](Backend& backend) {
+        const Backward got = run_backward(backend, p, d_o);
+        const double bound = backend.bf16() ? 1.2e-2 : 5e-6;
+        EXPECT_CLOSE(got.dq, expected.dq, bound);
+        EXPECT_CLOSE(got.dk, expected.dk, bound);
+        EXPECT_CLOSE(got.dv, expected.dv, bound);
+        results[threads - 1].push_back(got);
+      });
+    EXPECT(results[0] == results[1]);
+  }
+}
+
+TEST(attention_backward_refuses_keys_of_an_earlier_call) {
+  each_backend(1, [](Backend& backend) {
+    const auto p = example({{5, 3}, 2, 1, 20, 0}, 1);
+    OnDevice device(backend, p);
+    const auto key_start = on_device(backend, std::vector<int32_t>{0, 4});
+    device.batch.key_start = *key_start;
+    credence_attention_backward parameters{};
+    parameters.batch = device.batch, parameters.shape = device.shape, parameters.dtype = backend.dtype;
+    const Memory workspace(backend, backend.table->attention_backward_workspace(&parameters));
+    EXPECT(backend.table->attention_backward(backend.handle, &parameters, workspace.raw()) != 0);
+    EXPECT(std::string(backend.table->last_error(backend.handle)).find("segment 1 reads 4 keys") != std::string::npos);
   });
 }
 

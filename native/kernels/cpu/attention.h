@@ -99,9 +99,11 @@ void page_scores(const T* const* q, const T* keys, int head_dim, float scale, in
   }
 }
 
-// o[r] = o[r] correction[r] + p[r] V over the keys [first, last) of a page, for R rows.
+// o[r] = o[r] correction[r] + p[r] V over the keys [first, last) of a page, for R rows. p of row r and step i (a pair of keys, or
+// one in float32) is at p + r row_stride + i step_stride.
 template <class Isa, class T, int R>
-void page_values_sum(const T* p, const T* values, int head_dim, int first, int last, const float* correction, float* o) {
+void page_values_sum(const T* p, int row_stride, int step_stride, const T* values, int head_dim, int first, int last,
+                     const float* correction, float* o) {
   using Step = RowStep<Isa, T>;
   constexpr int W = Isa::W, V = 4;
   for (int d = 0; d < head_dim; d += V * W) {
@@ -118,7 +120,7 @@ void page_values_sum(const T* p, const T* values, int head_dim, int first, int l
       for (int v = 0; v < V; ++v)
         line[v] = whole ? Step::load(row + v * W * Step::kDepth) : Step::load(row + v * W * Step::kDepth, mask[v]);
       for (int r = 0; r < R; ++r) {
-        const auto x = Step::spread(p + r * CREDENCE_PAGE + j);
+        const auto x = Step::spread(p + r * row_stride + j / Step::kDepth * step_stride);
         for (int v = 0; v < V; ++v) sum[r][v] = Step::dot(sum[r][v], x, line[v]);
       }
     }
@@ -204,8 +206,8 @@ void attention_rows(const credence_attention* p, const AttentionPlan& plan, int3
           correction[r] = 1;
         }
       }
-      page_values_sum<Isa, T, R>(probabilities + r0 * CREDENCE_PAGE, values, head_dim, low, high, correction + r0,
-                                 o + r0 * head_dim);
+      page_values_sum<Isa, T, R>(probabilities + r0 * CREDENCE_PAGE, CREDENCE_PAGE, RowStep<Isa, T>::kDepth, values, head_dim,
+                                 low, high, correction + r0, o + r0 * head_dim);
     });
   }
   for (int32_t r = 0; r < count; ++r) {

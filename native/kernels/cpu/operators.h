@@ -7,6 +7,7 @@
 #include "norm.h"
 #include "project.h"
 #include "attention.h"
+#include "attention_backward.h"
 #include "dense.h"
 #include "optimizer.h"
 #include "pool.h"
@@ -17,7 +18,7 @@
 #define CREDENCE_CPU_LINEAR_OPERATORS(X)                                                                  \
   X(embed) X(embed_backward) X(norm) X(norm_backward) X(attention_input) X(attention_input_backward)      \
   X(project) X(project_backward) X(mlp_input) X(mlp_input_backward)
-#define CREDENCE_CPU_OTHER_OPERATORS(X) X(attention) X(token_logprobs) X(sample) X(gradient_norm) X(adamw) X(pool) \
+#define CREDENCE_CPU_OTHER_OPERATORS(X) X(attention) X(attention_backward) X(token_logprobs) X(sample) X(gradient_norm) X(adamw) X(pool) \
   X(pool_backward) X(dense) X(dense_backward)
 
 #define CREDENCE_CPU_OPERATORS(X) CREDENCE_CPU_LINEAR_OPERATORS(X) CREDENCE_CPU_OTHER_OPERATORS(X)
