@@ -171,11 +171,17 @@ TEST(mlp_input_backward_is_the_reference) {
         EXPECT_TWICE_PLAIN(backend, dbias->floats(), exact.linear.dbias, plain.linear.dbias);
         adapter.expect_gradients(exact.linear, plain.linear);
 
-        // Nothing adapted below: the adapter's gradients are the same without dx.
+        // Frozen but for the adapter, dx has the same bits: in blocks of rows when there are many.
         const Adapter alone(backend, p.linear);
+        const auto frozen = zeros(p.norm.x.size());
+        o.dx = *frozen;
+        o.dweights = o.dbias = o.dnorm_weight = o.dnorm_bias = o.gradients = nullptr;
+        RUN_OPERATOR(backend, mlp_input_backward, o);
+        EXPECT(frozen->bits() == dx->bits());
+
+        // Nothing adapted below: the adapter's gradients are the same without dx.
         o.gradients = alone.gradients();
         o.dx = nullptr;
-        o.dweights = o.dbias = o.dnorm_weight = o.dnorm_bias = nullptr;
         RUN_OPERATOR(backend, mlp_input_backward, o);
         alone.expect_gradients(exact.linear, plain.linear);
       });

@@ -99,10 +99,11 @@ template <class Isa>
 static inline void append_head(const PageLayout& layout, const KeyPlace& place, int head, const float* k, const float* v,
                                bf16* pages) {
   bf16* keys = pages + page_keys(layout, place.page, head) + 2 * place.slot;
-  const bf16 none = {0};
-  for (int32_t d = 0; d < layout.key_dims; d += 2) {
-    keys[d * CREDENCE_PAGE] = Isa::narrow(k[d]);
-    keys[d * CREDENCE_PAGE + 1] = d + 1 < layout.head_dim ? Isa::narrow(k[d + 1]) : none;
+  for (int32_t d = 0; d < layout.key_dims; d += kPanel) {
+    bf16 part[kPanel];
+    for (int32_t i = 0; i < kPanel; i += Isa::W) Isa::store(part + i, Isa::load(k + d + i, Isa::first(layout.head_dim - d - i)));
+    const int32_t end = layout.key_dims - d < kPanel ? layout.key_dims - d : kPanel;
+    for (int32_t i = 0; i < end; i += 2) memcpy(keys + (d + i) * CREDENCE_PAGE, part + i, 2 * sizeof(bf16));
   }
   bf16* values = pages + page_values(layout, place.page, head) + static_cast<int64_t>(place.slot / 2 * 2) * layout.head_dim;
   for (int32_t d = 0; d < layout.head_dim; d += Isa::W) {

@@ -67,6 +67,24 @@ struct Avx512Bf16 {
   static inline void store(float* p, F x, M m) { _mm512_mask_storeu_ps(p, m, x); }
   static inline void store(bf16* p, F x, M m) { _mm256_mask_storeu_epi16(p, m, narrow(x)); }
 
+  static inline void will_read(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static inline void will_write(const void* p) { __builtin_prefetch(p, 1); }
+  static inline void stream(float* p, F a, F b) {
+    if (reinterpret_cast<uintptr_t>(p) % 64) {
+      store(p, a);
+      store(p + W, b);
+      return;
+    }
+    _mm512_stream_ps(p, a);
+    _mm512_stream_ps(p + W, b);
+  }
+  static inline void stream(bf16* p, F a, F b) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    if (reinterpret_cast<uintptr_t>(p) % 64) _mm512_storeu_si512(p, both);
+    else _mm512_stream_si512(reinterpret_cast<__m512i*>(p), both);
+  }
+  static inline void fence() { _mm_sfence(); }
+
   static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
   static inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }

@@ -57,6 +57,20 @@ struct Scalar {
     if (m) *p = narrow(x);
   }
 
+  /// A hint that the line of p is about to be read, or written.
+  static inline void will_read(const void*) {}
+  static inline void will_write(const void*) {}
+  /// 2 W neighbours that nobody reads soon: past the caches where the address allows. fence() before another thread reads them.
+  static inline void stream(float* p, F a, F b) {
+    p[0] = a;
+    p[1] = b;
+  }
+  static inline void stream(bf16* p, F a, F b) {
+    p[0] = narrow(a);
+    p[1] = narrow(b);
+  }
+  static inline void fence() {}
+
   static inline F add(F a, F b) { return a + b; }
   static inline F sub(F a, F b) { return a - b; }
   static inline F mul(F a, F b) { return a * b; }

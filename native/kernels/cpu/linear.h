@@ -190,11 +190,15 @@ static inline void for_tiles(int64_t row0, int64_t row1, const Body& body) {
   }
 }
 
+/// Nothing to fetch.
+struct NoPrepare {};
+
 /// Rows x panels of Y, a tile at a time: finish(row, rows, panel, tile, ld) with tile [rows][32] float32. Panels outermost: a
-/// panel is read from far away once and then for every tile of rows from L1 or L2.
-template <class Isa, class T, class Finish>
+/// panel is read from far away once and then for every tile of rows from L1 or L2. prepare(row, rows, panel) comes before a
+/// tile is computed: what finish will touch can be on its way meanwhile.
+template <class Isa, class T, class Finish, class Prepare = NoPrepare>
 static inline void product_block(const Product<T>& p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
-                                 const Finish& finish) {
+                                 const Finish& finish, [[maybe_unused]] const Prepare& prepare = {}) {
   constexpr int kMost = 4;
   alignas(64) float out[Isa::kTileRows * kPanel > 3 * kMost * kPanel ? Isa::kTileRows * kPanel : 3 * kMost * kPanel];
   const int at_once = tile_panels<Isa>(least(row1 - row0, Isa::kTileRows));
@@ -203,6 +207,8 @@ static inline void product_block(const Product<T>& p, int64_t row0, int64_t row1
     for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows) {
       const int now = rows * panels * kPanel <= static_cast<int64_t>(sizeof out / sizeof *out) ? panels : 1;
       for (int i = 0; i < panels; i += now) {
+        if constexpr (!__is_same(Prepare, NoPrepare))
+          for (int j = 0; j < now; ++j) prepare(row, rows, panel + i + j);
         tile_of<Isa, T>(p, row, rows, panel + i, now, out, now * kPanel);
         for (int j = 0; j < now; ++j) finish(row, rows, panel + i + j, out + j * kPanel, now * kPanel);
       }
@@ -238,14 +244,15 @@ static inline Split split_of(int64_t rows, int64_t panels, int64_t row_bytes, in
 }
 
 /// All of Y on all threads: finish as in product_block, called from many threads for different tiles.
-template <class Isa, class T, class Finish>
+template <class Isa, class T, class Finish, class Prepare = NoPrepare>
 static inline void product_all(credence_backend* backend, const Product<T>& p, int64_t rows, int64_t panels,
-                               const Finish& finish) {
+                               const Finish& finish, const Prepare& prepare = {}) {
   if (rows == 0) return;
   const Split s = split_of<Isa>(rows, panels, p.k * static_cast<int64_t>(sizeof(T)), backend->pool.threads());
   backend->pool.parallel(s.row_blocks * s.panel_blocks, [&](int64_t i, int) {
     const int64_t row = i / s.panel_blocks * s.block_rows, panel = i % s.panel_blocks * s.block_panels;
-    product_block<Isa, T>(p, row, least(row + s.block_rows, rows), panel, least(panel + s.block_panels, panels), finish);
+    product_block<Isa, T>(p, row, least(row + s.block_rows, rows), panel, least(panel + s.block_panels, panels), finish,
+                          prepare);
   });
 }
 

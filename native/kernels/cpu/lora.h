@@ -19,6 +19,19 @@ static inline void store_tile(const float* tile, int64_t ld, int64_t rows, int64
     }
 }
 
+/// The lines of a tile's 32 columns that are about to be written, or read.
+template <class Isa, class T>
+static inline void will_write_tile(T* out, int64_t ldo, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t v = 0; v < kPanel; v += 64 / static_cast<int64_t>(sizeof(T))) Isa::will_write(out + r * ldo + v);
+}
+
+template <class Isa, class T>
+static inline void will_read_tile(const T* in, int64_t ld, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t v = 0; v < kPanel; v += 64 / static_cast<int64_t>(sizeof(T))) Isa::will_read(in + r * ld + v);
+}
+
 /// Rows [row0, row1) of S [T, R].
 template <class Isa, class T>
 void lora_rows(const credence_lora* lora, const T* x, int64_t ldx, int64_t row0, int64_t row1, T* s) {

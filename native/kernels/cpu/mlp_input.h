@@ -56,17 +56,26 @@ size_t mlp_input_workspace(const credence_mlp_input* p) {
 }
 
 /// A tile of gate and of up (or of u alone: up null), finished: bias, u kept, a written. Columns [column, column + 32) of a.
+// u is read again only by the backward, long after: whole lines of it go past the caches.
 template <class Isa, class T, credence_activation A>
 static inline void finish_mlp_tile(const credence_mlp_input* p, int64_t row, int64_t rows, int64_t column, const float* gate,
                                    int64_t ld_gate, const float* up, int64_t ld_up) {
   const int64_t width = p->shape.intermediate, ldu = up ? 2 * width : width;
+  const bool whole = column + kPanel <= width && p->u && !p->bias;
+  if (whole)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int v = 0; v < kPanel; v += 2 * Isa::W) {
+        T* u = static_cast<T*>(p->u) + (row + r) * ldu + column + v;
+        Isa::stream(u, Isa::load(gate + r * ld_gate + v), Isa::load(gate + r * ld_gate + v + Isa::W));
+        if (up) Isa::stream(u + width, Isa::load(up + r * ld_up + v), Isa::load(up + r * ld_up + v + Isa::W));
+      }
   for (int v = 0; v < kPanel; v += Isa::W) {
     const int64_t i = column + v;
     const auto lanes = Isa::first(width - i);
     const auto gate_bias = p->bias ? Isa::load(p->bias + i, lanes) : Isa::zero();
     const auto up_bias = p->bias && up ? Isa::load(p->bias + width + i, lanes) : Isa::zero();
     for (int64_t r = 0; r < rows; ++r) {
-      T* u = p->u ? static_cast<T*>(p->u) + (row + r) * ldu + i : nullptr;
+      T* u = p->u && !whole ? static_cast<T*>(p->u) + (row + r) * ldu + i : nullptr;
       const auto g = Isa::add(Isa::load(gate + r * ld_gate + v), gate_bias);
       if (u) Isa::store(u, g, lanes);
       auto a = activate<Isa, A>(g);
@@ -93,6 +102,8 @@ void gated_block(const credence_mlp_input* p, const Product<T>& product, int64_t
     const int up_panels = static_cast<int>(least(panels + (shift ? 1 : 0), all_panels - first));
     for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows) {
       const int64_t ld_gate = panels * kPanel, ld_up = (panels + (shift ? 1 : 0)) * kPanel;
+      for (int i = 0; i < panels; ++i)
+        will_write_tile<Isa>(static_cast<T*>(p->a) + row * width + (panel + i) * kPanel, width, rows);
       tile_of<Isa>(product, row, rows, panel, panels, gate, ld_gate);
       tile_of<Isa>(product, row, rows, first, up_panels, up, ld_up);
       for (int i = 0; i < panels; ++i)
@@ -118,6 +129,7 @@ static inline void mlp_input_of(credence_backend* backend, const credence_mlp_in
       product_all<Isa>(backend, product, rows, panels_of(p->shape.intermediate),
                        [&](int64_t row, int64_t count, int64_t panel, const float* tile, int64_t ld) {
                          finish_mlp_tile<Isa, T, A>(p, row, count, panel * kPanel, tile, ld, nullptr, 0);
+                         Isa::fence();
                        });
       return;
     }
@@ -126,6 +138,7 @@ static inline void mlp_input_of(credence_backend* backend, const credence_mlp_in
     backend->pool.parallel(s.row_blocks * s.panel_blocks, [&](int64_t i, int) {
       const int64_t row = i / s.panel_blocks * s.block_rows, panel = i % s.panel_blocks * s.block_panels;
       gated_block<Isa, T, A>(p, product, row, least(row + s.block_rows, rows), panel, least(panel + s.block_panels, s.panels));
+      Isa::fence();
     });
   });
 }
@@ -170,6 +183,26 @@ template <class Isa, class T>
 void normed_input_gradient(credence_backend* backend, const Product<T>& product, NormGradient norm, float* dh,
                            NormRow* statistics) {
   const int64_t width = norm.width;
+  const int64_t block = 4 * Isa::kTileRows;
+  const int threads = backend->pool.threads();
+  if (!norm.dweight && !norm.dbias && norm.rows >= 2 * threads * block) {
+    // A block of rows at a time, finished while it is in L2.
+    backend->pool.parallel(ceil_div(norm.rows, block), [&](int64_t i, int thread) {
+      const int64_t begin = i * block, end = least(begin + block, norm.rows);
+      float* rows_of_dh = dh + thread * block * width;
+      product_block<Isa, T>(product, begin, end, 0, panels_of(width),
+                            [&](int64_t row, int64_t rows, int64_t panel, const float* tile, int64_t ld) {
+                              store_tile<Isa>(tile, ld, rows, panel, width, rows_of_dh + (row - begin) * width, width);
+                            });
+      for (int64_t r = begin; r < end; ++r) {
+        const float* x = norm.x + r * norm.ldx;
+        const bool kept = norm.inv_rms && norm.kind == CREDENCE_RMS_NORM;
+        const NormRow n = kept ? NormRow{0.0f, norm.inv_rms[r]} : norm_statistics<Isa>(x, norm.width, norm.kind, norm.eps);
+        norm_backward_row<Isa>(x, norm.width, norm.kind, n, norm.weight, rows_of_dh + (r - begin) * width, norm.dx + r * norm.lddx);
+      }
+    });
+    return;
+  }
   product_all<Isa>(backend, product, norm.rows, panels_of(width),
                    [&](int64_t row, int64_t rows, int64_t panel, const float* tile, int64_t ld) {
                      store_tile<Isa>(tile, ld, rows, panel, width, dh + row * width, width);

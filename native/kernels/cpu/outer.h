@@ -35,11 +35,15 @@ static inline void outer_tile(const T* a, int64_t lda, int64_t tokens, const T* 
     for (int v = 0; v < kVectors; ++v) Isa::store(c + r * ldc + v * Isa::W, sums[r][v], Isa::first(columns - v * Isa::W));
 }
 
+constexpr int64_t kFetch = 2 * kPanel;  // columns ahead: rows are far apart, the machine's own prefetch does not see them
+
 /// Tokens [t0, t0 + count) of 32 columns of X as a panel.
 template <class Isa>
 static inline void token_panel(const bf16* x, int64_t ldx, int64_t count, int64_t columns, bf16* panel) {
   for (int64_t t = 0; t < count; t += 2)
     for (int v = 0; v < kPanel; v += Isa::W) {
+      Isa::will_read(x + t * ldx + v + kFetch);
+      Isa::will_read(x + (t + 1) * ldx + v + kFetch);
       const auto both = Isa::zip(x + t * ldx + v, t + 1 < count ? x + (t + 1) * ldx + v : nullptr, Isa::first(columns - v));
       Isa::store_pairs(panel + t * kPanel + 2 * v, both);
     }
@@ -55,11 +59,14 @@ static inline void token_panel(const float* x, int64_t ldx, int64_t count, int64
 template <class Isa, class T>
 void add_outer(credence_backend* backend, const T* transposed, int64_t rows, const T* x, int64_t ldx, int64_t tokens,
                int64_t columns, float* c, int64_t ldc) {
-  constexpr int64_t kTokens = 256;  // even: pairs are the same wherever a block ends
-  backend->pool.parallel(ceil_div(columns, kPanel), [&](int64_t i, int) {
+  constexpr int64_t kTokens = 128;  // even: pairs are the same wherever a block ends
+  constexpr int64_t kPanels = 6;    // neighbours in one item, so that what is fetched ahead is used
+  const int64_t panels = ceil_div(columns, kPanel);
+  backend->pool.parallel(ceil_div(panels, kPanels), [&](int64_t item, int) {
     alignas(64) T panel[kTokens * kPanel];
-    const int64_t column = i * kPanel;
-    for (int64_t t = 0; t < tokens; t += kTokens) {
+    const int64_t first = item * kPanels, here = least(kPanels, panels - first);
+    for (int64_t i = 0; i < ceil_div(tokens, kTokens) * here; ++i) {
+      const int64_t t = i / here * kTokens, column = (first + i % here) * kPanel;
       const int64_t count = least(kTokens, tokens - t);
       token_panel<Isa>(x + t * ldx + column, ldx, count, columns - column, panel);
       for_tiles<Isa>(0, rows, [&](int64_t row, int64_t height) {

@@ -50,6 +50,11 @@ static inline void project_of(credence_backend* backend, const credence_project*
                          Isa::store(p->x_out + at, Isa::add(Isa::load(p->x + at, lanes), y), lanes);
                        }
                      }
+                   },
+                   [&](int64_t row, int64_t count, int64_t panel) {
+                     const int64_t at = row * p->ldx + panel * kPanel;
+                     will_write_tile<Isa>(p->x_out + at, p->ldx, count);
+                     if (p->x != p->x_out) will_read_tile<Isa>(p->x + at, p->ldx, count);
                    });
 }
 
@@ -101,6 +106,9 @@ static inline void project_backward_of(credence_backend* backend, const credence
   product_all<Isa>(backend, input_gradient<Isa, T>(p->weights, p->lora, space.linear, space.dy), rows, panels_of(columns),
                    [&](int64_t row, int64_t count, int64_t panel, const float* tile, int64_t ld) {
                      store_tile<Isa>(tile, ld, count, panel, columns, din + row * columns, columns);
+                   },
+                   [&](int64_t row, int64_t count, int64_t panel) {
+                     will_write_tile<Isa>(din + row * columns + panel * kPanel, columns, count);
                    });
 }
 
