@@ -183,7 +183,7 @@ void attention_rows(const credence_attention* p, const AttentionPlan& plan, int3
     const T* keys = pool + page_keys(layout, at, g);
     const T* values = pool + page_values(layout, at, g);
     const int32_t from = page * CREDENCE_PAGE;
-    for_rows<6>(count, [&](int r0, auto rows) {
+    in_groups<6>(count, [&](int r0, auto rows) {
       constexpr int R = decltype(rows)::value;
       int low = CREDENCE_PAGE, high = 0;
       for (int r = r0; r < r0 + R; ++r) {

@@ -36,7 +36,7 @@ struct RowStep<Isa, float> {
 
 /// body(first row, integral_constant<rows>) over [0, count) in groups of N and one smaller group.
 template <int N, class Body>
-inline void for_rows(int count, Body&& body) {
+inline void in_groups(int count, Body&& body) {
   int r = 0;
   for (; r + N <= count; r += N) body(r, std::integral_constant<int, N>());
   if constexpr (N > 1) {

@@ -162,7 +162,7 @@ struct LogprobsPass {
         const int64_t at = block * kVocabularyBlock, depth = least(kVocabularyBlock, p->vocabulary - at);
         for (int64_t r = 0; r < rows_now; ++r) dz_of(first, row0 + r, block, dz + r * kVocabularyBlock);
         for (int64_t panel = 0; panel < panels; ++panel) {
-          for_rows<Isa::kTileRows>(static_cast<int>(rows_now), [&](int r, auto height) {
+          in_groups<Isa::kTileRows>(static_cast<int>(rows_now), [&](int r, auto height) {
             add_dz_product<Isa, T, decltype(height)::value>(
                 dz + r * kVocabularyBlock, kVocabularyBlock, depth, transposed + panel * stride + at * kPanel,
                 p->dh + (first + row0 + r) * p->lddh + panel * kPanel, p->lddh, p->width - panel * kPanel);
