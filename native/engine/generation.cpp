@@ -414,7 +414,8 @@ class Generator {
     if (!depths_.empty()) {
       // No token: the row that chose to stop is the prompt's last.
       std::vector<float> mean = sequence.summed ? sequence.sum : sequence.at_prompt;
-      for (float& value : mean) value /= static_cast<float>(std::max(1, sequence.summed));
+      const float share = 1.0f / static_cast<float>(std::max(1, sequence.summed));  // as the pool operator rounds it
+      for (float& value : mean) value *= share;
       auto at = [&](const std::vector<float>& all, int depth) {
         const auto place = std::distance(depths_.begin(), depths_.find(depth));
         return std::vector<float>(all.begin() + place * hidden, all.begin() + (place + 1) * hidden);
