@@ -40,7 +40,9 @@ t.test("safetensors", async (t) => {
   }
   writeFileSync(path, Buffer.concat(encodeSafetensors([{ name: "n", shape: [1], data: Float32Array.of(Number.NaN) }])));
   t.throws(() => readSafetensors(path), { code: "BAD_INPUT", message: /n holds NaN/ });
-  t.throws(() => encodeSafetensors([{ name: "s", shape: [3], data: new Float32Array(2) }]), { message: /s: 2 numbers/ });
+  t.throws(() => encodeSafetensors([{ name: "s", shape: [3], data: new Float32Array(2) }]), {
+    message: /s: 2 numbers/,
+  });
 });
 
 /** A zip archive of one file. */
@@ -83,14 +85,20 @@ t.test("a Python package's archive", async (t) => {
 
 t.test("finding a model", async (t) => {
   const folder = t.testdir({ empty: {}, "x.txt": "" });
-  await t.rejects(resolveModel(join(folder, "none")), { code: "NO_MODEL", message: /give a folder, a \.gguf file, or a hub id/i });
+  await t.rejects(resolveModel(join(folder, "none")), {
+    code: "NO_MODEL",
+    message: /give a folder, a \.gguf file, or a hub id/i,
+  });
   await t.rejects(resolveModel(join(folder, "empty")), { code: "NO_MODEL" });
   await t.rejects(resolveModel(join(folder, "x.txt")), { code: "NO_MODEL" });
   const before = { ...process.env };
   t.teardown(() => Object.assign(process.env, before));
   process.env.HF_HUB_OFFLINE = "1";
   process.env.HF_HUB_CACHE = join(folder, "hub");
-  await t.rejects(resolveModel("someone/something"), { code: "NO_MODEL", message: /--model with a folder or a \.gguf file/ });
+  await t.rejects(resolveModel("someone/something"), {
+    code: "NO_MODEL",
+    message: /--model with a folder or a \.gguf file/,
+  });
   const snapshot = writeTinyModel(join(folder, "hub", "models--someone--something", "snapshots", "abc"));
   t.match(await resolveModel("someone/something"), { path: snapshot, source: "hub cache", name: "someone/something" });
   delete process.env.HF_HUB_OFFLINE;
@@ -107,11 +115,22 @@ t.test("policies on the disk", async (t) => {
   t.teardown(() => model.dispose());
   t.match(model.info, { architecture: "llama", layers: 2, hiddenSize: 40 });
   t.equal(model.files.length, 2);
-  t.equal(model.files[0]!.sha256, createHash("sha256").update(readFileSync(join(path, model.files[0]!.name))).digest("hex"));
+  t.equal(
+    model.files[0]!.sha256,
+    createHash("sha256")
+      .update(readFileSync(join(path, model.files[0]!.name)))
+      .digest("hex"),
+  );
 
   const adapter = { rank: 4, alpha: 8, targets: [...targets], seed: 3 };
-  const made = await model.policy({ adapter, heads: [{ name: "confidence", kind: "linear", seed: 3 }], card: card(model) });
-  const changed = made.native.tensors().adapter.map((tensor) => ({ ...tensor, data: tensor.data.map((_, i) => Math.sin(i) / 10) }));
+  const made = await model.policy({
+    adapter,
+    heads: [{ name: "confidence", kind: "linear", seed: 3 }],
+    card: card(model),
+  });
+  const changed = made.native
+    .tensors()
+    .adapter.map((tensor) => ({ ...tensor, data: tensor.data.map((_, i) => Math.sin(i) / 10) }));
   made.native.setTensors(changed);
   const saved = join(folder, "saved");
   made.save(saved);
@@ -126,7 +145,12 @@ t.test("policies on the disk", async (t) => {
     }
     t.same(await read.score(["what colour is that hat ?"]), await made.score(["what colour is that hat ?"]));
     const config = JSON.parse(readFileSync(join(saved, "adapter_config.json"), "utf8"));
-    t.match(config, { peft_type: "LORA", r: 4, lora_alpha: 8, target_modules: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] });
+    t.match(config, {
+      peft_type: "LORA",
+      r: 4,
+      lora_alpha: 8,
+      target_modules: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    });
     const names = read.native.tensors().adapter.map(({ name }) => name);
     t.ok(names.includes("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"), "as PEFT names them");
   });
@@ -139,7 +163,10 @@ t.test("policies on the disk", async (t) => {
     const foreign = join(folder, "foreign");
     cpSync(saved, foreign, { recursive: true });
     writeFileSync(join(foreign, "credence.json"), JSON.stringify(wide));
-    await t.rejects(model.policy({ adapter: foreign }), { code: "WRONG_BASE", message: /576 wide.*model is 40 wide.*SmolLM2-135M-Instruct/ });
+    await t.rejects(model.policy({ adapter: foreign }), {
+      code: "WRONG_BASE",
+      message: /576 wide.*model is 40 wide.*SmolLM2-135M-Instruct/,
+    });
   });
 
   t.test("that are broken are named", async (t) => {
@@ -160,9 +187,15 @@ t.test("policies on the disk", async (t) => {
     await t.rejects(model.policy({ adapter: broken }), { code: "WRONG_HEAD", message: /\[1, 39\].*needs \[1, 40\]/ });
     fresh();
     writeFileSync(join(broken, "credence.json"), '{"version": 1, "colour": "red"}');
-    await t.rejects(model.policy({ adapter: broken }), { code: "BAD_INPUT", message: /colour: there is no such option/ });
+    await t.rejects(model.policy({ adapter: broken }), {
+      code: "BAD_INPUT",
+      message: /colour: there is no such option/,
+    });
     fresh();
-    writeFileSync(join(broken, "adapter_model.safetensors"), readFileSync(join(saved, "adapter_model.safetensors")).subarray(0, 500));
+    writeFileSync(
+      join(broken, "adapter_model.safetensors"),
+      readFileSync(join(saved, "adapter_model.safetensors")).subarray(0, 500),
+    );
     await t.rejects(model.policy({ adapter: broken }), /adapter_model\.safetensors/);
     await t.rejects(model.policy({ adapter: join(folder, "model") }), { code: "NO_ADAPTER" });
     await t.rejects(model.policy({ adapter: join(folder, "nowhere") }), { code: "NO_ADAPTER" });

@@ -1,0 +1,183 @@
+/** The library as a program sees it: models, policies, samples, trainers; order, abort, disposal, bad input. */
+import { join } from "node:path";
+import t from "tap";
+import { CredenceError, evaluate, learningRate, Model, type Sample } from "../src/index.js";
+import { writeTinyModel } from "./fixtures/tiny-model.js";
+
+const targets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
+const questions = ["what colour is that hat ?", "what colour is that cup of ada ?", "what is that ?"];
+
+t.test("a program's use", async (t) => {
+  const model = await Model.load(writeTinyModel(join(t.testdir(), "model")), { threads: 2 });
+  t.teardown(() => model.dispose());
+  const head = { name: "confidence", kind: "linear" as const, seed: 1 };
+  const adapter = { rank: 4, alpha: 8, targets: [...targets], seed: 1 };
+
+  t.test("samples come in order and do not depend on company", async (t) => {
+    const policy = await model.policy();
+    const settings = { samples: 3, temperature: 1, topK: 20, topP: 0.95, maxNewTokens: 6, seed: 7, collect: [1, 2] };
+    const all: Sample[] = [];
+    for await (const sample of policy.generate(questions, settings)) all.push(sample);
+    t.same(
+      all.map(({ prompt, sample }) => [prompt, sample]),
+      questions.flatMap((_, prompt) => [0, 1, 2].map((sample) => [prompt, sample])),
+    );
+    const alone: Sample[] = [];
+    for await (const sample of policy.generate([questions[1]!], settings)) alone.push(sample);
+    for (const [i, sample] of alone.entries()) t.same({ ...sample, prompt: 1 }, all[3 + i]);
+    t.equal(all[0]!.answerHidden!.length, 2 * model.info.hiddenSize);
+    const again: Sample[] = [];
+    for await (const sample of policy.generate(questions, { ...settings, maxBatch: 2 })) again.push(sample);
+    t.same(again, all);
+    t.same(await collect(policy.generate([], settings)), []);
+  });
+
+  t.test("what was scored while sampling is what a later pass scores", async (t) => {
+    const policy = await model.policy();
+    for (const question of questions) {
+      const prompt = await model.promptTokens(question);
+      const [sample] = await collect(policy.generate([prompt], { temperature: 1, maxNewTokens: 5, seed: 3 }));
+      const whole = Int32Array.from([...prompt, ...sample!.tokens]);
+      const { logprobs } = await policy.forward([whole], { logprobs: true });
+      t.same(logprobs!.subarray(prompt.length), sample!.logprobs.subarray(0, sample!.tokens.length));
+    }
+  });
+
+  t.test("abort ends a generation, and what follows works", async (t) => {
+    const policy = await model.policy();
+    const controller = new AbortController();
+    const prompts = Array.from({ length: 200 }, (_, i) => questions[i % 3]!);
+    let seen = 0;
+    const sampling = (async () => {
+      for await (const _ of policy.generate(prompts, {
+        temperature: 1,
+        samples: 8,
+        maxNewTokens: 30,
+        signal: controller.signal,
+      })) {
+        seen += 1;
+        if (seen === 3) controller.abort();
+      }
+    })();
+    await t.rejects(sampling, { code: "ABORTED" });
+    t.ok(seen < 1600);
+    t.equal((await collect(policy.generate([questions[0]!], { maxNewTokens: 2 }))).length, 1);
+    let left = 0;
+    for await (const _ of policy.generate(prompts, { temperature: 1, maxNewTokens: 30 })) if (++left === 2) break;
+    t.equal(left, 2, "leaving the loop stops the work");
+  });
+
+  t.test("a loss of one's own gives the fused one's step", async (t) => {
+    const policies = await Promise.all([0, 1].map(() => model.policy({ adapter, heads: [head] })));
+    const rows = await Promise.all(questions.map((question) => model.promptTokens(question)));
+    const targetsOf = [0.2, 0.9, 0.5];
+    const [fused, own] = policies.map((policy) => policy.trainer({ schedule: 1e-2 }));
+    const spans = rows.map((row, sequence) => ({ sequence, from: row.length - 1, to: row.length }));
+    for (let step = 0; step < 3; step++) {
+      const first = await fused!.step({
+        sequences: rows,
+        loss: { kind: "confidence", head: "confidence", targets: targetsOf },
+      });
+      const pass = await own!.forward(rows, { heads: [{ name: "confidence", spans }] });
+      const gradient = pass.heads!.confidence!.map((logit, i) => {
+        const p = 1 / (1 + Math.exp(-logit));
+        return 2 * (p - targetsOf[i]!) * p * (1 - p);
+      });
+      await pass.backward({ heads: { confidence: gradient } });
+      const second = await own!.update({ count: rows.length });
+      t.ok(
+        Math.abs(first.gradientNorm - second.gradientNorm) <= 1e-5 * first.gradientNorm,
+        `${first.gradientNorm} ${second.gradientNorm}`,
+      );
+    }
+    const [a, b] = policies.map((policy) => policy.native.tensors().heads[0]!.data);
+    t.ok(a!.every((value, i) => Math.abs(value - b![i]!) < 1e-4));
+  });
+
+  t.test("accumulation does not change a step, and training lowers the loss", async (t) => {
+    const rows = await Promise.all(questions.map((question) => model.promptTokens(question)));
+    const losses: number[][] = [];
+    for (const microBatchTokens of [Number.POSITIVE_INFINITY, 1]) {
+      const policy = await model.policy({ adapter, heads: [head] });
+      const trainer = policy.trainer({
+        schedule: (step) => learningRate({ kind: "linear", peak: 1e-2, steps: 20, warmup: 0.1 }, step),
+      });
+      const run: number[] = [];
+      for (let step = 0; step < 20; step++) {
+        const { loss } = await trainer.step({
+          sequences: rows,
+          loss: { kind: "confidence", head: "confidence", targets: [0, 1, 0] },
+          microBatchTokens,
+        });
+        run.push(loss);
+      }
+      losses.push(run);
+    }
+    t.ok(Math.abs(losses[0]![0]! - losses[1]![0]!) < 1e-5);
+    t.ok(losses[0]!.at(-1)! < losses[0]![0]! / 2, `${losses[0]![0]} to ${losses[0]!.at(-1)}`);
+  });
+
+  t.test("nll learns a row by heart", async (t) => {
+    const policy = await model.policy({ adapter });
+    const trainer = policy.trainer({ schedule: 1e-2 });
+    const row = await model.promptTokens(questions[1]!);
+    const weights = Float32Array.from(row, (_, i) => (i > 0 ? 1 : 0));
+    let last = Number.POSITIVE_INFINITY;
+    const first = (await trainer.step({ sequences: [row], loss: { kind: "nll", weights: [weights] } })).loss;
+    for (let step = 0; step < 15; step++)
+      last = (await trainer.step({ sequences: [row], loss: { kind: "nll", weights: [weights] } })).loss;
+    t.ok(last < first / 2, `${first} to ${last}`);
+    await t.rejects(
+      trainer.step({ sequences: [row], loss: { kind: "nll", weights: [new Float32Array(row.length)] } }),
+      { code: "NOTHING_SUPERVISED" },
+    );
+    await t.rejects(trainer.step({ sequences: [row], loss: { kind: "confidence", head: "none", targets: [1, 0] } }), {
+      code: "BAD_INPUT",
+    });
+  });
+
+  t.test("bad input is named, and nothing ends the process", async (t) => {
+    const policy = await model.policy();
+    await t.rejects(collect(policy.generate([new Int32Array(0)])), { code: "BAD_INPUT" });
+    await t.rejects(collect(policy.generate([new Int32Array(300)], { maxNewTokens: 5 })), {
+      code: "TOO_LONG",
+      message: /300 tokens.*context \(256 tokens\)/,
+    });
+    await t.rejects(collect(policy.generate([Int32Array.of(1, 99999)])));
+    await t.rejects(collect(policy.generate([Int32Array.of(1, -5)])));
+    await t.rejects(
+      policy.forward([Int32Array.of(1, 2)], { spans: [{ sequence: 4, from: 0, to: 1 }], heads: ["none"] }),
+    );
+    await t.rejects(policy.score(questions), { code: "NO_CARD" });
+    await t.rejects(collect(policy.generate(questions, { temperature: -1 })));
+  });
+
+  t.test("parents dispose of children, and later use says so", async (t) => {
+    const own = await Model.load(writeTinyModel(join(t.testdir(), "own")), { threads: 1 });
+    const policy = await own.policy({ adapter, heads: [head] });
+    const trainer = policy.trainer({ schedule: 1e-3 });
+    await own.dispose();
+    await own.dispose();
+    await t.rejects(own.policy(), { code: "DISPOSED" });
+    await t.rejects(policy.forward([Int32Array.of(1)], {}), { code: "DISPOSED" });
+    await t.rejects(trainer.update({ count: 1 }), { code: "DISPOSED" });
+  });
+
+  t.test("evaluate takes plain predictions", async (t) => {
+    const predictions = [0.9, 0.8, 0.3, 0.1].map((confidence, i) => ({
+      confidence,
+      correct: (i < 2 ? 1 : 0) as 0 | 1,
+    }));
+    const { ece, auroc, brier } = evaluate(predictions, { bins: 10 });
+    t.equal(auroc.value, 1);
+    t.ok(Math.abs(ece.value! - 0.175) < 1e-9);
+    t.ok(Math.abs(brier.value! - 0.0375) < 1e-9);
+    t.throws(() => evaluate([{ confidence: 2, correct: 1 }]), CredenceError);
+  });
+});
+
+async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const out: T[] = [];
+  for await (const item of items) out.push(item);
+  return out;
+}

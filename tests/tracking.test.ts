@@ -1,0 +1,101 @@
+/** Progress lines, metrics and TensorBoard's event files. */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import protobuf from "protobufjs";
+import t from "tap";
+import { crc32c, EventsFile } from "../src/tracking/events.js";
+import { Metrics } from "../src/tracking/metrics.js";
+import { clock, progressLine, progressOn } from "../src/tracking/progress.js";
+import { learningRate } from "../src/training/schedule.js";
+
+t.test("a progress line", async (t) => {
+  const state = { done: 312, total: 1235, unit: "questions", work: 36080, workUnit: "tokens", seconds: 22 };
+  t.equal(progressLine("sampling", state), "sampling  312/1,235 questions  1,640 tokens/s  1:05 left");
+  t.equal(
+    progressLine("sampling", { ...state, done: 1235 }),
+    "sampling  1,235/1,235 questions  1,640 tokens/s  0:22 in all",
+  );
+  t.equal(clock(3675), "1:01:15");
+});
+
+t.test("a log has plain lines, a terminal one that moves", async (t) => {
+  const written: string[] = [];
+  const stream = { write: (text: string) => written.push(text) > 0, isTTY: false } as unknown as NodeJS.WriteStream;
+  const task = progressOn({ stream, interval: 0 }).task("reading", 3, "files");
+  for (let i = 0; i < 3; i++) task.advance(1);
+  task.end();
+  t.equal(written.length, 3);
+  t.ok(written.every((line) => line.startsWith("reading  ") && line.endsWith("\n") && !line.includes("\u001b")));
+});
+
+t.test("an events file is what TensorBoard reads", async (t) => {
+  t.equal(crc32c(Buffer.from("123456789")), 0xe3069283, "the check value of CRC-32C");
+  const folder = t.testdir();
+  const events = new EventsFile(folder, 5);
+  events.add(5, { loss: 0.25, rate: 3 });
+  const bytes = readFileSync(events.path);
+  const unmask = (sum: number) => {
+    const turned = (sum - 0xa282ead8) >>> 0;
+    return ((turned >>> 17) | (turned << 15)) >>> 0;
+  };
+  const records: Buffer[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const length = Number(bytes.readBigUInt64LE(at));
+    t.equal(unmask(bytes.readUInt32LE(at + 8)), crc32c(bytes.subarray(at, at + 8)));
+    const data = bytes.subarray(at + 12, at + 12 + length);
+    t.equal(unmask(bytes.readUInt32LE(at + 12 + length)), crc32c(data));
+    records.push(data);
+    at += length + 16;
+  }
+  const { root } = protobuf.parse(`
+    syntax = "proto3";
+    message Value { string tag = 1; float simple_value = 2; }
+    message Summary { repeated Value value = 1; }
+    message SessionLog { int32 status = 1; }
+    message Event { double wall_time = 1; int64 step = 2; string file_version = 3; Summary summary = 5; SessionLog session_log = 7; }`);
+  const Event = root.lookupType("Event");
+  const decoded = records.map((record) => Event.toObject(Event.decode(record), { longs: Number }));
+  t.match(decoded, [
+    { fileVersion: "brain.Event:2" },
+    { step: 5, sessionLog: { status: 1 } },
+    {
+      step: 5,
+      summary: {
+        value: [
+          { tag: "loss", simpleValue: 0.25 },
+          { tag: "rate", simpleValue: 3 },
+        ],
+      },
+    },
+  ]);
+});
+
+t.test("metrics go on from a checkpoint's offset", async (t) => {
+  const folder = t.testdir();
+  const first = new Metrics(folder);
+  first.add(1, { loss: 1 }, { seconds: 0.5 });
+  const offset = first.sync();
+  first.add(2, { loss: 0.5 });
+  const second = new Metrics(folder, offset, 2);
+  second.add(2, { loss: 0.25 });
+  const lines = readFileSync(join(folder, "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  t.same(lines, [
+    { step: 1, loss: 1, measured: { seconds: 0.5 } },
+    { step: 2, loss: 0.25, measured: {} },
+  ]);
+  t.equal(readdirSync(folder).filter((name) => name.startsWith("events.")).length, 2);
+});
+
+t.test("schedules", async (t) => {
+  const linear = { kind: "linear" as const, peak: 1, steps: 10, warmup: 0.2 };
+  t.same(
+    [0, 1, 2, 6, 10].map((step) => learningRate(linear, step)),
+    [0.5, 1, 1, 0.5, 0],
+  );
+  const cosine = { ...linear, kind: "cosine" as const };
+  t.ok(Math.abs(learningRate(cosine, 6) - 0.5) < 1e-12);
+  t.equal(learningRate({ ...linear, kind: "constant", warmup: 0 }, 9), 1);
+});
