@@ -272,11 +272,13 @@ export function linkAtomic(path: string, target: string): void {
   }
 }
 
-/** Removes what a process that died left half-written in a folder. */
+/** Removes what a process that died left half-written in a folder and those below it. */
 export function sweep(directory: string): void {
   if (!existsSync(directory)) return;
-  for (const name of readdirSync(directory)) {
-    if (name.startsWith(temporaryPrefix)) rmSync(join(directory, name), { recursive: true, force: true });
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    const path = join(directory, entry.name);
+    if (entry.name.startsWith(temporaryPrefix)) rmSync(path, { recursive: true, force: true });
+    else if (entry.isDirectory()) sweep(path);
   }
 }
 

@@ -1,6 +1,6 @@
 /** Checkpoints of a training stage: folders written whole, named by the optimiser steps they have taken. */
 import { existsSync, readdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { z } from "zod";
 import { CredenceError } from "../errors.js";
 import { isWholeFolder, linkAtomic, readJson, sweep, writeFolderAtomic } from "../files.js";
@@ -38,8 +38,15 @@ export function writeCheckpoint(
     "optimizer.safetensors": encodeSafetensors(tensors),
     "state.json": `${JSON.stringify(parts.state, null, 2)}\n`,
   });
-  linkAtomic(join(directory, "best"), join("checkpoints", name));
-  for (const old of checkpoints(directory).slice(0, -kept)) rmSync(old, { recursive: true, force: true });
+  settle(directory);
+}
+
+/** Points `best` at the newest checkpoint and removes the oldest; done again on resuming, since a process may die before it. */
+function settle(directory: string): void {
+  const all = checkpoints(directory);
+  const newest = all.at(-1);
+  if (newest) linkAtomic(join(directory, "best"), join("checkpoints", basename(newest)));
+  for (const old of all.slice(0, -kept)) rmSync(old, { recursive: true, force: true });
 }
 
 /** Folders of a stage's checkpoints, oldest first. */
@@ -59,7 +66,6 @@ export interface Checkpoint {
 /** The newest checkpoint that is whole; what a dying process left half-written is swept away. */
 export function newestCheckpoint(directory: string): Checkpoint | undefined {
   sweep(directory);
-  sweep(join(directory, "checkpoints"));
   for (const path of checkpoints(directory).reverse()) {
     if (!isWholeFolder(path)) {
       rmSync(path, { recursive: true, force: true });
@@ -71,6 +77,7 @@ export function newestCheckpoint(directory: string): Checkpoint | undefined {
         "BAD_CHECKPOINT",
         `${path}: its state.json was written by another version. Delete the stage's folder to start it again`,
       );
+    settle(directory);
     return { directory: path, state: state.data, moments: readSafetensors(join(path, "optimizer.safetensors")) };
   }
   return undefined;

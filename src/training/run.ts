@@ -131,7 +131,6 @@ export async function executeRun(options: RunOptions): Promise<RunState> {
     const started = performance.now();
     const folder = join(directory, "stages", stage.name);
     makeFolder(folder);
-    sweep(folder);
     await stage.run({ directory: folder, runDirectory: directory, progress, signal });
     const seconds = (performance.now() - started) / 1000;
     state.stages[stage.name] = { seconds, peakBytes: peakBytes() };

@@ -6,7 +6,7 @@ import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { toJsonLines } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
-import { isWholeFolder, makeFolder, readText, sweep, writeFileAtomic, writeFolderAtomic } from "../../files.js";
+import { isWholeFolder, makeFolder, readText, writeFileAtomic, writeFolderAtomic } from "../../files.js";
 import { encodeSafetensors, readSafetensors } from "../../model/safetensors.js";
 import type { TensorData } from "../../native.js";
 import type { Policy, Sample } from "../../policy/policy.js";
@@ -68,7 +68,6 @@ export async function answerQuestions(
   const depths = probeDepths(policy.model.info.layers, recipe.probes.depths);
   const folder = join(context.directory, "chunks");
   makeFolder(folder);
-  sweep(folder);
   const chunks = Array.from({ length: Math.ceil(questions.length / chunkSize) }, (_, i) => ({
     path: join(folder, String(i).padStart(5, "0")),
     questions: questions.slice(i * chunkSize, (i + 1) * chunkSize),
