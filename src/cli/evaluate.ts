@@ -77,7 +77,7 @@ async function readPredictions(path: string) {
       .min(0, { error: "a number from 0 to 1" })
       .max(1, { error: "a number from 0 to 1" }),
     given_correct: bit.optional(),
-    correct: z.unknown(),
+    correct: z.unknown().optional(),
     group: z.union([z.string(), z.number()], { error: "a string or a number" }).transform(String).optional(),
   });
   return (await readRecords(path, schema)).map(({ confidence, given_correct, correct, group }, i) => {

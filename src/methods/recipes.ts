@@ -14,7 +14,7 @@ export type Recipe = ElicalRecipe;
 
 const schemas = { elical: elicalSchema };
 
-/** Presets that come with the package: recipes/NAME.yaml. */
+/** Presets that come with the package: src/methods/presets/NAME.yaml. */
 export const presets = ["elical/quickstart"];
 
 /** One change, as `--set path.to.option=value` gives it; the value is YAML. */
@@ -85,9 +85,7 @@ export function loadRecipe(recipe: string | Record<string, unknown>, settings: S
       );
     }
     try {
-      plain = parse(
-        readText(isFile ? recipe : fileURLToPath(new URL(`../../recipes/${recipe}.yaml`, import.meta.url))),
-      );
+      plain = parse(readText(isFile ? recipe : fileURLToPath(new URL(`./presets/${recipe}.yaml`, import.meta.url))));
     } catch (error) {
       if (!(error instanceof YAMLParseError)) throw error;
       throw new CredenceError("BAD_RECIPE", `${recipe}: ${error.message}`, { cause: error });
