@@ -14,7 +14,11 @@ const addon = { ...fakeEngine(), fitLogistic };
 
 t.test("recipes", async (t) => {
   const recipe = loadRecipe("elical/quickstart");
-  t.match(recipe, { method: "elical", samples: { count: 10, temperature: 1, topK: 50, topP: 0.95 }, answer: { newTokens: 16 } });
+  t.match(recipe, {
+    method: "elical",
+    samples: { count: 10, temperature: 1, topK: 50, topP: 0.95 },
+    answer: { newTokens: 16 },
+  });
   t.match(recipe.labels, { counts: [30, 100, 300], main: 100 });
   t.match(recipe.lora, { rank: 8, alpha: 16, learningRate: 3e-4, elicitEpochs: 2, calibrateEpochs: 5, batch: 16 });
   t.equal(loadRecipe("elical/quickstart", [parseSetting("questions.limit=120")]).questions.limit, 120);
@@ -22,32 +26,61 @@ t.test("recipes", async (t) => {
     code: "BAD_RECIPE",
     message: /samples\.cuont: there is no such option/,
   });
-  t.throws(() => loadRecipe("elical/quickstart", [["samples.count", "many"]]), { code: "BAD_RECIPE", message: /samples\.count/ });
-  t.throws(() => loadRecipe("elical/quickstart", [["labels.main", 50]]), { message: /labels\.main is 50; expected one of/ });
+  t.throws(() => loadRecipe("elical/quickstart", [["samples.count", "many"]]), {
+    code: "BAD_RECIPE",
+    message: /samples\.count/,
+  });
+  t.throws(() => loadRecipe("elical/quickstart", [["labels.main", 50]]), {
+    message: /labels\.main is 50; expected one of/,
+  });
   t.throws(() => loadRecipe("elical/fast"), { code: "NO_RECIPE", message: /elical\/quickstart/ });
   t.throws(() => loadRecipe({ method: "magic" }), { message: /method is "magic"; expected one of elical/ });
-  t.throws(() => loadRecipe({ method: "elical", model: "m", prompt: { user: "Go" } }), { message: /prompt\.user: has no \{question\}/ });
+  t.throws(() => loadRecipe({ method: "elical", model: "m", prompt: { user: "Go" } }), {
+    message: /prompt\.user: has no \{question\}/,
+  });
   t.throws(() => parseSetting("questions.limit"), { code: "USAGE" });
 });
 
 t.test("a run folder", async (t) => {
   const folder = t.testdir();
-  const settings = tinySettings(writeTinyModel(join(folder, "model")), writeTinyQuestions(join(folder, "questions.jsonl")));
+  const settings = tinySettings(
+    writeTinyModel(join(folder, "model")),
+    writeTinyQuestions(join(folder, "questions.jsonl")),
+  );
   const recipe = loadRecipe("elical/quickstart", settings);
   const whole = join(folder, "whole");
   const summary = await runRecipe(recipe, { directory: whole, addon });
 
   t.test("holds what the interface names", async (t) => {
-    for (const name of ["recipe.yaml", "state.json", "summary.json", "report.html", "best/credence.json", "best/heads.safetensors"]) {
+    for (const name of [
+      "recipe.yaml",
+      "state.json",
+      "summary.json",
+      "report.html",
+      "best/credence.json",
+      "best/heads.safetensors",
+    ]) {
       t.ok(existsSync(join(whole, name)), name);
     }
     const checkpoint = join(whole, "stages", "05-elicit-seed0", "best");
-    for (const name of ["adapter_config.json", "adapter_model.safetensors", "heads.safetensors", "credence.json", "optimizer.safetensors", "state.json"]) {
+    for (const name of [
+      "adapter_config.json",
+      "adapter_model.safetensors",
+      "heads.safetensors",
+      "credence.json",
+      "optimizer.safetensors",
+      "state.json",
+    ]) {
       t.ok(existsSync(join(checkpoint, name)), name);
     }
     t.ok(isWholeFolder(checkpoint));
-    const metrics = readFileSync(join(whole, "stages", "05-elicit-seed0", "metrics.jsonl"), "utf8").trim().split("\n");
-    t.same(metrics.map((line) => JSON.parse(line).step), metrics.map((_, i) => i + 1));
+    const metrics = readFileSync(join(whole, "stages", "05-elicit-seed0", "metrics.jsonl"), "utf8")
+      .trim()
+      .split("\n");
+    t.same(
+      metrics.map((line) => JSON.parse(line).step),
+      metrics.map((_, i) => i + 1),
+    );
     t.ok(readdirSync(join(whole, "stages", "05-elicit-seed0")).some((name) => name.startsWith("events.out.tfevents.")));
     t.match(summary.metrics["probe-answer"]?.brier, { value: Number, low: Number, high: Number, n: Number });
     t.match(summary.model, { files: [{ name: String, sha256: /^[0-9a-f]{64}$/ }] });
@@ -69,7 +102,10 @@ t.test("a run folder", async (t) => {
     const state = join(whole, "state.json");
     const text = readFileSync(state, "utf8");
     writeFileSync(state, text.replace('"isa": "scalar"', '"isa": "avx512bf16"'));
-    await t.rejects(runRecipe(recipe, { directory: whole, addon }), { code: "OTHER_MACHINE", message: /isa: avx512bf16 then, scalar now/ });
+    await t.rejects(runRecipe(recipe, { directory: whole, addon }), {
+      code: "OTHER_MACHINE",
+      message: /isa: avx512bf16 then, scalar now/,
+    });
     await t.resolves(runRecipe(recipe, { directory: whole, addon, resumeInexact: true }));
     writeFileSync(state, text);
   });
@@ -82,7 +118,13 @@ t.test("a run folder", async (t) => {
 
   t.test("stopped at any stage goes on to the same bytes", async (t) => {
     const expected = runBytes(whole);
-    for (const stop of ["answering", "fitting", "LoRA, learning", "LoRA, calibrating", "LoRA, calibrating from scratch"]) {
+    for (const stop of [
+      "answering",
+      "fitting",
+      "LoRA, learning",
+      "LoRA, calibrating",
+      "LoRA, calibrating from scratch",
+    ]) {
       const directory = join(folder, `stopped-${stop.replace(/\W+/g, "-")}`);
       const controller = new AbortController();
       const plain = progressOn({ stream: { write: () => true } as never, terminal: false });
@@ -99,7 +141,11 @@ t.test("a run folder", async (t) => {
           return { ...task, advance };
         },
       };
-      await t.rejects(runRecipe(recipe, { directory, addon, progress, signal: controller.signal }), { code: "ABORTED" }, stop);
+      await t.rejects(
+        runRecipe(recipe, { directory, addon, progress, signal: controller.signal }),
+        { code: "ABORTED" },
+        stop,
+      );
       await runRecipe(recipe, { directory, addon });
       t.same(runBytes(directory), expected, stop);
     }
@@ -112,7 +158,9 @@ t.test("a run folder", async (t) => {
     const brier = metrics["probe-answer"]!.brier;
     t.equal(brier.value === null ? 0 : brier.n, questions.total);
     for (const seed of [0, 1]) {
-      const lines = readFileSync(join(directory, "predictions", `probe-answer-seed${seed}.jsonl`), "utf8").trim().split("\n");
+      const lines = readFileSync(join(directory, "predictions", `probe-answer-seed${seed}.jsonl`), "utf8")
+        .trim()
+        .split("\n");
       t.equal(new Set(lines.map((line) => JSON.parse(line).id)).size, questions.total);
     }
   });
@@ -120,7 +168,10 @@ t.test("a run folder", async (t) => {
 
 t.test("files that cannot be written", async (t) => {
   const folder = t.testdir({ file: "text" });
-  t.throws(() => writeFileAtomic(join(folder, "file", "inside"), "x"), { code: "FILE", message: /cannot write .*inside: / });
+  t.throws(() => writeFileAtomic(join(folder, "file", "inside"), "x"), {
+    code: "FILE",
+    message: /cannot write .*inside: /,
+  });
   t.throws(() => writeFolderAtomic(join(folder, "file", "inside"), { a: "x" }), { code: "FILE" });
   t.throws(() => appendFile("/dev/full", "x"), { code: "DISK_FULL", message: /the disk is full/ });
   t.same(readdirSync(folder), ["file"]);
