@@ -4,7 +4,7 @@
 // Without --mode each of the peer's modes runs once and the fastest is kept: the choice is made before the comparison.
 import { spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
