@@ -68,6 +68,7 @@ struct Avx512Bf16 {
   static inline void store(bf16* p, F x, M m) { _mm256_mask_storeu_epi16(p, m, narrow(x)); }
 
   static inline void will_read(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static inline void will_need(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
   static inline void will_write(const void* p) { __builtin_prefetch(p, 1); }
   static inline void stream(float* p, F a, F b) {
     if (reinterpret_cast<uintptr_t>(p) % 64) {

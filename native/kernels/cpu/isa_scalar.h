@@ -59,6 +59,7 @@ struct Scalar {
 
   /// A hint that the line of p is about to be read, or written.
   static inline void will_read(const void*) {}
+  static inline void will_need(const void*) {}  // later: not into L1 yet
   static inline void will_write(const void*) {}
   /// 2 W neighbours that nobody reads soon: past the caches where the address allows. fence() before another thread reads them.
   static inline void stream(float* p, F a, F b) {

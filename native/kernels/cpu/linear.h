@@ -63,26 +63,60 @@ static inline Product<T> product_of_transpose(const T* dy, int64_t lddy, const c
 
 // ------------------------------------------------------------------------------------------------------------------- tile
 
+/// A tile is the part-th of `parts` tiles of rows over the same panels.
+struct Share {
+  int64_t part, parts;
+};
+
+/// Nothing to fetch.
+struct NoPrepare {};
+
+/// What a tile fetches while it computes: a line a step from each of the two on.
+template <class T>
+struct Ahead {
+  const T *first, *second;
+};
+
+// The rows of a tile as one pointer for three of them: with the leading dimension that is 5 registers of addresses, where 12
+// pointers spill. The empty assembly keeps the compiler from seeing through it and making 12 again.
+template <class T>
+struct RowPointers {
+  const T *p0, *p1, *p2, *p3;
+  int64_t ld;
+
+  [[gnu::always_inline]] RowPointers(const T* a, int64_t lda) : p0(a), p1(a + 3 * lda), p2(a + 6 * lda), p3(a + 9 * lda), ld(lda) {}
+  [[gnu::always_inline]] const T* row(int r) const { return (r < 3 ? p0 : r < 6 ? p1 : r < 9 ? p2 : p3) + r % 3 * ld; }
+  [[gnu::always_inline]] void advance(int64_t k) {
+    p0 += k, p1 += k, p2 += k, p3 += k;
+    asm("" : "+r"(p0), "+r"(p1), "+r"(p2), "+r"(p3));
+  }
+};
+
 // c += the rows of a times vectors [v0, v0 + V) of columns; the vectors of a panel are neighbours, panels are `stride` apart.
-template <class Isa, int R, int NV, int V>
+template <class Isa, int R, int NV, int V, class Next = NoPrepare>
 [[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const bf16* a, int64_t lda, int64_t k,
-                                                const bf16* w, int64_t stride) {
+                                                const bf16* w, int64_t stride, [[maybe_unused]] const Next& ahead = {}) {
   constexpr int kVectors = kPanel / Isa::W;
   const int64_t pairs = k / 2;
-  for (int64_t i = 0; i < pairs; ++i) {
+  RowPointers<bf16> x_at(a, lda);
+  for (int64_t i = 0; i < pairs; ++i, x_at.advance(2)) {
     typename Isa::Pairs b[V];
+    if constexpr (!__is_same(Next, NoPrepare)) {
+      Isa::will_need(ahead.first + i * kPanel);
+      Isa::will_need(ahead.second + i * kPanel);
+    }
 #pragma GCC unroll 32
     for (int v = 0; v < V; ++v) b[v] = Isa::pairs(w + v / kVectors * stride + i * 2 * kPanel + v % kVectors * 2 * Isa::W);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const typename Isa::Pairs x = Isa::pair(a + r * lda + 2 * i);
+      const typename Isa::Pairs x = Isa::pair(x_at.row(r));
 #pragma GCC unroll 32
       for (int v = 0; v < V; ++v) c[r][v0 + v] = Isa::dot(c[r][v0 + v], x, b[v]);
     }
   }
   if (k % 2) {
     for (int r = 0; r < R; ++r) {
-      const typename Isa::Pairs x = Isa::half_pair(a + r * lda + k - 1);
+      const typename Isa::Pairs x = Isa::half_pair(x_at.row(r));
       for (int v = 0; v < V; ++v) {
         const bf16* b = w + v / kVectors * stride + pairs * 2 * kPanel + v % kVectors * 2 * Isa::W;
         c[r][v0 + v] = Isa::dot(c[r][v0 + v], x, Isa::pairs(b));
@@ -91,17 +125,22 @@ template <class Isa, int R, int NV, int V>
   }
 }
 
-template <class Isa, int R, int NV, int V>
+template <class Isa, int R, int NV, int V, class Next = NoPrepare>
 [[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const float* a, int64_t lda, int64_t k,
-                                                const float* w, int64_t stride) {
+                                                const float* w, int64_t stride, [[maybe_unused]] const Next& ahead = {}) {
   constexpr int kVectors = kPanel / Isa::W;
-  for (int64_t i = 0; i < k; ++i) {
+  RowPointers<float> x_at(a, lda);
+  for (int64_t i = 0; i < k; ++i, x_at.advance(1)) {
     typename Isa::F b[V];
+    if constexpr (!__is_same(Next, NoPrepare)) {
+      Isa::will_need(ahead.first + i * kPanel / 2);
+      Isa::will_need(ahead.second + i * kPanel / 2);
+    }
 #pragma GCC unroll 32
     for (int v = 0; v < V; ++v) b[v] = Isa::load(w + v / kVectors * stride + i * kPanel + v % kVectors * Isa::W);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const typename Isa::F x = Isa::set(a[r * lda + i]);
+      const typename Isa::F x = Isa::set(*x_at.row(r));
 #pragma GCC unroll 32
       for (int v = 0; v < V; ++v) c[r][v0 + v] = Isa::fma(x, b[v], c[r][v0 + v]);
     }
@@ -110,7 +149,7 @@ template <class Isa, int R, int NV, int V>
 
 // R rows of P neighbouring panels into out [R][ldo].
 template <class Isa, class T, int R, int P>
-void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t ldo) {
+void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t ldo, Share share) {
   constexpr int kVectors = kPanel / Isa::W;
   constexpr credence_dtype dtype = DtypeOf<T>::value;
   typename Isa::F c[R][P * kVectors];
@@ -120,7 +159,15 @@ void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t l
     for (int v = 0; v < P * kVectors; ++v) c[r][v] = Isa::zero();
   if (p.k) {
     const int64_t stride = panel_elements(dtype, p.k);
-    steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.x + row * p.ldx, p.ldx, p.k, p.panels + panel * stride, stride);
+    const T* w = p.panels + panel * stride;
+    if constexpr (R > 6 && Isa::kTileRows == 12) {
+      // The next panel comes from far away: the first tile of rows, or the first two, ask for it, the others for what they have.
+      const T *next = w + stride, *half = next + stride / 2;
+      const Ahead<T> ahead = {share.part == 0 ? next : share.part == 1 ? half : w, share.part == 0 && share.parts == 1 ? half : w};
+      steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.x + row * p.ldx, p.ldx, p.k, w, stride, ahead);
+    } else {
+      steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.x + row * p.ldx, p.ldx, p.k, w, stride);
+    }
   }
   if (p.whole_tail) {
     const int64_t stride = panel_elements(dtype, p.ranks);
@@ -147,21 +194,22 @@ static inline int tile_panels(int64_t rows) {
 }
 
 template <class Isa, class T, int R>
-static inline void tile_row(const Product<T>& p, int64_t row, int64_t panel, int panels, float* out, int64_t ldo) {
+static inline void tile_row(const Product<T>& p, int64_t row, int64_t panel, int panels, float* out, int64_t ldo, Share share) {
   constexpr int kAtOnce = Isa::kTileRows < 12 || R > 6 ? 1 : R > 3 ? 2 : 4;
   int i = 0;
-  for (; i + kAtOnce <= panels; i += kAtOnce) tile<Isa, T, R, kAtOnce>(p, row, panel + i, out + i * kPanel, ldo);
+  for (; i + kAtOnce <= panels; i += kAtOnce) tile<Isa, T, R, kAtOnce>(p, row, panel + i, out + i * kPanel, ldo, share);
   if constexpr (kAtOnce > 1)
-    for (; i < panels; ++i) tile<Isa, T, R, 1>(p, row, panel + i, out + i * kPanel, ldo);
+    for (; i < panels; ++i) tile<Isa, T, R, 1>(p, row, panel + i, out + i * kPanel, ldo, share);
 }
 
-/// rows (at most Isa::kTileRows) x panels of Y into out [rows][ldo].
+/// rows (at most Isa::kTileRows) x panels of Y into out [rows][ldo]. share: which of the tiles over the same panels this is.
 template <class Isa, class T>
-void tile_of(const Product<T>& p, int64_t row, int64_t rows, int64_t panel, int panels, float* out, int64_t ldo) {
+void tile_of(const Product<T>& p, int64_t row, int64_t rows, int64_t panel, int panels, float* out, int64_t ldo,
+             Share share = {2, 3}) {
   switch (rows) {
 #define CREDENCE_TILE(R)                                                                        \
   case R:                                                                                       \
-    if constexpr (R <= Isa::kTileRows) tile_row<Isa, T, R>(p, row, panel, panels, out, ldo); \
+    if constexpr (R <= Isa::kTileRows) tile_row<Isa, T, R>(p, row, panel, panels, out, ldo, share); \
     break;
     CREDENCE_TILE(1)
     CREDENCE_TILE(2)
@@ -186,12 +234,10 @@ static inline void for_tiles(int64_t row0, int64_t row1, const Body& body) {
   const int64_t rows = row1 - row0, tiles = ceil_div(rows, Isa::kTileRows);
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t begin = row0 + rows * i / tiles, end = row0 + rows * (i + 1) / tiles;
-    body(begin, end - begin);
+    if constexpr (requires { body(begin, end, Share{0, 1}); }) body(begin, end - begin, Share{i, tiles});
+    else body(begin, end - begin);
   }
 }
-
-/// Nothing to fetch.
-struct NoPrepare {};
 
 /// Rows x panels of Y, a tile at a time: finish(row, rows, panel, tile, ld) with tile [rows][32] float32. Panels outermost: a
 /// panel is read from far away once and then for every tile of rows from L1 or L2. prepare(row, rows, panel) comes before a
@@ -204,12 +250,12 @@ static inline void product_block(const Product<T>& p, int64_t row0, int64_t row1
   const int at_once = tile_panels<Isa>(least(row1 - row0, Isa::kTileRows));
   for (int64_t panel = panel0; panel < panel1; panel += at_once) {
     const int panels = static_cast<int>(least(at_once, panel1 - panel));
-    for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows) {
+    for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows, Share share) {
       const int now = rows * panels * kPanel <= static_cast<int64_t>(sizeof out / sizeof *out) ? panels : 1;
       for (int i = 0; i < panels; i += now) {
         if constexpr (!__is_same(Prepare, NoPrepare))
           for (int j = 0; j < now; ++j) prepare(row, rows, panel + i + j);
-        tile_of<Isa, T>(p, row, rows, panel + i, now, out, now * kPanel);
+        tile_of<Isa, T>(p, row, rows, panel + i, now, out, now * kPanel, share);
         for (int j = 0; j < now; ++j) finish(row, rows, panel + i + j, out + j * kPanel, now * kPanel);
       }
     });

@@ -100,12 +100,12 @@ void gated_block(const credence_mlp_input* p, const Product<T>& product, int64_t
     const int panels = static_cast<int>(least(at_once, panel1 - panel));
     const int64_t up_column = width + panel * kPanel, first = up_column / kPanel, shift = up_column % kPanel;
     const int up_panels = static_cast<int>(least(panels + (shift ? 1 : 0), all_panels - first));
-    for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows) {
+    for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows, Share share) {
       const int64_t ld_gate = panels * kPanel, ld_up = (panels + (shift ? 1 : 0)) * kPanel;
       for (int i = 0; i < panels; ++i)
         will_write_tile<Isa>(static_cast<T*>(p->a) + row * width + (panel + i) * kPanel, width, rows);
-      tile_of<Isa>(product, row, rows, panel, panels, gate, ld_gate);
-      tile_of<Isa>(product, row, rows, first, up_panels, up, ld_up);
+      tile_of<Isa>(product, row, rows, panel, panels, gate, ld_gate, share);
+      tile_of<Isa>(product, row, rows, first, up_panels, up, ld_up, share);
       for (int i = 0; i < panels; ++i)
         finish_mlp_tile<Isa, T, A>(p, row, rows, (panel + i) * kPanel, gate + i * kPanel, ld_gate, up + shift + i * kPanel, ld_up);
     });
