@@ -1,7 +1,9 @@
 /** The library as a program sees it: models, policies, samples, trainers; order, abort, disposal, bad input. */
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { CredenceError, evaluate, learningRate, Model, type Sample } from "../src/index.js";
+import { encodeSafetensors, readSafetensors } from "../src/model/safetensors.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const targets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
@@ -115,6 +117,24 @@ t.test("a program's use", async (t) => {
     }
     t.ok(Math.abs(losses[0]![0]! - losses[1]![0]!) < 1e-5);
     t.ok(losses[0]!.at(-1)! < losses[0]![0]! / 2, `${losses[0]![0]} to ${losses[0]!.at(-1)}`);
+  });
+
+  t.test("a restored trainer goes on to the same bits", async (t) => {
+    const rows = await Promise.all(questions.map((question) => model.promptTokens(question)));
+    const step = { sequences: rows, loss: { kind: "confidence" as const, head: "confidence", targets: [0, 1, 0] } };
+    const whole = await model.policy({ adapter, heads: [head] });
+    const trainer = whole.trainer({ schedule: 1e-2 });
+    for (let i = 0; i < 3; i++) await trainer.step(step);
+    const { adapter: lora, heads } = whole.native.tensors();
+    const state = trainer.state();
+    const path = join(t.testdir(), "optimizer.safetensors");
+    writeFileSync(path, Buffer.concat(encodeSafetensors(state.tensors)));
+    const resumed = await model.policy({ adapter, heads: [head] });
+    resumed.native.setTensors([...lora, ...heads]);
+    const again = resumed.trainer({ schedule: 1e-2 });
+    again.restore({ step: state.step, tensors: readSafetensors(path) });
+    for (let i = 0; i < 3; i++) t.same(await again.step(step), await trainer.step(step));
+    t.same(resumed.native.tensors(), whole.native.tensors());
   });
 
   t.test("nll learns a row by heart", async (t) => {

@@ -143,7 +143,15 @@ export class Trainer implements Disposable {
   /** Goes on from a checkpoint's state. */
   restore(state: { step: number; tensors: TensorData[] }): void {
     this.checkAlive();
-    this.native.restore(state);
+    const given = new Map(state.tensors.map((tensor) => [tensor.name, tensor]));
+    // The engine takes its tensors in its own order; a file has them by name.
+    const tensors = this.native.state().tensors.map(({ name }) => {
+      const tensor = given.get(name);
+      if (!tensor)
+        throw new CredenceError("BAD_CHECKPOINT", `the optimiser's state has no ${name}: it belongs to another policy`);
+      return tensor;
+    });
+    this.native.restore({ step: state.step, tensors });
     this.steps = state.step;
   }
 
