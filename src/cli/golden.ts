@@ -39,9 +39,15 @@ interface Quantity {
   ok: boolean;
 }
 type Quantities = Record<string, Quantity>;
-/** Folder to its quantities, and the files or subjects ("FOLDER/NAME") that were not compared. The native driver's has this shape too. */
+/** Folder to its quantities, and the files or subjects ("FOLDER/NAME") that were not compared. */
 interface Comparison {
   models: Record<string, Quantities>;
+  skipped: string[];
+}
+
+/** What the native driver tells: `not_compared` names the quantities that have no yardstick in this type. */
+interface NativeComparison {
+  models: Record<string, { not_compared?: string[] } & Quantities>;
   skipped: string[];
 }
 
@@ -58,15 +64,17 @@ export async function handler(args: Arguments): Promise<void> {
   const written = dtypes[0];
   const compared: Comparison = { models: {}, skipped: [] };
   const skipped: string[][] = [];
+  const unmeasured: string[] = [];
   for (const type of dtypes) {
     const isa = isaFor(addon, type, args.isa);
     const out = type === written ? write : undefined;
     const document = await addon.golden(directory, { dtype: type, isa, threads: args.threads, write: out });
-    const result = JSON.parse(document) as Comparison;
-    for (const [folder, quantities] of Object.entries(result.models)) {
+    const result = JSON.parse(document) as NativeComparison;
+    for (const [folder, { not_compared, ...quantities }] of Object.entries(result.models)) {
       compared.models[folder] ??= {};
       const into = compared.models[folder];
       for (const [name, value] of Object.entries(quantities)) into[type === "f32" ? name : `bf16.${name}`] = value;
+      unmeasured.push(...(not_compared ?? []).map((name) => `${folder}/${name} (${type})`));
     }
     skipped.push(result.skipped);
   }
@@ -76,6 +84,7 @@ export async function handler(args: Arguments): Promise<void> {
   if (dtypes.includes("f32")) await compareGreedy(addon, args, compared);
   await compareTokenizer(directory, write, compared);
   await compareMetrics(directory, write, compared);
+  compared.skipped.push(...unmeasured);
   report(compared, subjects(directory), json);
 }
 
