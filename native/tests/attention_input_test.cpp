@@ -49,7 +49,9 @@ reference::AttentionInput input(const Shape& s, int rows) {
   return p;
 }
 
-void round_as(reference::AttentionInput* p, reference::Round round) { p->round = p->norm.round = p->linear.round = round; }
+void round_as(reference::AttentionInput* p, reference::Round round) {
+  p->round = p->norm.round = p->linear.round = round;
+}
 
 credence_shape shape_of(const reference::AttentionInput& p) {
   credence_shape shape = {};
@@ -101,7 +103,8 @@ class Fixture {
     q_norm = floats_on_device(backend, p.q_norm);
     k_norm = floats_on_device(backend, p.k_norm);
     rotary = floats_on_device(backend, p.rotary);
-    const size_t q_size = static_cast<size_t>(rows) * p.heads * p.head_dim, kv_size = static_cast<size_t>(rows) * p.kv_heads * p.head_dim;
+    const size_t q_size = static_cast<size_t>(rows) * p.heads * p.head_dim,
+                 kv_size = static_cast<size_t>(rows) * p.kv_heads * p.head_dim;
     h = act_space(backend, static_cast<size_t>(rows) * p.norm.width);
     q = act_space(backend, q_size);
     k = act_space(backend, kv_size);
@@ -155,14 +158,17 @@ Segments single(int rows) {
 }
 
 // Keys or values of a slot, out of a pool of pages.
-std::vector<double> slot_of(Backend& backend, const credence_shape& shape, const Memory& pages, int page, int slot, bool keys) {
+std::vector<double> slot_of(Backend& backend, const credence_shape& shape, const Memory& pages, int page, int slot,
+                            bool keys) {
   const cpu::PageLayout layout = cpu::page_layout(shape, backend.dtype);
   const std::vector<double> all = pages.act();
   std::vector<double> out;
   for (int head = 0; head < shape.kv_heads; ++head)
     for (int d = 0; d < shape.head_dim; ++d)
-      out.push_back(keys ? all[cpu::page_keys(layout, page, head) + cpu::key_element(backend.dtype, slot, d)]
-                         : all[cpu::page_values(layout, page, head) + cpu::value_element(backend.dtype, shape.head_dim, slot, d)]);
+      out.push_back(
+          keys
+              ? all[cpu::page_keys(layout, page, head) + cpu::key_element(backend.dtype, slot, d)]
+              : all[cpu::page_values(layout, page, head) + cpu::value_element(backend.dtype, shape.head_dim, slot, d)]);
   return out;
 }
 
@@ -205,7 +211,8 @@ TEST(rows_of_queries_and_keys_have_the_same_bits_in_any_batch) {
         for (int first = 0, count = 1; first + count <= kRows; first += count, count += 5) {
           reference::AttentionInput part = p;
           part.norm.rows = part.linear.rows = count;
-          part.norm.x.assign(p.norm.x.begin() + first * shape.hidden, p.norm.x.begin() + (first + count) * shape.hidden);
+          part.norm.x.assign(p.norm.x.begin() + first * shape.hidden,
+                             p.norm.x.begin() + (first + count) * shape.hidden);
           part.positions.assign(p.positions.begin() + first, p.positions.begin() + first + count);
           Fixture f(backend, part, single(count));
           f.forward(backend, nullptr);
@@ -238,7 +245,8 @@ TEST(keys_and_values_lie_in_their_pages_and_the_rest_of_a_page_is_zero) {
         const auto k = f.k->act(), v = f.v->act();
         const size_t width = static_cast<size_t>(shape.kv_heads) * shape.head_dim;
         const auto token = [&](const std::vector<double>& all, int t) {
-          return std::vector<double>(all.begin() + static_cast<ptrdiff_t>(t * width), all.begin() + static_cast<ptrdiff_t>((t + 1) * width));
+          return std::vector<double>(all.begin() + static_cast<ptrdiff_t>(t * width),
+                                     all.begin() + static_cast<ptrdiff_t>((t + 1) * width));
         };
         const auto expect = [&](int page, int slot, int t) {
           EXPECT(slot_of(backend, s, pages, page, slot, true) == token(k, t));
@@ -286,7 +294,8 @@ TEST(attention_input_backward_is_the_reference) {
           const auto dq = act_on_device(backend, upstream_q), dk = act_on_device(backend, upstream_k);
           const auto dv = act_on_device(backend, upstream_v);
           const auto zeros = [&](size_t count) { return floats_on_device(backend, std::vector<double>(count)); };
-          const auto dx = zeros(p.norm.x.size()), dweights = zeros(p.linear.weights.size()), dbias = zeros(p.linear.outputs);
+          const auto dx = zeros(p.norm.x.size()), dweights = zeros(p.linear.weights.size()),
+                     dbias = zeros(p.linear.outputs);
           const auto dnorm = zeros(shape.hidden), dq_norm = zeros(shape.head_dim), dk_norm = zeros(shape.head_dim);
           credence_attention_input_backward o = {};
           o.batch = f.batch;

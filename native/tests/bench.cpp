@@ -56,8 +56,8 @@ double peak(credence_dtype dtype, int threads) {
 }
 
 void line(const char* name, int rows, Times t, double flop, double top) {
-  std::printf("%-26s %6d rows  best %9.3f ms  median %9.3f ms %8.1f GFLOP/s  %5.1f %% of peak\n", name, rows, t.best * 1e3,
-              t.median * 1e3, flop / t.best * 1e-9, 100 * flop / t.best / top);
+  std::printf("%-26s %6d rows  best %9.3f ms  median %9.3f ms %8.1f GFLOP/s  %5.1f %% of peak\n", name, rows,
+              t.best * 1e3, t.median * 1e3, flop / t.best * 1e-9, 100 * flop / t.best / top);
 }
 
 void add(Times* sum, Times t) {
@@ -94,7 +94,8 @@ struct Layer {
     p.columns = columns;
     p.weights = normal(1, static_cast<size_t>(outputs) * columns, 0.05);
     for (size_t i = 0; i + 1 < cuts.size(); ++i) {
-      reference::LoraSlice slice{cuts[i], cuts[i + 1], 16, 2, normal(2, 16 * columns, 0.05), normal(3, 16 * (cuts[i + 1] - cuts[i]), 0.05)};
+      reference::LoraSlice slice{
+          cuts[i], cuts[i + 1], 16, 2, normal(2, 16 * columns, 0.05), normal(3, 16 * (cuts[i + 1] - cuts[i]), 0.05)};
       p.slices.push_back(slice);
     }
     return p;
@@ -107,28 +108,33 @@ struct Layer {
   }
 };
 
-#define TIME_OPERATOR(backend, operation, parameters)                                                                   \
-  [&] {                                                                                                                 \
-    const Memory workspace(backend, (backend).table->operation##_workspace(&parameters));                               \
-    return times_of([&] {                                                                                                 \
-      if ((backend).table->operation((backend).handle, &parameters, workspace.raw())) {                                 \
-        std::fprintf(stderr, "%s\n", (backend).table->last_error((backend).handle));                                    \
-        std::exit(1);                                                                                                   \
-      }                                                                                                                 \
-    });                                                                                                                 \
+#define TIME_OPERATOR(backend, operation, parameters)                                     \
+  [&] {                                                                                   \
+    const Memory workspace(backend, (backend).table->operation##_workspace(&parameters)); \
+    return times_of([&] {                                                                 \
+      if ((backend).table->operation((backend).handle, &parameters, workspace.raw())) {   \
+        std::fprintf(stderr, "%s\n", (backend).table->last_error((backend).handle));      \
+        std::exit(1);                                                                     \
+      }                                                                                   \
+    });                                                                                   \
   }()
 
 void product(Backend& backend, double top) {
   const struct {
     const char* name;
     int outputs, columns;
-  } shapes[] = {{"q|k|v    576 ->   960", 960, 576}, {"o        576 ->   576", 576, 576}, {"gate|up  576 ->  3072", 3072, 576},
-                {"down    1536 ->   576", 576, 1536}, {"head     576 -> 49152", 49152, 576}};
+  } shapes[] = {{"q|k|v    576 ->   960", 960, 576},
+                {"o        576 ->   576", 576, 576},
+                {"gate|up  576 ->  3072", 3072, 576},
+                {"down    1536 ->   576", 576, 1536},
+                {"head     576 -> 49152", 49152, 576}};
   for (const auto& shape : shapes) {
     const Layer layer(backend, shape.outputs, shape.columns, {});
     for (int rows : {2048, 256, 64, 12, 1}) {
-      if (shape.outputs > 10000 && rows > 256) continue;  // the operator writes its outputs: the read-outs of the head do not
-      const auto count = one(backend, rows), in = act_on_device(backend, normal(4, static_cast<size_t>(rows) * shape.columns));
+      if (shape.outputs > 10000 && rows > 256)
+        continue;  // the operator writes its outputs: the read-outs of the head do not
+      const auto count = one(backend, rows),
+                 in = act_on_device(backend, normal(4, static_cast<size_t>(rows) * shape.columns));
       const auto x = floats_on_device(backend, std::vector<double>(static_cast<size_t>(rows) * shape.outputs));
       const auto out = float_space(backend, static_cast<size_t>(rows) * shape.outputs);
       credence_project o = {};
@@ -147,20 +153,23 @@ void product(Backend& backend, double top) {
 
 void operators(Backend& backend, double top) {
   const credence_shape shape = smollm2();
-  const Layer qkv(backend, 960, 576, {0, 576, 768, 960}), out(backend, 576, 576, {0, 576}), gate_up(backend, 3072, 576, {0, 1536, 3072}),
-      down(backend, 576, 1536, {0, 576});
+  const Layer qkv(backend, 960, 576, {0, 576, 768, 960}), out(backend, 576, 576, {0, 576}),
+      gate_up(backend, 3072, 576, {0, 1536, 3072}), down(backend, 576, 1536, {0, 576});
   std::vector<double> turns;
   for (int position = 0; position < 2048; ++position)
     for (int i = 0; i < 32; ++i)
-      for (double part : {std::cos(position * std::pow(1e4, -i / 32.0)), std::sin(position * std::pow(1e4, -i / 32.0))}) turns.push_back(part);
+      for (double part : {std::cos(position * std::pow(1e4, -i / 32.0)), std::sin(position * std::pow(1e4, -i / 32.0))})
+        turns.push_back(part);
   const auto rotary = floats_on_device(backend, turns), ones = floats_on_device(backend, std::vector<double>(576, 1.0));
   Times forward, backward;
   for (int rows : {2048, 256, 64, 1}) {
     const size_t n = rows;
-    const auto count = on_device(backend, std::vector<int32_t>{rows, 1}), x = floats_on_device(backend, normal(4, n * 576));
+    const auto count = on_device(backend, std::vector<int32_t>{rows, 1}),
+               x = floats_on_device(backend, normal(4, n * 576));
     const auto h = act_on_device(backend, normal(5, n * 576)), u = act_on_device(backend, normal(6, n * 3072));
     const auto a = act_on_device(backend, normal(7, n * 1536)), s = act_on_device(backend, normal(8, n * 48));
-    const auto da = act_on_device(backend, normal(9, n * 1536)), inv = floats_on_device(backend, std::vector<double>(n, 1.0));
+    const auto da = act_on_device(backend, normal(9, n * 1536)),
+               inv = floats_on_device(backend, std::vector<double>(n, 1.0));
     const auto dx = floats_on_device(backend, normal(10, n * 576)), q = act_on_device(backend, normal(11, n * 576));
     const auto k = act_on_device(backend, normal(12, n * 192)), v = act_on_device(backend, normal(13, n * 192));
     std::vector<int32_t> steps(n), table;
@@ -171,7 +180,10 @@ void operators(Backend& backend, double top) {
     const Memory pages(backend, table.size() * backend.table->page_bytes(&shape, backend.dtype));
 
     credence_attention_input i = {};
-    i.batch = {rows, 1, static_cast<int32_t>(table.size()), *count, nullptr, *ends, *positions, *key_start, *page_table, nullptr, nullptr};
+    i.batch = {rows,       1,          static_cast<int32_t>(table.size()),
+               *count,     nullptr,    *ends,
+               *positions, *key_start, *page_table,
+               nullptr,    nullptr};
     i.shape = shape;
     i.dtype = backend.dtype;
     i.x = *x;
@@ -189,11 +201,13 @@ void operators(Backend& backend, double top) {
     i.s = s->raw();
     Times seconds = TIME_OPERATOR(backend, attention_input, i);
     double flop = qkv.flop(rows, true);
-    const double base_flop = qkv.flop(rows, false) + out.flop(rows, false) + gate_up.flop(rows, false) + down.flop(rows, false);
+    const double base_flop =
+        qkv.flop(rows, false) + out.flop(rows, false) + gate_up.flop(rows, false) + down.flop(rows, false);
     line("attention_input", rows, seconds, flop, top);
     forward = seconds;
 
-    const auto projection = [&](const char* name, const Layer& layer, const MemoryPointer& in, const MemoryPointer& din) {
+    const auto projection = [&](const char* name, const Layer& layer, const MemoryPointer& in,
+                                const MemoryPointer& din) {
       credence_project o = {};
       o.rows = *count;
       o.capacity = rows;
@@ -223,7 +237,8 @@ void operators(Backend& backend, double top) {
       b.din = din->raw();
       b.gradients = layer.adapter.gradients();
       const Times back = TIME_OPERATOR(backend, project_backward, b);
-      line((std::string(name) + " backward").c_str(), rows, back, 2 * layer.flop(rows, true) - layer.flop(rows, false), top);
+      line((std::string(name) + " backward").c_str(), rows, back, 2 * layer.flop(rows, true) - layer.flop(rows, false),
+           top);
       add(&backward, back);
     };
     backward = {0, 0};

@@ -26,7 +26,8 @@ inline void expect_twice_plain(const Backend& backend, const std::vector<double>
   ::credence::testing::expect_twice_plain(backend, got, exact, plain, #got, __FILE__, __LINE__)
 
 /// Slices of rank 3, 4, ... over rows [0, outputs) cut at the given places; every other one is left out if `gaps`.
-inline std::vector<reference::LoraSlice> slices(uint64_t seed, int columns, const std::vector<int>& cuts, bool gaps = false) {
+inline std::vector<reference::LoraSlice> slices(uint64_t seed, int columns, const std::vector<int>& cuts,
+                                                bool gaps = false) {
   std::vector<reference::LoraSlice> all;
   for (size_t i = 0; i + 1 < cuts.size(); ++i) {
     if (gaps && i % 2) continue;

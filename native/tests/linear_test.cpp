@@ -23,9 +23,9 @@ struct Shape {
   int rows, outputs, columns, adapters;
   bool bias;
 };
-const Shape kShapes[] = {{1, 1, 1, 0, false},    {1, 37, 51, 1, true},   {2, 64, 32, 2, false}, {5, 97, 33, 2, true},
-                         {12, 40, 64, 1, false}, {13, 130, 97, 2, true}, {47, 33, 7, 1, true},  {130, 160, 96, 2, false},
-                         {301, 70, 45, 2, true}};
+const Shape kShapes[] = {{1, 1, 1, 0, false},  {1, 37, 51, 1, true},     {2, 64, 32, 2, false},
+                         {5, 97, 33, 2, true}, {12, 40, 64, 1, false},   {13, 130, 97, 2, true},
+                         {47, 33, 7, 1, true}, {130, 160, 96, 2, false}, {301, 70, 45, 2, true}};
 
 struct Projected {
   std::vector<double> out, s;
@@ -36,7 +36,8 @@ Projected run(Backend& backend, const reference::Linear& p, const std::vector<do
   const Weights weights(backend, p.weights, p.outputs, p.columns);
   const Adapter adapter(backend, p);
   const auto rows = one(backend, p.rows), in = act_on_device(backend, p.x), x = floats_on_device(backend, residual);
-  const auto bias = floats_on_device(backend, p.bias), s = act_space(backend, static_cast<size_t>(p.rows) * adapter.ranks());
+  const auto bias = floats_on_device(backend, p.bias),
+             s = act_space(backend, static_cast<size_t>(p.rows) * adapter.ranks());
   credence_project o = {};
   o.rows = *rows;
   o.capacity = p.rows;
@@ -88,7 +89,8 @@ TEST(a_row_has_the_same_bits_alone_in_any_batch_and_on_any_number_of_threads) {
       EXPECT(whole == all[which++]);
       const size_t row_bytes = p.outputs * sizeof(float);
       for (int count = 1, first = 0; first + count <= p.rows; first += count, ++count) {  // every tile height
-        const std::vector<double> part(residual.begin() + first * p.outputs, residual.begin() + (first + count) * p.outputs);
+        const std::vector<double> part(residual.begin() + first * p.outputs,
+                                       residual.begin() + (first + count) * p.outputs);
         const auto bits = run(backend, rows_of(p, first, count), part).bits;
         EXPECT(std::equal(bits.begin(), bits.end(), whole.begin() + static_cast<ptrdiff_t>(first * row_bytes)));
       }
@@ -110,7 +112,8 @@ TEST(project_backward_is_the_reference) {
 
         const Weights weights(backend, p.weights, p.outputs, p.columns);
         const Adapter adapter(backend, p);
-        const auto rows = one(backend, p.rows), in = act_on_device(backend, p.x), s = act_on_device(backend, reference::lora_s(p));
+        const auto rows = one(backend, p.rows), in = act_on_device(backend, p.x),
+                   s = act_on_device(backend, reference::lora_s(p));
         const auto dx = floats_on_device(backend, upstream), din = act_space(backend, p.x.size());
         const auto dweights = floats_on_device(backend, std::vector<double>(p.weights.size()));
         const auto dbias = floats_on_device(backend, std::vector<double>(p.outputs));
@@ -166,7 +169,8 @@ TEST(repacking_is_packing) {
     const std::vector<double> zeros(p.weights.size());
     const Weights weights(backend, zeros, p.outputs, p.columns);
     const auto master = floats_on_device(backend, p.weights);
-    backend.table->repack(backend.handle, const_cast<credence_weights*>(static_cast<const credence_weights*>(weights)), *master);
+    backend.table->repack(backend.handle, const_cast<credence_weights*>(static_cast<const credence_weights*>(weights)),
+                          *master);
     const auto rows = one(backend, p.rows), in = act_on_device(backend, p.x), x = floats_on_device(backend, residual);
     credence_project o = {};
     o.rows = *rows;

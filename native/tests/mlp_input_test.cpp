@@ -14,10 +14,11 @@ struct Shape {
   reference::Activation activation;
 };
 using enum reference::Activation;
-const Shape kShapes[] = {{1, 5, 3, true, false, silu},      {2, 33, 40, true, true, silu},    {5, 32, 64, true, false, silu},
-                         {13, 31, 37, true, false, gelu},   {14, 48, 33, false, true, gelu},  {130, 24, 50, true, false, gelu_tanh},
-                         {9, 16, 96, false, true, relu},    {5, 16, 150, true, false, silu},  {3, 20, 130, true, false, identity},
-                         {150, 40, 70, true, false, silu}};
+const Shape kShapes[] = {{1, 5, 3, true, false, silu},        {2, 33, 40, true, true, silu},
+                         {5, 32, 64, true, false, silu},      {13, 31, 37, true, false, gelu},
+                         {14, 48, 33, false, true, gelu},     {130, 24, 50, true, false, gelu_tanh},
+                         {9, 16, 96, false, true, relu},      {5, 16, 150, true, false, silu},
+                         {3, 20, 130, true, false, identity}, {150, 40, 70, true, false, silu}};
 
 reference::MlpInput mlp(const Shape& s) {
   reference::MlpInput p;
@@ -32,7 +33,9 @@ reference::MlpInput mlp(const Shape& s) {
   p.linear.columns = s.hidden;
   p.linear.weights = normal(4, static_cast<size_t>(p.linear.outputs) * s.hidden, 0.3);
   if (s.layer) p.linear.bias = normal(5, p.linear.outputs);
-  p.linear.slices = slices(6, s.hidden, s.gated ? std::vector<int>{0, s.intermediate, 2 * s.intermediate} : std::vector<int>{0, s.intermediate});
+  p.linear.slices =
+      slices(6, s.hidden,
+             s.gated ? std::vector<int>{0, s.intermediate, 2 * s.intermediate} : std::vector<int>{0, s.intermediate});
   p.activation = s.activation;
   p.gated = s.gated;
   return p;
@@ -62,8 +65,10 @@ Ran run(Backend& backend, const reference::MlpInput& p, int first, int count) {
   const Adapter adapter(backend, p.linear);
   const auto rows = one(backend, count), x = floats_on_device(backend, p.norm.x);
   const auto weight = floats_on_device(backend, p.norm.weight), norm_bias = floats_on_device(backend, p.norm.bias);
-  const auto bias = floats_on_device(backend, p.linear.bias), h = act_space(backend, static_cast<size_t>(count) * width);
-  const auto u = act_space(backend, static_cast<size_t>(count) * outputs), a = act_space(backend, static_cast<size_t>(count) * intermediate);
+  const auto bias = floats_on_device(backend, p.linear.bias),
+             h = act_space(backend, static_cast<size_t>(count) * width);
+  const auto u = act_space(backend, static_cast<size_t>(count) * outputs),
+             a = act_space(backend, static_cast<size_t>(count) * intermediate);
   const auto s = act_space(backend, static_cast<size_t>(count) * adapter.ranks()), inv = float_space(backend, count);
   credence_mlp_input o = {};
   o.rows = *rows;
@@ -141,7 +146,8 @@ TEST(mlp_input_backward_is_the_reference) {
         const auto h = act_on_device(backend, forward.h), u = act_on_device(backend, forward.u);
         const auto s = act_on_device(backend, forward.s), upstream = act_on_device(backend, da);
         const auto zeros = [&](size_t count) { return floats_on_device(backend, std::vector<double>(count)); };
-        const auto dx = zeros(p.norm.x.size()), dweights = zeros(p.linear.weights.size()), dbias = zeros(p.linear.outputs);
+        const auto dx = zeros(p.norm.x.size()), dweights = zeros(p.linear.weights.size()),
+                   dbias = zeros(p.linear.outputs);
         const auto dnorm_weight = zeros(p.norm.width), dnorm_bias = zeros(p.norm.width);
         credence_mlp_input_backward o = {};
         o.rows = *rows;

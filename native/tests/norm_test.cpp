@@ -34,8 +34,10 @@ TEST(norm_is_the_reference) {
     for (bool layer : {false, true})
       each_backend(2, [&, rows = rows, width = width](Backend& backend) {
         reference::Norm p = row_norm(rows, width, layer);
-        const auto count = one(backend, rows), x = floats_on_device(backend, p.x), weight = floats_on_device(backend, p.weight);
-        const auto bias = floats_on_device(backend, p.bias), y = act_space(backend, p.x.size()), inv = float_space(backend, rows);
+        const auto count = one(backend, rows), x = floats_on_device(backend, p.x),
+                   weight = floats_on_device(backend, p.weight);
+        const auto bias = floats_on_device(backend, p.bias), y = act_space(backend, p.x.size()),
+                   inv = float_space(backend, rows);
         credence_norm o = {};
         o.rows = *count;
         o.capacity = rows;
@@ -92,9 +94,11 @@ TEST(norm_backward_is_the_reference) {
             std::vector<double> sum = before;
             reference::embed_backward(expected.dx, width, indices, 1, &sum);
 
-            const auto count = one(backend, rows), x = floats_on_device(backend, p.x), weight = floats_on_device(backend, p.weight);
+            const auto count = one(backend, rows), x = floats_on_device(backend, p.x),
+                       weight = floats_on_device(backend, p.weight);
             const auto index = on_device(backend, indices), upstream = floats_on_device(backend, dy);
-            const auto dx = floats_on_device(backend, before), dweight = floats_on_device(backend, std::vector<double>(width));
+            const auto dx = floats_on_device(backend, before),
+                       dweight = floats_on_device(backend, std::vector<double>(width));
             const auto dbias = floats_on_device(backend, std::vector<double>(width));
             credence_norm_backward o = {};
             o.rows = *count;
@@ -145,10 +149,15 @@ TEST(embed_gathers_rows_of_the_packed_table_and_its_backward_adds_them_up) {
           int width;
         } source{normal(1, static_cast<size_t>(kVocabulary) * width), width};
         const credence_weights_source rows = {
-            kVocabulary, width, backend.dtype, transposed, 1,
+            kVocabulary,
+            width,
+            backend.dtype,
+            transposed,
+            1,
             [](void* context, int32_t row, int32_t count, float* out) {
               const Source& s = *static_cast<Source*>(context);
-              for (int i = 0; i < count * s.width; ++i) out[i] = static_cast<float>(s.table[static_cast<size_t>(row) * s.width + i]);
+              for (int i = 0; i < count * s.width; ++i)
+                out[i] = static_cast<float>(s.table[static_cast<size_t>(row) * s.width + i]);
             },
             &source};
         credence_weights* table = backend.table->pack(backend.handle, &rows);

@@ -69,11 +69,21 @@ static inline typename Isa::F derivative(typename Isa::F x, typename Isa::F* val
 template <class Body>
 static inline void with_activation(credence_activation activation, const Body& body) {
   switch (activation) {
-    case CREDENCE_SILU: body.template operator()<CREDENCE_SILU>(); break;
-    case CREDENCE_GELU: body.template operator()<CREDENCE_GELU>(); break;
-    case CREDENCE_GELU_TANH: body.template operator()<CREDENCE_GELU_TANH>(); break;
-    case CREDENCE_RELU: body.template operator()<CREDENCE_RELU>(); break;
-    case CREDENCE_IDENTITY: body.template operator()<CREDENCE_IDENTITY>(); break;
+    case CREDENCE_SILU:
+      body.template operator()<CREDENCE_SILU>();
+      break;
+    case CREDENCE_GELU:
+      body.template operator()<CREDENCE_GELU>();
+      break;
+    case CREDENCE_GELU_TANH:
+      body.template operator()<CREDENCE_GELU_TANH>();
+      break;
+    case CREDENCE_RELU:
+      body.template operator()<CREDENCE_RELU>();
+      break;
+    case CREDENCE_IDENTITY:
+      body.template operator()<CREDENCE_IDENTITY>();
+      break;
   }
 }
 

@@ -44,8 +44,8 @@ int place_keys(credence_backend* backend, const credence_batch& batch, KeyPlace*
       places[t] = {0, -1, false};
       if (batch.query_only && batch.query_only[t]) continue;
       if (key / CREDENCE_PAGE >= batch.pages_per_segment)
-        return fail(backend, "attention_input: segment %d needs a key %d; its %d pages hold %d", b, key, batch.pages_per_segment,
-                    batch.pages_per_segment * CREDENCE_PAGE);
+        return fail(backend, "attention_input: segment %d needs a key %d; its %d pages hold %d", b, key,
+                    batch.pages_per_segment, batch.pages_per_segment * CREDENCE_PAGE);
       places[t] = {batch.page_table[static_cast<int64_t>(b) * batch.pages_per_segment + key / CREDENCE_PAGE],
                    key % CREDENCE_PAGE, false};
       last = t;
@@ -79,8 +79,8 @@ static inline void split_rotary(const float* rotary, int64_t position, int32_t h
 }
 
 template <class Isa>
-static inline void append_head(const PageLayout& layout, const KeyPlace& place, int head, const float* k, const float* v,
-                               float* pages) {
+static inline void append_head(const PageLayout& layout, const KeyPlace& place, int head, const float* k,
+                               const float* v, float* pages) {
   float* keys = pages + page_keys(layout, place.page, head) + place.slot;
   for (int32_t d = 0; d < layout.head_dim; ++d) keys[d * CREDENCE_PAGE] = k[d];
   float* values = pages + page_values(layout, place.page, head) + static_cast<int64_t>(place.slot) * layout.head_dim;
@@ -96,16 +96,18 @@ static inline void append_head(const PageLayout& layout, const KeyPlace& place, 
 
 // Neighbouring slots share a 32-bit word of V and may be written by two threads: each writes its 16 bits only.
 template <class Isa>
-static inline void append_head(const PageLayout& layout, const KeyPlace& place, int head, const float* k, const float* v,
-                               bf16* pages) {
+static inline void append_head(const PageLayout& layout, const KeyPlace& place, int head, const float* k,
+                               const float* v, bf16* pages) {
   bf16* keys = pages + page_keys(layout, place.page, head) + 2 * place.slot;
   for (int32_t d = 0; d < layout.key_dims; d += kPanel) {
     bf16 part[kPanel];
-    for (int32_t i = 0; i < kPanel; i += Isa::W) Isa::store(part + i, Isa::load(k + d + i, Isa::first(layout.head_dim - d - i)));
+    for (int32_t i = 0; i < kPanel; i += Isa::W)
+      Isa::store(part + i, Isa::load(k + d + i, Isa::first(layout.head_dim - d - i)));
     const int32_t end = layout.key_dims - d < kPanel ? layout.key_dims - d : kPanel;
     for (int32_t i = 0; i < end; i += 2) memcpy(keys + (d + i) * CREDENCE_PAGE, part + i, 2 * sizeof(bf16));
   }
-  bf16* values = pages + page_values(layout, place.page, head) + static_cast<int64_t>(place.slot / 2 * 2) * layout.head_dim;
+  bf16* values =
+      pages + page_values(layout, place.page, head) + static_cast<int64_t>(place.slot / 2 * 2) * layout.head_dim;
   for (int32_t d = 0; d < layout.head_dim; d += Isa::W) {
     const auto lanes = Isa::first(layout.head_dim - d);
     Isa::store_half(values + 2 * d + place.slot % 2, Isa::load(v + d, lanes), lanes);
@@ -121,9 +123,9 @@ static inline void append_head(const PageLayout& layout, const KeyPlace& place, 
 template <class Isa, class T>
 struct AttentionInputSpace {
   T* s;
-  float* y;             // [T, N padded] the product before it is finished
-  float *cosine, *sine; // [T, rotary_dim / 2]
-  KeyPlace* places;     // [T]
+  float* y;              // [T, N padded] the product before it is finished
+  float *cosine, *sine;  // [T, rotary_dim / 2]
+  KeyPlace* places;      // [T]
   int64_t ldy;
   size_t bytes;
 
@@ -157,8 +159,8 @@ static inline void store_row(const float* x, int32_t width, T* out) {
 
 /// Row t of the product, in y: bias, q/k norm, rotary, and out to q, k, v and the pages.
 template <class Isa, class T>
-void finish_qkv_row(const credence_attention_input* p, const AttentionInputSpace<Isa, T>& space, const HeadPlaces<Isa>& at,
-                    const PageLayout& layout, int64_t t, float* y) {
+void finish_qkv_row(const credence_attention_input* p, const AttentionInputSpace<Isa, T>& space,
+                    const HeadPlaces<Isa>& at, const PageLayout& layout, int64_t t, float* y) {
   const credence_shape& shape = p->shape;
   const int32_t d = shape.head_dim, half = shape.rotary_dim / 2, outputs = p->qkv->rows;
   if (p->bias)
@@ -180,7 +182,8 @@ void finish_qkv_row(const credence_attention_input* p, const AttentionInputSpace
     make(y + at.q(i), p->q_norm, static_cast<int64_t>(i) * d, static_cast<T*>(p->q) + (t * shape.heads + i) * d);
   for (int i = 0; i < shape.kv_heads; ++i) {
     const int64_t row = (t * shape.kv_heads + i) * d;
-    make(y + at.k(i), p->k_norm, static_cast<int64_t>(shape.heads + i) * d, p->k ? static_cast<T*>(p->k) + row : nullptr);
+    make(y + at.k(i), p->k_norm, static_cast<int64_t>(shape.heads + i) * d,
+         p->k ? static_cast<T*>(p->k) + row : nullptr);
     if (p->v) store_row<Isa>(y + at.v(i), d, static_cast<T*>(p->v) + row);
     if (p->pages && space.places[t].slot >= 0)
       append_head<Isa>(layout, space.places[t], i, y + at.k(i), y + at.v(i), static_cast<T*>(p->pages));
@@ -195,8 +198,9 @@ int attention_input_of(credence_backend* backend, const credence_attention_input
   T* h = static_cast<T*>(p->h);
   if (p->pages)
     if (int error = place_keys<Isa>(backend, p->batch, space.places)) return error;
-  const NormedInput<Isa, T> input = {rows,          hidden, p->shape.norm, p->shape.norm_eps, p->x,   p->ldx, p->norm_weight,
-                                     p->norm_bias, h,      p->inv_rms,    p->lora,           space.s};
+  const NormedInput<Isa, T> input = {rows, hidden,     p->shape.norm,  p->shape.norm_eps,
+                                     p->x, p->ldx,     p->norm_weight, p->norm_bias,
+                                     h,    p->inv_rms, p->lora,        space.s};
   Product<T> product = product_of(static_cast<const T*>(h), hidden, p->qkv);
   add_tail(&product, p->lora, static_cast<const T*>(space.s));
   const HeadPlaces<Isa> at = head_places<Isa>(p->shape);
@@ -217,7 +221,8 @@ int attention_input_of(credence_backend* backend, const credence_attention_input
       float* y = space.y + thread * block * space.ldy;
       input.range(begin, end);
       product_block<Isa, T>(product, begin, end, 0, panels, store(y, begin));
-      for (int64_t t = begin; t < end; ++t) finish_qkv_row<Isa, T>(p, space, at, layout, t, y + (t - begin) * space.ldy);
+      for (int64_t t = begin; t < end; ++t)
+        finish_qkv_row<Isa, T>(p, space, at, layout, t, y + (t - begin) * space.ldy);
     });
     return 0;
   }
@@ -232,10 +237,11 @@ static inline int check_qkv(credence_backend* backend, const char* name, const c
   if (shape.heads < 1 || shape.kv_heads < 1 || shape.heads % shape.kv_heads)
     return fail(backend, "%s: %d query heads cannot share %d kv heads evenly", name, shape.heads, shape.kv_heads);
   if (shape.qkv_layout == CREDENCE_QKV_PER_HEAD && shape.heads != shape.kv_heads)
-    return fail(backend, "%s: q, k and v head by head need as many kv heads (%d) as heads (%d)", name, shape.kv_heads, shape.heads);
+    return fail(backend, "%s: q, k and v head by head need as many kv heads (%d) as heads (%d)", name, shape.kv_heads,
+                shape.heads);
   if (shape.rotary_dim < 0 || shape.rotary_dim > shape.head_dim || shape.rotary_dim % 2)
-    return fail(backend, "%s: %d rotary dimensions; expected an even number up to the head's %d", name, shape.rotary_dim,
-                shape.head_dim);
+    return fail(backend, "%s: %d rotary dimensions; expected an even number up to the head's %d", name,
+                shape.rotary_dim, shape.head_dim);
   return 0;
 }
 
@@ -244,8 +250,9 @@ int attention_input(credence_backend* backend, const credence_attention_input* p
   const credence_shape& shape = p->shape;
   if (int error = check_batch(backend, "attention_input", p->batch)) return error;
   if (int error = check_qkv(backend, "attention_input", shape)) return error;
-  if (int error = check_linear(backend, "attention_input", p->qkv, p->lora, (shape.heads + 2 * shape.kv_heads) * shape.head_dim,
-                               shape.hidden, p->dtype, p->dropout, false))
+  if (int error =
+          check_linear(backend, "attention_input", p->qkv, p->lora, (shape.heads + 2 * shape.kv_heads) * shape.head_dim,
+                       shape.hidden, p->dtype, p->dropout, false))
     return error;
   return p->dtype == CREDENCE_BF16 ? attention_input_of<Isa, bf16>(backend, p, workspace)
                                    : attention_input_of<Isa, float>(backend, p, workspace);
@@ -256,11 +263,11 @@ int attention_input(credence_backend* backend, const credence_attention_input* p
 template <class Isa, class T>
 struct AttentionInputBackwardSpace {
   Arena<Isa> arena;
-  T* dy;                // [T, N]
-  float *cosine, *sine; // [T, rotary_dim / 2]
-  float *g, *y, *dx;    // [T, head_dim] a head's gradient, value and result in float32, where there is a q/k norm
-  float* dh;            // [T, hidden]
-  NormRow* statistics;  // [T]
+  T* dy;                 // [T, N]
+  float *cosine, *sine;  // [T, rotary_dim / 2]
+  float *g, *y, *dx;     // [T, head_dim] a head's gradient, value and result in float32, where there is a q/k norm
+  float* dh;             // [T, hidden]
+  NormRow* statistics;   // [T]
   LinearBackwardSpace<Isa, T> linear;
 
   AttentionInputBackwardSpace(const credence_attention_input_backward* p, void* base)
@@ -284,8 +291,8 @@ size_t attention_input_backward_workspace(const credence_attention_input_backwar
 
 /// dweight[i] += sum over tokens, then heads, of d[t, head, i] xhat[t, head, i], in that order.
 template <class Isa, class T>
-void add_head_norm_gradient(const T* d, const T* raw, int64_t tokens, int heads, int64_t ldd, int64_t ld_raw, int32_t head_dim,
-                            float eps, float* dweight, float* value) {
+void add_head_norm_gradient(const T* d, const T* raw, int64_t tokens, int heads, int64_t ldd, int64_t ld_raw,
+                            int32_t head_dim, float eps, float* dweight, float* value) {
   for (int64_t t = 0; t < tokens; ++t)
     for (int head = 0; head < heads; ++head) {
       const T* x = raw + t * ld_raw + head * head_dim;
@@ -324,7 +331,8 @@ static inline void attention_input_backward_of(credence_backend* backend, const 
         Isa::store(dx + i, Isa::zero(), lanes);
       }
       if (!shape.qk_norm) return;
-      norm_backward_row<Isa>(y, d, CREDENCE_RMS_NORM, norm_statistics<Isa>(y, d, CREDENCE_RMS_NORM, shape.norm_eps), weight, g, dx);
+      norm_backward_row<Isa>(y, d, CREDENCE_RMS_NORM, norm_statistics<Isa>(y, d, CREDENCE_RMS_NORM, shape.norm_eps),
+                             weight, g, dx);
       store_row<Isa>(dx, d, out);
     };
     for (int i = 0; i < shape.heads; ++i)
@@ -340,15 +348,16 @@ static inline void attention_input_backward_of(credence_backend* backend, const 
                                 static_cast<int64_t>(shape.heads) * d, ld_raw, d, shape.norm_eps, p->dq_norm, space.y);
   if (shape.qk_norm && p->dk_norm)
     add_head_norm_gradient<Isa>(static_cast<const T*>(p->dk), static_cast<const T*>(p->qk_raw) + shape.heads * d, rows,
-                                shape.kv_heads, static_cast<int64_t>(shape.kv_heads) * d, ld_raw, d, shape.norm_eps, p->dk_norm,
-                                space.y);
-  linear_gradients<Isa, T>(backend, p->qkv, p->lora, space.linear, static_cast<const T*>(p->h), static_cast<const T*>(p->s),
-                           space.dy, rows, p->gradients, p->dweights, p->dbias);
+                                shape.kv_heads, static_cast<int64_t>(shape.kv_heads) * d, ld_raw, d, shape.norm_eps,
+                                p->dk_norm, space.y);
+  linear_gradients<Isa, T>(backend, p->qkv, p->lora, space.linear, static_cast<const T*>(p->h),
+                           static_cast<const T*>(p->s), space.dy, rows, p->gradients, p->dweights, p->dbias);
   if (!p->dx && !p->dnorm_weight && !p->dnorm_bias) return;
-  const NormGradient norm = {rows,       shape.hidden, shape.norm, shape.norm_eps, nullptr, p->x,    p->ldx,          p->norm_weight,
-                             p->inv_rms, nullptr,      0,          p->dx,          p->lddx, p->dnorm_weight, p->dnorm_bias};
-  normed_input_gradient<Isa, T>(backend, input_gradient<Isa, T>(p->qkv, p->lora, space.linear, space.dy), norm, space.dh,
-                                space.statistics);
+  const NormGradient norm = {rows, shape.hidden, shape.norm,     shape.norm_eps,  nullptr,
+                             p->x, p->ldx,       p->norm_weight, p->inv_rms,      nullptr,
+                             0,    p->dx,        p->lddx,        p->dnorm_weight, p->dnorm_bias};
+  normed_input_gradient<Isa, T>(backend, input_gradient<Isa, T>(p->qkv, p->lora, space.linear, space.dy), norm,
+                                space.dh, space.statistics);
 }
 
 template <class Isa>

@@ -3,24 +3,28 @@
 namespace credence::cpu {
 
 int check_rows(credence_backend* backend, const char* name, const int32_t* rows, int32_t capacity) {
-  if (*rows < 0 || *rows > capacity) return fail(backend, "%s: %d rows, but there is room for %d", name, *rows, capacity);
+  if (*rows < 0 || *rows > capacity)
+    return fail(backend, "%s: %d rows, but there is room for %d", name, *rows, capacity);
   return 0;
 }
 
-int check_linear(credence_backend* backend, const char* name, const credence_weights* weights, const credence_lora* lora,
-                 int32_t rows, int32_t columns, credence_dtype dtype, const credence_dropout& dropout, bool backward) {
+int check_linear(credence_backend* backend, const char* name, const credence_weights* weights,
+                 const credence_lora* lora, int32_t rows, int32_t columns, credence_dtype dtype,
+                 const credence_dropout& dropout, bool backward) {
   if (weights->rows != rows || weights->columns != columns)
-    return fail(backend, "%s: the weights are %d x %d; expected %d x %d", name, weights->rows, weights->columns, rows, columns);
+    return fail(backend, "%s: the weights are %d x %d; expected %d x %d", name, weights->rows, weights->columns, rows,
+                columns);
   if (weights->dtype != dtype || (lora && lora->layout.dtype != dtype))
     return fail(backend, "%s: activations, weights and adapter must have one type, float32 or bf16", name);
   if (lora && (lora->layout.rows != rows || lora->layout.columns != columns))
-    return fail(backend, "%s: the adapter was made for a product of %d x %d; this one is %d x %d", name, lora->layout.rows,
-                lora->layout.columns, rows, columns);
+    return fail(backend, "%s: the adapter was made for a product of %d x %d; this one is %d x %d", name,
+                lora->layout.rows, lora->layout.columns, rows, columns);
   if (lora && dropout.p != 0)
-    return fail(backend, "%s: the CPU back end has no dropout of an adapter's input (p = %g). Train with dropout 0", name,
-                static_cast<double>(dropout.p));
+    return fail(backend, "%s: the CPU back end has no dropout of an adapter's input (p = %g). Train with dropout 0",
+                name, static_cast<double>(dropout.p));
   if (backward && !weights->transposed)
-    return fail(backend, "%s: the weights were packed without `backward`, so there is no product with their transpose", name);
+    return fail(backend, "%s: the weights were packed without `backward`, so there is no product with their transpose",
+                name);
   return 0;
 }
 

@@ -10,8 +10,9 @@ namespace credence::cpu {
 int check_rows(credence_backend* backend, const char* name, const int32_t* rows, int32_t capacity);
 
 /// weights are [rows, columns] of dtype, and so is the adapter's product, if there is one. backward: the transpose is packed.
-int check_linear(credence_backend* backend, const char* name, const credence_weights* weights, const credence_lora* lora,
-                 int32_t rows, int32_t columns, credence_dtype dtype, const credence_dropout& dropout, bool backward);
+int check_linear(credence_backend* backend, const char* name, const credence_weights* weights,
+                 const credence_lora* lora, int32_t rows, int32_t columns, credence_dtype dtype,
+                 const credence_dropout& dropout, bool backward);
 
 /// Token and segment counts fit; segments are in order and end at the last token.
 int check_batch(credence_backend* backend, const char* name, const credence_batch& batch);

@@ -18,7 +18,8 @@ static inline void embed_row(const credence_weights* table, int32_t token, float
     // In the transpose a token is one input of every panel: 32 numbers within two cache lines.
     const T* base = static_cast<const T*>(table->transposed) + panel_element(dtype, 0, token);
     const int64_t stride = panel_elements(dtype, table->rows), step = panel_element(dtype, 1, 0);
-    for (int32_t k = 0; k < table->columns; ++k) x[k] = Isa::get(base + k / kPanel * stride + k % kPanel * step) * scale;
+    for (int32_t k = 0; k < table->columns; ++k)
+      x[k] = Isa::get(base + k / kPanel * stride + k % kPanel * step) * scale;
     return;
   }
   const T* base = static_cast<const T*>(table->panels) + token / kPanel * panel_elements(dtype, table->columns);
@@ -31,7 +32,8 @@ int embed(credence_backend* backend, const credence_embed* p, void*) {
   const int32_t tokens = p->batch.counts[0];
   for (int32_t t = 0; t < tokens; ++t)
     if (p->batch.tokens[t] < 0 || p->batch.tokens[t] >= p->table->rows)
-      return fail(backend, "embed: token id %d at place %d; the table has %d rows", p->batch.tokens[t], t, p->table->rows);
+      return fail(backend, "embed: token id %d at place %d; the table has %d rows", p->batch.tokens[t], t,
+                  p->table->rows);
   for_rows<Isa>(backend, tokens, 4 * p->table->columns, [&](int64_t t) {
     float* x = p->x + t * p->ldx;
     if (p->table->dtype == CREDENCE_BF16) embed_row<Isa, bf16>(p->table, p->batch.tokens[t], p->scale, x);

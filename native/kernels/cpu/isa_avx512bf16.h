@@ -23,9 +23,7 @@ struct Avx512Bf16 {
   using F = __m512;
   using M = __mmask16;
 
-  static inline M first(int64_t n) {
-    return n >= 16 ? M{0xffff} : n <= 0 ? M{0} : static_cast<M>((1u << n) - 1u);
-  }
+  static inline M first(int64_t n) { return n >= 16 ? M{0xffff} : n <= 0 ? M{0} : static_cast<M>((1u << n) - 1u); }
   static inline M all() { return 0xffff; }
 
   static inline F zero() { return _mm512_setzero_ps(); }
@@ -49,9 +47,7 @@ struct Avx512Bf16 {
   static inline void put(float* p, float x) { *p = x; }
   static inline void put(bf16* p, float x) { *p = narrow(x); }
 
-  static inline F widen(__m256i x) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-  }
+  static inline F widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
   static inline __m256i narrow(F x) {
     const __m256bh y = _mm512_cvtneps_pbh(x);
     __m256i bits;

@@ -126,7 +126,9 @@ struct Scalar {
   /// c + a.first b.first + a.second b.second, lane by lane.
   static inline F dot(F c, Pairs a, Pairs b) { return (c + a.first * b.first) + a.second * b.second; }
   /// Pairs of lane i of a and lane i of b (two rows of a matrix as pairs along the rows): W pairs.
-  static inline Pairs zip(const bf16* a, const bf16* b, M m) { return m ? Pairs{widen(*a), b ? widen(*b) : 0.0f} : Pairs{0, 0}; }
+  static inline Pairs zip(const bf16* a, const bf16* b, M m) {
+    return m ? Pairs{widen(*a), b ? widen(*b) : 0.0f} : Pairs{0, 0};
+  }
   static inline void store_pairs(bf16* p, Pairs x) {
     p[0] = narrow(x.first);
     p[1] = narrow(x.second);

@@ -84,7 +84,8 @@ struct RowPointers {
   const T *p0, *p1, *p2, *p3;
   int64_t ld;
 
-  [[gnu::always_inline]] RowPointers(const T* a, int64_t lda) : p0(a), p1(a + 3 * lda), p2(a + 6 * lda), p3(a + 9 * lda), ld(lda) {}
+  [[gnu::always_inline]] RowPointers(const T* a, int64_t lda)
+      : p0(a), p1(a + 3 * lda), p2(a + 6 * lda), p3(a + 9 * lda), ld(lda) {}
   [[gnu::always_inline]] const T* row(int r) const { return (r < 3 ? p0 : r < 6 ? p1 : r < 9 ? p2 : p3) + r % 3 * ld; }
   [[gnu::always_inline]] void advance(int64_t k) {
     p0 += k, p1 += k, p2 += k, p3 += k;
@@ -94,8 +95,9 @@ struct RowPointers {
 
 // c += the rows of a times vectors [v0, v0 + V) of columns; the vectors of a panel are neighbours, panels are `stride` apart.
 template <class Isa, int R, int NV, int V, class Next = NoPrepare>
-[[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const bf16* a, int64_t lda, int64_t k,
-                                                const bf16* w, int64_t stride, [[maybe_unused]] const Next& ahead = {}) {
+[[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const bf16* a, int64_t lda,
+                                                int64_t k, const bf16* w, int64_t stride,
+                                                [[maybe_unused]] const Next& ahead = {}) {
   constexpr int kVectors = kPanel / Isa::W;
   const int64_t pairs = k / 2;
   RowPointers<bf16> x_at(a, lda);
@@ -106,7 +108,8 @@ template <class Isa, int R, int NV, int V, class Next = NoPrepare>
       Isa::will_need(ahead.second + i * kPanel);
     }
 #pragma GCC unroll 32
-    for (int v = 0; v < V; ++v) b[v] = Isa::pairs(w + v / kVectors * stride + i * 2 * kPanel + v % kVectors * 2 * Isa::W);
+    for (int v = 0; v < V; ++v)
+      b[v] = Isa::pairs(w + v / kVectors * stride + i * 2 * kPanel + v % kVectors * 2 * Isa::W);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const typename Isa::Pairs x = Isa::pair(x_at.row(r));
@@ -126,8 +129,9 @@ template <class Isa, int R, int NV, int V, class Next = NoPrepare>
 }
 
 template <class Isa, int R, int NV, int V, class Next = NoPrepare>
-[[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const float* a, int64_t lda, int64_t k,
-                                                const float* w, int64_t stride, [[maybe_unused]] const Next& ahead = {}) {
+[[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const float* a, int64_t lda,
+                                                int64_t k, const float* w, int64_t stride,
+                                                [[maybe_unused]] const Next& ahead = {}) {
   constexpr int kVectors = kPanel / Isa::W;
   RowPointers<float> x_at(a, lda);
   for (int64_t i = 0; i < k; ++i, x_at.advance(1)) {
@@ -163,7 +167,10 @@ void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t l
     if constexpr (R > 6 && Isa::kTileRows == 12) {
       // The next panel comes from far away: the first tile of rows, or the first two, ask for it, the others for what they have.
       const T *next = w + stride, *half = next + stride / 2;
-      const Ahead<T> ahead = {share.part == 0 ? next : share.part == 1 ? half : w, share.part == 0 && share.parts == 1 ? half : w};
+      const Ahead<T> ahead = {share.part == 0   ? next
+                              : share.part == 1 ? half
+                                                : w,
+                              share.part == 0 && share.parts == 1 ? half : w};
       steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.x + row * p.ldx, p.ldx, p.k, w, stride, ahead);
     } else {
       steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.x + row * p.ldx, p.ldx, p.k, w, stride);
@@ -171,7 +178,8 @@ void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t l
   }
   if (p.whole_tail) {
     const int64_t stride = panel_elements(dtype, p.ranks);
-    steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.s + row * p.lds, p.lds, p.ranks, p.whole_tail + panel * stride, stride);
+    steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.s + row * p.lds, p.lds, p.ranks, p.whole_tail + panel * stride,
+                                              stride);
   }
   if (p.tail) {
 #pragma GCC unroll 4
@@ -194,7 +202,8 @@ static inline int tile_panels(int64_t rows) {
 }
 
 template <class Isa, class T, int R>
-static inline void tile_row(const Product<T>& p, int64_t row, int64_t panel, int panels, float* out, int64_t ldo, Share share) {
+static inline void tile_row(const Product<T>& p, int64_t row, int64_t panel, int panels, float* out, int64_t ldo,
+                            Share share) {
   constexpr int kAtOnce = Isa::kTileRows < 12 || R > 6 ? 1 : R > 3 ? 2 : 4;
   int i = 0;
   for (; i + kAtOnce <= panels; i += kAtOnce) tile<Isa, T, R, kAtOnce>(p, row, panel + i, out + i * kPanel, ldo, share);
@@ -207,8 +216,8 @@ template <class Isa, class T>
 void tile_of(const Product<T>& p, int64_t row, int64_t rows, int64_t panel, int panels, float* out, int64_t ldo,
              Share share = {2, 3}) {
   switch (rows) {
-#define CREDENCE_TILE(R)                                                                        \
-  case R:                                                                                       \
+#define CREDENCE_TILE(R)                                                                            \
+  case R:                                                                                           \
     if constexpr (R <= Isa::kTileRows) tile_row<Isa, T, R>(p, row, panel, panels, out, ldo, share); \
     break;
     CREDENCE_TILE(1)
@@ -224,7 +233,8 @@ void tile_of(const Product<T>& p, int64_t row, int64_t rows, int64_t panel, int 
     CREDENCE_TILE(11)
     CREDENCE_TILE(12)
 #undef CREDENCE_TILE
-    default: break;
+    default:
+      break;
   }
 }
 

@@ -11,7 +11,8 @@ namespace credence::cpu {
 
 /// A tile of a product into act rows [.., outputs].
 template <class Isa, class T>
-static inline void store_tile(const float* tile, int64_t ld, int64_t rows, int64_t panel, int64_t outputs, T* out, int64_t ldo) {
+static inline void store_tile(const float* tile, int64_t ld, int64_t rows, int64_t panel, int64_t outputs, T* out,
+                              int64_t ldo) {
   for (int64_t r = 0; r < rows; ++r)
     for (int v = 0; v < kPanel; v += Isa::W) {
       const int64_t column = panel * kPanel + v;
@@ -112,8 +113,8 @@ void linear_gradients(credence_backend* backend, const credence_weights* weights
     const int64_t rows = slice.row_end - slice.row_begin, rank = slice.rank;
     float* sums = space.sums;  // [rank][rows], then turned into B's [rows][rank]
     for (int64_t j = 0; j < rank * rows; ++j) sums[j] = 0;
-    add_outer<Isa>(backend, space.transposed + lora->first_rank[i] * tokens, rank, dy + slice.row_begin, outputs, tokens, rows,
-                   sums, rows);
+    add_outer<Isa>(backend, space.transposed + lora->first_rank[i] * tokens, rank, dy + slice.row_begin, outputs,
+                   tokens, rows, sums, rows);
     float* db = gradients + slice.b;
     for (int64_t n = 0; n < rows; ++n)
       for (int64_t r = 0; r < rank; ++r) db[n * rank + r] += slice.scale * sums[r * rows + n];

@@ -33,7 +33,8 @@ struct NormedInput {
   }
   void all(credence_backend* backend) const {
     const int64_t chunk = (rows > 16 * Isa::kTileRows ? 4 : 1) * Isa::kTileRows;
-    backend->pool.parallel(ceil_div(rows, chunk), [&](int64_t i, int) { range(i * chunk, least(i * chunk + chunk, rows)); });
+    backend->pool.parallel(ceil_div(rows, chunk),
+                           [&](int64_t i, int) { range(i * chunk, least(i * chunk + chunk, rows)); });
   }
 };
 
@@ -52,14 +53,15 @@ struct MlpInputSpace {
 
 template <class Isa>
 size_t mlp_input_workspace(const credence_mlp_input* p) {
-  return p->dtype == CREDENCE_BF16 ? MlpInputSpace<Isa, bf16>(p, nullptr).bytes : MlpInputSpace<Isa, float>(p, nullptr).bytes;
+  return p->dtype == CREDENCE_BF16 ? MlpInputSpace<Isa, bf16>(p, nullptr).bytes
+                                   : MlpInputSpace<Isa, float>(p, nullptr).bytes;
 }
 
 /// A tile of gate and of up (or of u alone: up null), finished: bias, u kept, a written. Columns [column, column + 32) of a.
 // u is read again only by the backward, long after: whole lines of it go past the caches.
 template <class Isa, class T, credence_activation A>
-static inline void finish_mlp_tile(const credence_mlp_input* p, int64_t row, int64_t rows, int64_t column, const float* gate,
-                                   int64_t ld_gate, const float* up, int64_t ld_up) {
+static inline void finish_mlp_tile(const credence_mlp_input* p, int64_t row, int64_t rows, int64_t column,
+                                   const float* gate, int64_t ld_gate, const float* up, int64_t ld_up) {
   const int64_t width = p->shape.intermediate, ldu = up ? 2 * width : width;
   const bool whole = column + kPanel <= width && p->u && !p->bias;
   if (whole)
@@ -107,7 +109,8 @@ void gated_block(const credence_mlp_input* p, const Product<T>& product, int64_t
       tile_of<Isa>(product, row, rows, panel, panels, gate, ld_gate, share);
       tile_of<Isa>(product, row, rows, first, up_panels, up, ld_up, share);
       for (int i = 0; i < panels; ++i)
-        finish_mlp_tile<Isa, T, A>(p, row, rows, (panel + i) * kPanel, gate + i * kPanel, ld_gate, up + shift + i * kPanel, ld_up);
+        finish_mlp_tile<Isa, T, A>(p, row, rows, (panel + i) * kPanel, gate + i * kPanel, ld_gate,
+                                   up + shift + i * kPanel, ld_up);
     });
   }
 }
@@ -118,8 +121,9 @@ static inline void mlp_input_of(credence_backend* backend, const credence_mlp_in
   const int64_t rows = *p->rows;
   const int32_t hidden = p->shape.hidden;
   T* h = static_cast<T*>(p->h);
-  const NormedInput<Isa, T> input = {rows,          hidden, p->shape.norm, p->shape.norm_eps, p->x,   p->ldx, p->norm_weight,
-                                     p->norm_bias, h,      p->inv_rms,    p->lora,           space.s};
+  const NormedInput<Isa, T> input = {rows, hidden,     p->shape.norm,  p->shape.norm_eps,
+                                     p->x, p->ldx,     p->norm_weight, p->norm_bias,
+                                     h,    p->inv_rms, p->lora,        space.s};
   input.all(backend);
   if (rows == 0) return;
   Product<T> product = product_of(static_cast<const T*>(h), hidden, p->weights);
@@ -137,7 +141,8 @@ static inline void mlp_input_of(credence_backend* backend, const credence_mlp_in
                                   backend->pool.threads());
     backend->pool.parallel(s.row_blocks * s.panel_blocks, [&](int64_t i, int) {
       const int64_t row = i / s.panel_blocks * s.block_rows, panel = i % s.panel_blocks * s.block_panels;
-      gated_block<Isa, T, A>(p, product, row, least(row + s.block_rows, rows), panel, least(panel + s.block_panels, s.panels));
+      gated_block<Isa, T, A>(p, product, row, least(row + s.block_rows, rows), panel,
+                             least(panel + s.block_panels, s.panels));
       Isa::fence();
     });
   });
@@ -146,8 +151,9 @@ static inline void mlp_input_of(credence_backend* backend, const credence_mlp_in
 template <class Isa>
 int mlp_input(credence_backend* backend, const credence_mlp_input* p, void* workspace) {
   if (int error = check_rows(backend, "mlp_input", p->rows, p->capacity)) return error;
-  if (int error = check_linear(backend, "mlp_input", p->weights, p->lora, p->shape.intermediate * (p->shape.gated ? 2 : 1),
-                               p->shape.hidden, p->dtype, p->dropout, false))
+  if (int error =
+          check_linear(backend, "mlp_input", p->weights, p->lora, p->shape.intermediate * (p->shape.gated ? 2 : 1),
+                       p->shape.hidden, p->dtype, p->dropout, false))
     return error;
   if (p->dtype == CREDENCE_BF16) mlp_input_of<Isa, bf16>(backend, p, workspace);
   else mlp_input_of<Isa, float>(backend, p, workspace);
@@ -197,8 +203,10 @@ void normed_input_gradient(credence_backend* backend, const Product<T>& product,
       for (int64_t r = begin; r < end; ++r) {
         const float* x = norm.x + r * norm.ldx;
         const bool kept = norm.inv_rms && norm.kind == CREDENCE_RMS_NORM;
-        const NormRow n = kept ? NormRow{0.0f, norm.inv_rms[r]} : norm_statistics<Isa>(x, norm.width, norm.kind, norm.eps);
-        norm_backward_row<Isa>(x, norm.width, norm.kind, n, norm.weight, rows_of_dh + (r - begin) * width, norm.dx + r * norm.lddx);
+        const NormRow n =
+            kept ? NormRow{0.0f, norm.inv_rms[r]} : norm_statistics<Isa>(x, norm.width, norm.kind, norm.eps);
+        norm_backward_row<Isa>(x, norm.width, norm.kind, n, norm.weight, rows_of_dh + (r - begin) * width,
+                               norm.dx + r * norm.lddx);
       }
     });
     return;
@@ -213,7 +221,8 @@ void normed_input_gradient(credence_backend* backend, const Product<T>& product,
 }
 
 template <class Isa, class T>
-static inline void mlp_input_backward_of(credence_backend* backend, const credence_mlp_input_backward* p, void* workspace) {
+static inline void mlp_input_backward_of(credence_backend* backend, const credence_mlp_input_backward* p,
+                                         void* workspace) {
   const MlpInputBackwardSpace<Isa, T> space(p, workspace);
   const int64_t rows = *p->rows, width = p->shape.intermediate, ldu = p->weights->rows;
   with_activation(p->shape.activation, [&]<credence_activation A>() {
@@ -235,13 +244,14 @@ static inline void mlp_input_backward_of(credence_backend* backend, const creden
       }
     });
   });
-  linear_gradients<Isa, T>(backend, p->weights, p->lora, space.linear, static_cast<const T*>(p->h), static_cast<const T*>(p->s),
-                           space.du, rows, p->gradients, p->dweights, p->dbias);
+  linear_gradients<Isa, T>(backend, p->weights, p->lora, space.linear, static_cast<const T*>(p->h),
+                           static_cast<const T*>(p->s), space.du, rows, p->gradients, p->dweights, p->dbias);
   if (!p->dx && !p->dnorm_weight && !p->dnorm_bias) return;
-  const NormGradient norm = {rows,       p->shape.hidden, p->shape.norm, p->shape.norm_eps, nullptr, p->x,    p->ldx,          p->norm_weight,
-                             p->inv_rms, nullptr,         0,             p->dx,             p->lddx, p->dnorm_weight, p->dnorm_bias};
-  normed_input_gradient<Isa, T>(backend, input_gradient<Isa, T>(p->weights, p->lora, space.linear, space.du), norm, space.dh,
-                                space.statistics);
+  const NormGradient norm = {rows, p->shape.hidden, p->shape.norm,  p->shape.norm_eps, nullptr,
+                             p->x, p->ldx,          p->norm_weight, p->inv_rms,        nullptr,
+                             0,    p->dx,           p->lddx,        p->dnorm_weight,   p->dnorm_bias};
+  normed_input_gradient<Isa, T>(backend, input_gradient<Isa, T>(p->weights, p->lora, space.linear, space.du), norm,
+                                space.dh, space.statistics);
 }
 
 template <class Isa>

@@ -34,8 +34,8 @@ NormRow norm_statistics(const float* x, int32_t width, credence_norm_kind kind, 
 
 /// One row. y and y_f32 may be null; y_f32 may be x.
 template <class Isa, class T>
-NormRow norm_row(const float* x, int32_t width, credence_norm_kind kind, float eps, const float* weight, const float* bias, T* y,
-                 float* y_f32) {
+NormRow norm_row(const float* x, int32_t width, credence_norm_kind kind, float eps, const float* weight,
+                 const float* bias, T* y, float* y_f32) {
   const NormRow n = norm_statistics<Isa>(x, width, kind, eps);
   for (int32_t i = 0; i < width; i += Isa::W) {
     const auto lanes = Isa::first(width - i);
@@ -51,8 +51,8 @@ NormRow norm_row(const float* x, int32_t width, credence_norm_kind kind, float e
 /// dx += d norm / dx dy for one row. With xhat = (x - mean) inv and g = weight dy:
 ///   dx = inv (g - [layer norm: mean(g)] - xhat mean(g xhat))
 template <class Isa>
-void norm_backward_row(const float* x, int32_t width, credence_norm_kind kind, NormRow n, const float* weight, const float* dy,
-                       float* dx) {
+void norm_backward_row(const float* x, int32_t width, credence_norm_kind kind, NormRow n, const float* weight,
+                       const float* dy, float* dx) {
   using F = typename Isa::F;
   F along = Isa::zero(), level = Isa::zero();
   for (int32_t i = 0; i < width; i += Isa::W) {
@@ -118,7 +118,8 @@ void norm_gradient(credence_backend* backend, const NormGradient& g, NormRow* st
   if (g.dx && g.index)  // an index may stand there twice: its rows are added in order
     for (int64_t r = 0; r < g.rows; ++r) {
       const int64_t at = g.index[r];
-      norm_backward_row<Isa>(g.x + at * g.ldx, g.width, g.kind, statistics[r], g.weight, g.dy + r * g.lddy, g.dx + at * g.lddx);
+      norm_backward_row<Isa>(g.x + at * g.ldx, g.width, g.kind, statistics[r], g.weight, g.dy + r * g.lddy,
+                             g.dx + at * g.lddx);
     }
   if (!g.dweight && !g.dbias) return;
   // Rows in order, columns shared out: the same bits for any number of threads.
@@ -147,7 +148,8 @@ template <class Isa, class T>
 static inline void norm_of(credence_backend* backend, const credence_norm* p) {
   for_rows<Isa>(backend, *p->rows, p->width, [&](int64_t r) {
     const float* x = p->x + (p->index ? p->index[r] : r) * p->ldx;
-    const NormRow n = norm_row<Isa>(x, p->width, p->kind, p->eps, p->weight, p->bias, p->y ? static_cast<T*>(p->y) + r * p->ldy : nullptr,
+    const NormRow n = norm_row<Isa>(x, p->width, p->kind, p->eps, p->weight, p->bias,
+                                    p->y ? static_cast<T*>(p->y) + r * p->ldy : nullptr,
                                     p->y_f32 ? p->y_f32 + r * p->ldy_f32 : nullptr);
     if (p->inv_rms) p->inv_rms[r] = n.inv;
   });
@@ -172,8 +174,8 @@ template <class Isa>
 int norm_backward(credence_backend* backend, const credence_norm_backward* p, void* workspace) {
   if (int error = check_rows(backend, "norm_backward", p->rows, p->capacity)) return error;
   Arena<Isa> arena(workspace);
-  const NormGradient g = {*p->rows, p->width, p->kind, p->eps,  p->index, p->x,       p->ldx,  p->weight,
-                          p->inv_rms, p->dy,  p->lddy, p->dx, p->lddx,  p->dweight, p->dbias};
+  const NormGradient g = {*p->rows,   p->width, p->kind, p->eps, p->index, p->x,       p->ldx,  p->weight,
+                          p->inv_rms, p->dy,    p->lddy, p->dx,  p->lddx,  p->dweight, p->dbias};
   norm_gradient<Isa>(backend, g, arena.template take<NormRow>(p->capacity));
   return 0;
 }

@@ -21,21 +21,25 @@ void transpose(credence_backend* backend, const T* p, int64_t ldp, int64_t token
 }
 
 template <class Isa, class T, int R>
-static inline void outer_tile(const T* a, int64_t lda, int64_t tokens, const T* panel, float* c, int64_t ldc, int64_t columns) {
+static inline void outer_tile(const T* a, int64_t lda, int64_t tokens, const T* panel, float* c, int64_t ldc,
+                              int64_t columns) {
   constexpr int kVectors = kPanel / Isa::W;
   typename Isa::F sums[R][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = Isa::load(c + r * ldc + v * Isa::W, Isa::first(columns - v * Isa::W));
+    for (int v = 0; v < kVectors; ++v)
+      sums[r][v] = Isa::load(c + r * ldc + v * Isa::W, Isa::first(columns - v * Isa::W));
   steps<Isa, R, kVectors, kVectors>(sums, 0, a, lda, tokens, panel, 0);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-    for (int v = 0; v < kVectors; ++v) Isa::store(c + r * ldc + v * Isa::W, sums[r][v], Isa::first(columns - v * Isa::W));
+    for (int v = 0; v < kVectors; ++v)
+      Isa::store(c + r * ldc + v * Isa::W, sums[r][v], Isa::first(columns - v * Isa::W));
 }
 
-constexpr int64_t kFetch = 2 * kPanel;  // columns ahead: rows are far apart, the machine's own prefetch does not see them
+constexpr int64_t kFetch =
+    2 * kPanel;  // columns ahead: rows are far apart, the machine's own prefetch does not see them
 
 /// Tokens [t0, t0 + count) of 32 columns of X as a panel.
 template <class Isa>
@@ -44,7 +48,8 @@ static inline void token_panel(const bf16* x, int64_t ldx, int64_t count, int64_
     for (int v = 0; v < kPanel; v += Isa::W) {
       Isa::will_read(x + t * ldx + v + kFetch);
       Isa::will_read(x + (t + 1) * ldx + v + kFetch);
-      const auto both = Isa::zip(x + t * ldx + v, t + 1 < count ? x + (t + 1) * ldx + v : nullptr, Isa::first(columns - v));
+      const auto both =
+          Isa::zip(x + t * ldx + v, t + 1 < count ? x + (t + 1) * ldx + v : nullptr, Isa::first(columns - v));
       Isa::store_pairs(panel + t * kPanel + 2 * v, both);
     }
 }
@@ -52,7 +57,8 @@ static inline void token_panel(const bf16* x, int64_t ldx, int64_t count, int64_
 template <class Isa>
 static inline void token_panel(const float* x, int64_t ldx, int64_t count, int64_t columns, float* panel) {
   for (int64_t t = 0; t < count; ++t)
-    for (int v = 0; v < kPanel; v += Isa::W) Isa::store(panel + t * kPanel + v, Isa::load(x + t * ldx + v, Isa::first(columns - v)));
+    for (int v = 0; v < kPanel; v += Isa::W)
+      Isa::store(panel + t * kPanel + v, Isa::load(x + t * ldx + v, Isa::first(columns - v)));
 }
 
 /// transposed: P as [rows][tokens].
@@ -73,8 +79,8 @@ void add_outer(credence_backend* backend, const T* transposed, int64_t rows, con
         const T* a = transposed + row * tokens + t;
         float* out = c + row * ldc + column;
         switch (height) {
-#define CREDENCE_TILE(R)                                                                                             \
-  case R:                                                                                                            \
+#define CREDENCE_TILE(R)                                                                                           \
+  case R:                                                                                                          \
     if constexpr (R <= Isa::kTileRows) outer_tile<Isa, T, R>(a, tokens, count, panel, out, ldc, columns - column); \
     break;
           CREDENCE_TILE(1)
@@ -90,7 +96,8 @@ void add_outer(credence_backend* backend, const T* transposed, int64_t rows, con
           CREDENCE_TILE(11)
           CREDENCE_TILE(12)
 #undef CREDENCE_TILE
-          default: break;
+          default:
+            break;
         }
       });
     }
@@ -99,7 +106,8 @@ void add_outer(credence_backend* backend, const T* transposed, int64_t rows, con
 
 /// dbias[n] += sum over t of dY[t, n], tokens in order.
 template <class Isa, class T>
-void add_column_sums(credence_backend* backend, const T* dy, int64_t lddy, int64_t tokens, int64_t columns, float* sums) {
+void add_column_sums(credence_backend* backend, const T* dy, int64_t lddy, int64_t tokens, int64_t columns,
+                     float* sums) {
   backend->pool.parallel(ceil_div(columns, Isa::W), [&](int64_t i, int) {
     const auto lanes = Isa::first(columns - i * Isa::W);
     auto sum = Isa::load(sums + i * Isa::W, lanes);

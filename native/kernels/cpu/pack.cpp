@@ -43,10 +43,11 @@ void* at(credence_dtype dtype, void* data, int64_t element) {
 int64_t even(credence_dtype dtype, int64_t k) { return dtype == CREDENCE_BF16 ? (k + 1) / 2 * 2 : k; }
 
 template <class Get>
-void fill_panels(credence_backend* backend, credence_dtype dtype, void* data, int64_t outputs, int64_t inputs, const Get& get) {
+void fill_panels(credence_backend* backend, credence_dtype dtype, void* data, int64_t outputs, int64_t inputs,
+                 const Get& get) {
   backend->pool.parallel(panels_of(outputs), [&](int64_t p, int) {
-    fill_panel(dtype, at(dtype, data, p * panel_elements(dtype, inputs)), p * kPanel, outputs, 0, even(dtype, inputs), inputs,
-               get);
+    fill_panel(dtype, at(dtype, data, p * panel_elements(dtype, inputs)), p * kPanel, outputs, 0, even(dtype, inputs),
+               inputs, get);
   });
 }
 
@@ -65,16 +66,16 @@ void fill_rows(credence_backend* backend, credence_weights* w, int64_t row, int6
                  even(w->dtype, columns), columns, get);
     } else {
       const int64_t p = i - forward;
-      fill_panel(w->dtype, at(w->dtype, w->transposed, p * panel_elements(w->dtype, rows)), p * kPanel, columns, row, end, rows,
-                 [&](int64_t c, int64_t r) { return get(r, c); });
+      fill_panel(w->dtype, at(w->dtype, w->transposed, p * panel_elements(w->dtype, rows)), p * kPanel, columns, row,
+                 end, rows, [&](int64_t c, int64_t r) { return get(r, c); });
     }
   });
 }
 
 // Which inputs a panel of outputs meets: the union over the slices it holds rows of.
 template <class Outputs, class Inputs>
-void plan_ranges(const credence_lora_layout& layout, int64_t outputs, const Outputs& of_slice, const Inputs& inputs_of_slice,
-                 RangedPanels* panels) {
+void plan_ranges(const credence_lora_layout& layout, int64_t outputs, const Outputs& of_slice,
+                 const Inputs& inputs_of_slice, RangedPanels* panels) {
   panels->elements = 0;
   for (int64_t p = 0; p < panels->panels; ++p) {
     int32_t begin = 0, end = 0;
@@ -91,11 +92,12 @@ void plan_ranges(const credence_lora_layout& layout, int64_t outputs, const Outp
 }
 
 template <class Get>
-void fill_ranges(credence_backend* backend, credence_dtype dtype, const RangedPanels& panels, int64_t outputs, const Get& get) {
+void fill_ranges(credence_backend* backend, credence_dtype dtype, const RangedPanels& panels, int64_t outputs,
+                 const Get& get) {
   backend->pool.parallel(panels.panels, [&](int64_t p, int) {
     const PanelRange range = panels.ranges[p];
-    fill_panel(dtype, at(dtype, panels.data, range.offset), p * kPanel, outputs, 0, even(dtype, range.count), range.count,
-               [&](int64_t o, int64_t k) { return get(o, range.begin + k); });
+    fill_panel(dtype, at(dtype, panels.data, range.offset), p * kPanel, outputs, 0, even(dtype, range.count),
+               range.count, [&](int64_t o, int64_t k) { return get(o, range.begin + k); });
   });
 }
 
@@ -133,7 +135,8 @@ credence_weights* pack(credence_backend* backend, const credence_weights_source*
     return nullptr;
   }
   const auto bytes = [&](int64_t outputs, int64_t inputs) {
-    return static_cast<size_t>(panels_of(outputs) * panel_elements(source->dtype, inputs)) * element_bytes(source->dtype);
+    return static_cast<size_t>(panels_of(outputs) * panel_elements(source->dtype, inputs)) *
+           element_bytes(source->dtype);
   };
   weights->panels = allocate(backend, bytes(source->rows, source->columns));
   if (source->backward) weights->transposed = allocate(backend, bytes(source->columns, source->rows));
@@ -182,14 +185,17 @@ credence_lora* pack_lora(credence_backend* backend, const credence_lora_layout* 
   }
   const credence_dtype dtype = layout->dtype;
   const size_t bytes = element_bytes(dtype);
-  const auto rows_of = [&](int s) { return std::pair<int32_t, int32_t>(layout->slice[s].row_begin, layout->slice[s].row_end); };
+  const auto rows_of = [&](int s) {
+    return std::pair<int32_t, int32_t>(layout->slice[s].row_begin, layout->slice[s].row_end);
+  };
   const auto ranks_of = [&](int s) {
     return std::pair<int32_t, int32_t>(lora->first_rank[s], lora->first_rank[s] + layout->slice[s].rank);
   };
   lora->b.panels = panels_of(layout->rows);
   lora->b_transposed.panels = panels_of(lora->ranks);
   for (RangedPanels* panels : {&lora->b, &lora->b_transposed}) {
-    panels->ranges = static_cast<PanelRange*>(allocate(backend, static_cast<size_t>(panels->panels) * sizeof(PanelRange)));
+    panels->ranges =
+        static_cast<PanelRange*>(allocate(backend, static_cast<size_t>(panels->panels) * sizeof(PanelRange)));
     if (!panels->ranges) {
       free_lora(backend, lora);
       return nullptr;
@@ -197,7 +203,8 @@ credence_lora* pack_lora(credence_backend* backend, const credence_lora_layout* 
   }
   plan_ranges(*layout, layout->rows, rows_of, ranks_of, &lora->b);
   plan_ranges(*layout, lora->ranks, ranks_of, rows_of, &lora->b_transposed);
-  lora->a = allocate(backend, static_cast<size_t>(panels_of(lora->ranks) * panel_elements(dtype, layout->columns)) * bytes);
+  lora->a =
+      allocate(backend, static_cast<size_t>(panels_of(lora->ranks) * panel_elements(dtype, layout->columns)) * bytes);
   lora->a_transposed =
       allocate(backend, static_cast<size_t>(panels_of(layout->columns) * panel_elements(dtype, lora->ranks)) * bytes);
   lora->b.data = allocate(backend, static_cast<size_t>(lora->b.elements) * bytes);
@@ -231,7 +238,8 @@ int repack_lora(credence_backend* backend, credence_lora* lora, const float* par
   fill_panels(backend, layout.dtype, lora->a_transposed, layout.columns, lora->ranks,
               [&](int64_t k, int64_t r) { return a(r, k); });
   fill_ranges(backend, layout.dtype, lora->b, layout.rows, b);
-  fill_ranges(backend, layout.dtype, lora->b_transposed, lora->ranks, [&](int64_t r, int64_t row) { return b(row, r); });
+  fill_ranges(backend, layout.dtype, lora->b_transposed, lora->ranks,
+              [&](int64_t r, int64_t row) { return b(row, r); });
   return 0;
 }
 

@@ -49,12 +49,12 @@ struct credence_weights {
 
 struct credence_lora {
   credence_lora_layout layout;
-  int32_t ranks;                                    // of all slices: the width of S
-  int32_t first_rank[CREDENCE_MAX_SLICES];          // where a slice's columns of S begin
-  void* a;                                          // panels, outputs = ranks, inputs = columns: S = X A^T
-  void* a_transposed;                               // panels, outputs = columns, inputs = ranks: the tail G A of dX
-  credence::cpu::RangedPanels b;                    // outputs = rows, inputs = ranks: the tail scale S B^T of Y
-  credence::cpu::RangedPanels b_transposed;         // outputs = ranks, inputs = rows: G = scale dY B
+  int32_t ranks;                             // of all slices: the width of S
+  int32_t first_rank[CREDENCE_MAX_SLICES];   // where a slice's columns of S begin
+  void* a;                                   // panels, outputs = ranks, inputs = columns: S = X A^T
+  void* a_transposed;                        // panels, outputs = columns, inputs = ranks: the tail G A of dX
+  credence::cpu::RangedPanels b;             // outputs = rows, inputs = ranks: the tail scale S B^T of Y
+  credence::cpu::RangedPanels b_transposed;  // outputs = ranks, inputs = rows: G = scale dY B
 };
 
 namespace credence::cpu {

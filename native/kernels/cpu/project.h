@@ -22,7 +22,8 @@ struct ProjectSpace {
 
 template <class Isa>
 size_t project_workspace(const credence_project* p) {
-  return p->dtype == CREDENCE_BF16 ? ProjectSpace<Isa, bf16>(p, nullptr).bytes : ProjectSpace<Isa, float>(p, nullptr).bytes;
+  return p->dtype == CREDENCE_BF16 ? ProjectSpace<Isa, bf16>(p, nullptr).bytes
+                                   : ProjectSpace<Isa, float>(p, nullptr).bytes;
 }
 
 template <class Isa, class T>
@@ -38,24 +39,25 @@ static inline void project_of(credence_backend* backend, const credence_project*
   }
   Product<T> product = product_of(in, columns, p->weights);
   add_tail(&product, p->lora, space.s);
-  product_all<Isa>(backend, product, rows, panels_of(outputs),
-                   [&](int64_t row, int64_t count, int64_t panel, const float* tile, int64_t ld) {
-                     for (int v = 0; v < kPanel; v += Isa::W) {
-                       const int64_t column = panel * kPanel + v;
-                       const auto lanes = Isa::first(outputs - column);
-                       const auto bias = p->bias ? Isa::load(p->bias + column, lanes) : Isa::zero();
-                       for (int64_t r = 0; r < count; ++r) {
-                         const int64_t at = (row + r) * p->ldx + column;
-                         const auto y = Isa::add(Isa::load(tile + r * ld + v), bias);
-                         Isa::store(p->x_out + at, Isa::add(Isa::load(p->x + at, lanes), y), lanes);
-                       }
-                     }
-                   },
-                   [&](int64_t row, int64_t count, int64_t panel) {
-                     const int64_t at = row * p->ldx + panel * kPanel;
-                     will_write_tile<Isa>(p->x_out + at, p->ldx, count);
-                     if (p->x != p->x_out) will_read_tile<Isa>(p->x + at, p->ldx, count);
-                   });
+  product_all<Isa>(
+      backend, product, rows, panels_of(outputs),
+      [&](int64_t row, int64_t count, int64_t panel, const float* tile, int64_t ld) {
+        for (int v = 0; v < kPanel; v += Isa::W) {
+          const int64_t column = panel * kPanel + v;
+          const auto lanes = Isa::first(outputs - column);
+          const auto bias = p->bias ? Isa::load(p->bias + column, lanes) : Isa::zero();
+          for (int64_t r = 0; r < count; ++r) {
+            const int64_t at = (row + r) * p->ldx + column;
+            const auto y = Isa::add(Isa::load(tile + r * ld + v), bias);
+            Isa::store(p->x_out + at, Isa::add(Isa::load(p->x + at, lanes), y), lanes);
+          }
+        }
+      },
+      [&](int64_t row, int64_t count, int64_t panel) {
+        const int64_t at = row * p->ldx + panel * kPanel;
+        will_write_tile<Isa>(p->x_out + at, p->ldx, count);
+        if (p->x != p->x_out) will_read_tile<Isa>(p->x + at, p->ldx, count);
+      });
 }
 
 template <class Isa>
@@ -99,17 +101,18 @@ static inline void project_backward_of(credence_backend* backend, const credence
       Isa::store(space.dy + r * outputs + i, Isa::load(p->dx + r * p->lddx + i, lanes), lanes);
     }
   });
-  linear_gradients<Isa, T>(backend, p->weights, p->lora, space.linear, static_cast<const T*>(p->in), static_cast<const T*>(p->s),
-                           space.dy, rows, p->gradients, p->dweights, p->dbias);
+  linear_gradients<Isa, T>(backend, p->weights, p->lora, space.linear, static_cast<const T*>(p->in),
+                           static_cast<const T*>(p->s), space.dy, rows, p->gradients, p->dweights, p->dbias);
   if (!p->din) return;
   T* din = static_cast<T*>(p->din);
-  product_all<Isa>(backend, input_gradient<Isa, T>(p->weights, p->lora, space.linear, space.dy), rows, panels_of(columns),
-                   [&](int64_t row, int64_t count, int64_t panel, const float* tile, int64_t ld) {
-                     store_tile<Isa>(tile, ld, count, panel, columns, din + row * columns, columns);
-                   },
-                   [&](int64_t row, int64_t count, int64_t panel) {
-                     will_write_tile<Isa>(din + row * columns + panel * kPanel, columns, count);
-                   });
+  product_all<Isa>(
+      backend, input_gradient<Isa, T>(p->weights, p->lora, space.linear, space.dy), rows, panels_of(columns),
+      [&](int64_t row, int64_t count, int64_t panel, const float* tile, int64_t ld) {
+        store_tile<Isa>(tile, ld, count, panel, columns, din + row * columns, columns);
+      },
+      [&](int64_t row, int64_t count, int64_t panel) {
+        will_write_tile<Isa>(din + row * columns + panel * kPanel, columns, count);
+      });
 }
 
 template <class Isa>

@@ -98,7 +98,8 @@ size_t page_bytes(const credence_shape* shape, credence_dtype dtype) {
   return static_cast<size_t>(page_layout(*shape, dtype).page_stride) * element_bytes(dtype);
 }
 
-int copy_page(credence_backend*, const credence_shape* shape, credence_dtype dtype, void* pages, int32_t to, int32_t from) {
+int copy_page(credence_backend*, const credence_shape* shape, credence_dtype dtype, void* pages, int32_t to,
+              int32_t from) {
   const size_t bytes = page_bytes(shape, dtype);
   char* base = static_cast<char*>(pages);
   if (to != from) memcpy(base + static_cast<size_t>(to) * bytes, base + static_cast<size_t>(from) * bytes, bytes);

@@ -58,7 +58,9 @@ void ThreadPool::run(int64_t tasks, void (*task)(void*, int64_t, int), void* con
   next_.store(0, std::memory_order_relaxed);
   epoch_.fetch_add(1);
   if (sleepers_.load() > 0) {
-    { std::lock_guard<std::mutex> lock(mutex_); }  // a worker between its look at epoch_ and its sleep holds the mutex
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }  // a worker between its look at epoch_ and its sleep holds the mutex
     wake_.notify_all();
   }
   take(0);

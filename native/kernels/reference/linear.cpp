@@ -29,7 +29,8 @@ std::vector<double> linear(const Linear& p) {
       for (const LoraSlice& slice : p.slices) {
         if (n >= slice.row_begin && n < slice.row_end)
           for (int r = 0; r < slice.rank; ++r)
-            sum += s[first + r] * p.round(slice.scale * slice.b[static_cast<size_t>(n - slice.row_begin) * slice.rank + r]);
+            sum += s[first + r] *
+                   p.round(slice.scale * slice.b[static_cast<size_t>(n - slice.row_begin) * slice.rank + r]);
         first += slice.rank;
       }
       y[static_cast<size_t>(t) * p.outputs + n] = sum;
@@ -41,7 +42,11 @@ std::vector<double> linear(const Linear& p) {
 // With G = scale dY B:  dX = dY W + G A;  dA = G^T X;  dB = scale dY^T S.
 LinearGradients linear_backward(const Linear& p, const std::vector<double>& dy_exact) {
   const size_t rows = p.rows, outputs = p.outputs, columns = p.columns;
-  LinearGradients d{std::vector<double>(rows * columns), std::vector<double>(outputs * columns), std::vector<double>(outputs), {}, {}};
+  LinearGradients d{std::vector<double>(rows * columns),
+                    std::vector<double>(outputs * columns),
+                    std::vector<double>(outputs),
+                    {},
+                    {}};
   std::vector<double> dy;
   for (double value : dy_exact) dy.push_back(p.round(value));
   for (size_t t = 0; t < rows; ++t)

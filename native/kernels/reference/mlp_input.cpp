@@ -21,25 +21,35 @@ Linear with_input(const MlpInput& p, const std::vector<double>& h) {
 
 double activate(Activation activation, double x) {
   switch (activation) {
-    case Activation::silu: return x * sigmoid(x);
-    case Activation::gelu: return x * normal_cdf(x);
-    case Activation::gelu_tanh: return x * sigmoid(tanh_argument(x));
-    case Activation::relu: return x > 0 ? x : 0;
-    case Activation::identity: return x;
+    case Activation::silu:
+      return x * sigmoid(x);
+    case Activation::gelu:
+      return x * normal_cdf(x);
+    case Activation::gelu_tanh:
+      return x * sigmoid(tanh_argument(x));
+    case Activation::relu:
+      return x > 0 ? x : 0;
+    case Activation::identity:
+      return x;
   }
   return x;
 }
 
 double derivative(Activation activation, double x) {
   switch (activation) {
-    case Activation::silu: return sigmoid(x) * (1 + x * (1 - sigmoid(x)));
-    case Activation::gelu: return normal_cdf(x) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
+    case Activation::silu:
+      return sigmoid(x) * (1 + x * (1 - sigmoid(x)));
+    case Activation::gelu:
+      return normal_cdf(x) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
     case Activation::gelu_tanh: {
-      const double s = sigmoid(tanh_argument(x)), slope = 2 * std::sqrt(2 / std::numbers::pi) * (1 + 3 * 0.044715 * x * x);
+      const double s = sigmoid(tanh_argument(x)),
+                   slope = 2 * std::sqrt(2 / std::numbers::pi) * (1 + 3 * 0.044715 * x * x);
       return s + x * s * (1 - s) * slope;
     }
-    case Activation::relu: return x > 0 ? 1 : 0;
-    case Activation::identity: return 1;
+    case Activation::relu:
+      return x > 0 ? 1 : 0;
+    case Activation::identity:
+      return 1;
   }
   return 1;
 }

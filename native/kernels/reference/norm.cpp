@@ -55,7 +55,8 @@ NormGradients norm_backward(const Norm& p, const std::vector<double>& dy) {
   return d;
 }
 
-std::vector<double> embed(const std::vector<double>& table, int width, const std::vector<int32_t>& tokens, double scale) {
+std::vector<double> embed(const std::vector<double>& table, int width, const std::vector<int32_t>& tokens,
+                          double scale) {
   std::vector<double> x;
   for (int32_t token : tokens)
     for (int i = 0; i < width; ++i) x.push_back(scale * table[static_cast<size_t>(token) * width + i]);

@@ -22,15 +22,16 @@ struct Norm {
 };
 
 struct NormGradients {
-  std::vector<double> dx;             // [T, H]
-  std::vector<double> dweight, dbias; // [H]
+  std::vector<double> dx;              // [T, H]
+  std::vector<double> dweight, dbias;  // [H]
 };
 
 std::vector<double> norm(const Norm& p);
 NormGradients norm_backward(const Norm& p, const std::vector<double>& dy);
 
 /// [T, H]: row tokens[t] of the table [V, H], times scale.
-std::vector<double> embed(const std::vector<double>& table, int width, const std::vector<int32_t>& tokens, double scale);
+std::vector<double> embed(const std::vector<double>& table, int width, const std::vector<int32_t>& tokens,
+                          double scale);
 /// Added to dtable [V, H].
 void embed_backward(const std::vector<double>& dx, int width, const std::vector<int32_t>& tokens, double scale,
                     std::vector<double>* dtable);
