@@ -21,13 +21,16 @@ Napi::Value open_base(const Napi::CallbackInfo& call) {
     auto worker = std::make_shared<Worker>();
     return start<std::shared_ptr<Base>>(
         env, *worker, env.Undefined(), [path, options](Job&) { return Base::open(path, options); },
-        [worker](Napi::Env to, std::shared_ptr<Base>& base) -> Napi::Value { return BaseObject::create(to, base, worker); });
+        [worker](Napi::Env to, std::shared_ptr<Base>& base) -> Napi::Value {
+          return BaseObject::create(to, base, worker);
+        });
   });
 }
 
 /// Work that needs no base: a thread of its own for each call.
 template <class Result>
-Napi::Value run_apart(Napi::Env env, std::function<Result(Job&)> work, std::function<Napi::Value(Napi::Env, Result&)> convert) {
+Napi::Value run_apart(Napi::Env env, std::function<Result(Job&)> work,
+                      std::function<Napi::Value(Napi::Env, Result&)> convert) {
   auto worker = std::make_shared<Worker>();
   return start<Result>(env, *worker, env.Undefined(), std::move(work),
                        [worker, convert](Napi::Env to, Result& result) { return convert(to, result); });
@@ -53,8 +56,8 @@ Napi::Value fit(const Napi::CallbackInfo& call) {
     if (!absent(options.Get("towards"))) p->towards = doubles(options.Get("towards"), "towards");
     if (p->rows < 1 || p->width < 1 || p->x.size() != static_cast<size_t>(p->rows) * p->width ||
         p->targets.size() != static_cast<size_t>(p->rows)) {
-      fail("BAD_OPTION", "fitLogistic: %zu features and %zu targets are not %d rows of %d", p->x.size(), p->targets.size(), p->rows,
-           p->width);
+      fail("BAD_OPTION", "fitLogistic: %zu features and %zu targets are not %d rows of %d", p->x.size(),
+           p->targets.size(), p->rows, p->width);
     }
     if (!p->towards.empty() && p->towards.size() != static_cast<size_t>(p->width) + 1) {
       fail("BAD_OPTION", "towards: expected %d numbers but received %zu", p->width + 1, p->towards.size());
@@ -100,14 +103,15 @@ Napi::Value measured_peaks(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   return guarded(env, [&]() -> Napi::Value {
     const int threads = integer_of(call[0], "threads");
-    return run_apart<Peaks>(env, [threads](Job&) { return measure_peaks(threads); },
-                            [](Napi::Env to, Peaks& peaks) -> Napi::Value {
-                              Napi::Object out = Napi::Object::New(to);
-                              out.Set("f32Gflops", peaks.f32_gflops);
-                              out.Set("bf16Gflops", peaks.bf16_gflops);
-                              out.Set("readGBs", peaks.read_gbs);
-                              return out;
-                            });
+    return run_apart<Peaks>(
+        env, [threads](Job&) { return measure_peaks(threads); },
+        [](Napi::Env to, Peaks& peaks) -> Napi::Value {
+          Napi::Object out = Napi::Object::New(to);
+          out.Set("f32Gflops", peaks.f32_gflops);
+          out.Set("bf16Gflops", peaks.bf16_gflops);
+          out.Set("readGBs", peaks.read_gbs);
+          return out;
+        });
   });
 }
 

@@ -3,11 +3,10 @@
 namespace credence::addon {
 
 void BaseObject::init(Napi::Env env) {
-  Environment::of(env).base = Napi::Persistent(DefineClass(env, "NativeBase",
-                                                           {InstanceMethod<&BaseObject::set_vocabulary>("setVocabulary"),
-                                                            InstanceMethod<&BaseObject::policy>("policy"),
-                                                            InstanceMethod<&BaseObject::dispose>("dispose"),
-                                                            InstanceAccessor<&BaseObject::info>("info")}));
+  Environment::of(env).base = Napi::Persistent(DefineClass(
+      env, "NativeBase",
+      {InstanceMethod<&BaseObject::set_vocabulary>("setVocabulary"), InstanceMethod<&BaseObject::policy>("policy"),
+       InstanceMethod<&BaseObject::dispose>("dispose"), InstanceAccessor<&BaseObject::info>("info")}));
 }
 
 BaseObject::BaseObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<BaseObject>(info) {}
@@ -55,7 +54,8 @@ void BaseObject::set_vocabulary(const Napi::CallbackInfo& call) {
     const std::vector<int32_t> offsets = int32s(call[1], "offsets");
     std::vector<std::string> pieces;
     for (size_t i = 0; i + 1 < offsets.size(); ++i) {
-      if (offsets[i] < 0 || offsets[i + 1] < offsets[i] || static_cast<size_t>(offsets[i + 1]) > bytes.ElementLength()) {
+      if (offsets[i] < 0 || offsets[i + 1] < offsets[i] ||
+          static_cast<size_t>(offsets[i + 1]) > bytes.ElementLength()) {
         fail("BAD_OPTION", "setVocabulary: offsets %zu and %zu do not lie in order inside the pieces", i, i + 1);
       }
       pieces.emplace_back(reinterpret_cast<const char*>(bytes.Data()) + offsets[i], offsets[i + 1] - offsets[i]);

@@ -114,7 +114,9 @@ std::vector<double> doubles(const Napi::Value& value, const char* name) {
 Napi::Float32Array float_array(Napi::Env env, const std::vector<float>& values) {
   return filled<Napi::Float32Array>(env, values);
 }
-Napi::Int32Array int_array(Napi::Env env, const std::vector<int32_t>& values) { return filled<Napi::Int32Array>(env, values); }
+Napi::Int32Array int_array(Napi::Env env, const std::vector<int32_t>& values) {
+  return filled<Napi::Int32Array>(env, values);
+}
 Napi::Float64Array double_array(Napi::Env env, const std::vector<double>& values) {
   return filled<Napi::Float64Array>(env, values);
 }
@@ -134,7 +136,9 @@ HostBatch batch_of(const Napi::Value& value) {
   const Napi::Object object = object_of(value, "batch");
   if (!absent(object.Get("prefixOf"))) {
     for (int32_t prefix : int32s(object.Get("prefixOf"), "batch.prefixOf")) {
-      if (prefix >= 0) fail("UNSUPPORTED", "batch.prefixOf: this build shares prompts when generating only. Repeat the prompt's tokens");
+      if (prefix >= 0)
+        fail("UNSUPPORTED",
+             "batch.prefixOf: this build shares prompts when generating only. Repeat the prompt's tokens");
     }
   }
   return {int32s(object.Get("tokens"), "batch.tokens"), int32s(object.Get("offsets"), "batch.offsets")};
@@ -172,7 +176,8 @@ AdapterSpec adapter_of(const Napi::Object& object) {
   spec.config.r = integer_of(object.Get("rank"), "adapter.rank");
   spec.config.alpha = number_of(object.Get("alpha"), "adapter.alpha");
   spec.config.rslora = boolean_or(object, "rslora", false);
-  for (const std::string& name : strings_or_none(object, "targets")) spec.config.targets.push_back(projection_from_name(name));
+  for (const std::string& name : strings_or_none(object, "targets"))
+    spec.config.targets.push_back(projection_from_name(name));
   if (!absent(object.Get("layers"))) spec.config.layers = integers_or_none(object, "layers");
   spec.seed = static_cast<uint64_t>(number_or(object, "seed", 0));
   return spec;
@@ -188,8 +193,8 @@ std::vector<NamedTensor> tensors_of(const Napi::Value& value, const char* name) 
       count *= size;
     }
     if (count != static_cast<int64_t>(tensor.data.size())) {
-      fail("BAD_OPTION", "tensor %s: shape %s does not hold %zu numbers", tensor.name.c_str(), shape_text(tensor.shape).c_str(),
-           tensor.data.size());
+      fail("BAD_OPTION", "tensor %s: shape %s does not hold %zu numbers", tensor.name.c_str(),
+           shape_text(tensor.shape).c_str(), tensor.data.size());
     }
     return tensor;
   });

@@ -79,7 +79,9 @@ void Job::listen(Napi::Env env, const Napi::Value& signal) {
   // A job may die on the worker, where no reference may be touched: they are released in settle() alone.
   signal_.SuppressDestruct();
   listener_.SuppressDestruct();
-  object.Get("addEventListener").As<Napi::Function>().Call(object, {Napi::String::New(env, "abort"), listener_.Value()});
+  object.Get("addEventListener")
+      .As<Napi::Function>()
+      .Call(object, {Napi::String::New(env, "abort"), listener_.Value()});
 }
 
 void Job::settle(Napi::Env env) {
@@ -87,7 +89,9 @@ void Job::settle(Napi::Env env) {
   callback_error_.Reset();
   if (signal_.IsEmpty()) return;
   Napi::Object object = signal_.Value();
-  object.Get("removeEventListener").As<Napi::Function>().Call(object, {Napi::String::New(env, "abort"), listener_.Value()});
+  object.Get("removeEventListener")
+      .As<Napi::Function>()
+      .Call(object, {Napi::String::New(env, "abort"), listener_.Value()});
   signal_.Reset();
   listener_.Reset();
 }

@@ -45,7 +45,8 @@ class Job : public std::enable_shared_from_this<Job> {
 
  private:
   template <class Result>
-  friend Napi::Promise start(Napi::Env, Worker&, Napi::Value, std::function<Result(Job&)>, std::function<Napi::Value(Napi::Env, Result&)>);
+  friend Napi::Promise start(Napi::Env, Worker&, Napi::Value, std::function<Result(Job&)>,
+                             std::function<Napi::Value(Napi::Env, Result&)>);
   void listen(Napi::Env env, const Napi::Value& signal);
   void settle(Napi::Env env);
 
@@ -78,7 +79,8 @@ Napi::Promise start(Napi::Env env, Worker& worker, Napi::Value signal, std::func
   auto deferred = std::make_shared<Napi::Promise::Deferred>(env);
   auto job = std::make_shared<Job>();
   job->listen(env, signal);
-  job->to_js_ = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "credence", 0, 1);
+  job->to_js_ =
+      Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "credence", 0, 1);
   Environment::of(env).enrol(job);
   worker.post([job, deferred, work = std::move(work), convert = std::move(convert)]() mutable {
     auto result = std::make_shared<std::unique_ptr<Result>>();

@@ -3,15 +3,12 @@
 namespace credence::addon {
 
 void PolicyObject::init(Napi::Env env) {
-  Environment::of(env).policy = Napi::Persistent(DefineClass(env, "NativePolicy",
-                                                             {InstanceMethod<&PolicyObject::tensors>("tensors"),
-                                                              InstanceMethod<&PolicyObject::set_tensors>("setTensors"),
-                                                              InstanceMethod<&PolicyObject::generate>("generate"),
-                                                              InstanceMethod<&PolicyObject::forward>("forward"),
-                                                              InstanceMethod<&PolicyObject::read_head>("readHead"),
-                                                              InstanceMethod<&PolicyObject::trainer>("trainer"),
-                                                              InstanceMethod<&PolicyObject::dispose>("dispose"),
-                                                              InstanceAccessor<&PolicyObject::trainable>("trainable")}));
+  Environment::of(env).policy = Napi::Persistent(DefineClass(
+      env, "NativePolicy",
+      {InstanceMethod<&PolicyObject::tensors>("tensors"), InstanceMethod<&PolicyObject::set_tensors>("setTensors"),
+       InstanceMethod<&PolicyObject::generate>("generate"), InstanceMethod<&PolicyObject::forward>("forward"),
+       InstanceMethod<&PolicyObject::read_head>("readHead"), InstanceMethod<&PolicyObject::trainer>("trainer"),
+       InstanceMethod<&PolicyObject::dispose>("dispose"), InstanceAccessor<&PolicyObject::trainable>("trainable")}));
 }
 
 PolicyObject::PolicyObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PolicyObject>(info) {}

@@ -3,15 +3,12 @@
 namespace credence::addon {
 
 void TrainerObject::init(Napi::Env env) {
-  Environment::of(env).trainer = Napi::Persistent(DefineClass(env, "NativeTrainer",
-                                                              {InstanceMethod<&TrainerObject::accumulate>("accumulate"),
-                                                               InstanceMethod<&TrainerObject::forward>("forward"),
-                                                               InstanceMethod<&TrainerObject::backward>("backward"),
-                                                               InstanceMethod<&TrainerObject::update>("update"),
-                                                               InstanceMethod<&TrainerObject::gradients>("gradients"),
-                                                               InstanceMethod<&TrainerObject::state>("state"),
-                                                               InstanceMethod<&TrainerObject::restore>("restore"),
-                                                               InstanceMethod<&TrainerObject::dispose>("dispose")}));
+  Environment::of(env).trainer = Napi::Persistent(DefineClass(
+      env, "NativeTrainer",
+      {InstanceMethod<&TrainerObject::accumulate>("accumulate"), InstanceMethod<&TrainerObject::forward>("forward"),
+       InstanceMethod<&TrainerObject::backward>("backward"), InstanceMethod<&TrainerObject::update>("update"),
+       InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
+       InstanceMethod<&TrainerObject::restore>("restore"), InstanceMethod<&TrainerObject::dispose>("dispose")}));
 }
 
 TrainerObject::TrainerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TrainerObject>(info) {}
@@ -120,7 +117,8 @@ Napi::Value TrainerObject::update(const Napi::CallbackInfo& call) {
   return guarded(env, [&]() -> Napi::Value {
     const auto trainer = trainer_.get("trainer");
     const Napi::Object options = object_of(call[0], "options");
-    const double rate = number_of(options.Get("learningRate"), "learningRate"), count = number_of(options.Get("count"), "count");
+    const double rate = number_of(options.Get("learningRate"), "learningRate"),
+                 count = number_of(options.Get("count"), "count");
     return start<double>(
         env, *worker_, env.Undefined(),
         [trainer, rate, count](Job&) {
@@ -178,8 +176,8 @@ void TrainerObject::restore(const Napi::CallbackInfo& call) {
       const Parameter& p = parameters[i % parameters.size()];
       const std::string name = (i < parameters.size() ? "m." : "v.") + p.name;
       if (tensors[i].name != name || tensors[i].shape != p.shape) {
-        fail("WRONG_MODEL", "optimiser state: expected %s %s but received %s %s", name.c_str(), shape_text(p.shape).c_str(),
-             tensors[i].name.c_str(), shape_text(tensors[i].shape).c_str());
+        fail("WRONG_MODEL", "optimiser state: expected %s %s but received %s %s", name.c_str(),
+             shape_text(p.shape).c_str(), tensors[i].name.c_str(), shape_text(tensors[i].shape).c_str());
       }
       auto& to = moment[i / parameters.size()];
       to.insert(to.end(), tensors[i].data.begin(), tensors[i].data.end());

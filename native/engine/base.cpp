@@ -11,11 +11,15 @@ Product product_of(Projection projection) {
   switch (projection) {
     case Projection::kQ:
     case Projection::kK:
-    case Projection::kV: return Product::kQkv;
-    case Projection::kO: return Product::kOut;
+    case Projection::kV:
+      return Product::kQkv;
+    case Projection::kO:
+      return Product::kOut;
     case Projection::kGate:
-    case Projection::kUp: return Product::kMlpIn;
-    case Projection::kDown: return Product::kMlpOut;
+    case Projection::kUp:
+      return Product::kMlpIn;
+    case Projection::kDown:
+      return Product::kMlpOut;
   }
   return Product::kMlpOut;
 }
@@ -129,7 +133,8 @@ std::shared_ptr<Base> Base::open(const std::string& path, const DeviceOptions& o
   base->blocks_.resize(f.layers);
   for (int layer = 0; layer < f.layers; ++layer) {
     base->pack_block(layer, false);
-    base->blocks_[layer].attention_norm = vector_of(base->device_, *base->files_, in_block(layer, "input_layernorm"), f.hidden);
+    base->blocks_[layer].attention_norm =
+        vector_of(base->device_, *base->files_, in_block(layer, "input_layernorm"), f.hidden);
     base->blocks_[layer].mlp_norm =
         vector_of(base->device_, *base->files_, in_block(layer, "post_attention_layernorm"), f.hidden);
   }

@@ -32,7 +32,8 @@ Json sft(const BenchOptions& options) {
 
   HostBatch batch;
   std::mt19937 random(1234);
-  for (int i = 0; i < kSequences * kLength; ++i) batch.tokens.push_back(static_cast<int32_t>(random() % base->family().vocabulary));
+  for (int i = 0; i < kSequences * kLength; ++i)
+    batch.tokens.push_back(static_cast<int32_t>(random() % base->family().vocabulary));
   Loss loss;
   loss.nll_weights.assign(batch.tokens.size(), 1.0f);
   for (int b = 0; b <= kSequences; ++b) batch.offsets.push_back(b * kLength);
@@ -43,9 +44,11 @@ Json sft(const BenchOptions& options) {
     const auto start = std::chrono::steady_clock::now();
     losses.push_back(trainer.accumulate(batch, loss) / count);
     trainer.update(2e-4, count);
-    if (step >= kWarmUp) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    if (step >= kWarmUp)
+      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  const double tokens = kSequences * kLength, best = *std::min_element(seconds.begin(), seconds.end()), middle = median(seconds);
+  const double tokens = kSequences * kLength, best = *std::min_element(seconds.begin(), seconds.end()),
+               middle = median(seconds);
   Json out = Json::object();
   out.set("engine", "credence");
   out.set("workload", "full");

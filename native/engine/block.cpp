@@ -67,8 +67,9 @@ void run_block(const Base& base, const BlockRun& run) {
   }
   device->attention_input(in);
 
-  device->attention({run.batch->view(), base.shape(), dtype, static_cast<float>(1 / std::sqrt(static_cast<double>(f.head_dim))),
-                      f.windows[run.layer], a.q.as<>(), run.pages, a.o.as<>(), keep ? a.lse.f32() : nullptr});
+  device->attention({run.batch->view(), base.shape(), dtype,
+                     static_cast<float>(1 / std::sqrt(static_cast<double>(f.head_dim))), f.windows[run.layer],
+                     a.q.as<>(), run.pages, a.o.as<>(), keep ? a.lse.f32() : nullptr});
 
   credence_project out{};
   out.rows = run.batch->rows();
@@ -111,6 +112,36 @@ void run_block(const Base& base, const BlockRun& run) {
   device->project(out);
 }
 
+credence_norm final_norm(const Base& base, const float* x, const Buffer& count, const Buffer& index, int rows) {
+  credence_norm norm{};
+  norm.rows = count.i32();
+  norm.capacity = rows;
+  norm.width = base.family().hidden;
+  norm.dtype = base.device()->dtype();
+  norm.kind = base.shape().norm;
+  norm.eps = base.shape().norm_eps;
+  norm.index = index.i32();
+  norm.x = x;
+  norm.ldx = base.family().hidden;
+  norm.weight = base.final_norm();
+  return norm;
+}
+
+credence_token_logprobs token_logprobs(const Base& base, const Buffer& h, const Buffer& count, const Buffer& targets,
+                                       int rows) {
+  credence_token_logprobs read{};
+  read.rows = count.i32();
+  read.capacity = rows;
+  read.width = base.family().hidden;
+  read.vocabulary = base.family().vocabulary;
+  read.dtype = base.device()->dtype();
+  read.weights = base.head();
+  read.h = h.as<>();
+  read.ldh = base.family().hidden;
+  read.targets = targets.i32();
+  return read;
+}
+
 std::vector<float> apply_head(const Policy& policy, const Head& head, const std::vector<float>& hidden) {
   const auto& device = policy.base()->device();
   const int width = head.layers.front().in;
@@ -123,8 +154,9 @@ std::vector<float> apply_head(const Policy& policy, const Head& head, const std:
   for (size_t i = 0; i < head.layers.size(); ++i) {
     const HeadLayer& layer = head.layers[i];
     Buffer y(device, static_cast<size_t>(rows) * layer.out * 4);
-    device->dense({count.i32(), rows, layer.in, layer.out, i + 1 < head.layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY,
-                   x.f32(), policy.parameters() + layer.weight, policy.parameters() + layer.bias, y.f32()});
+    device->dense({count.i32(), rows, layer.in, layer.out,
+                   i + 1 < head.layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY, x.f32(),
+                   policy.parameters() + layer.weight, policy.parameters() + layer.bias, y.f32()});
     x = std::move(y);
   }
   return x.download<float>(static_cast<size_t>(rows) * head.layers.back().out);

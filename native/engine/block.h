@@ -34,6 +34,13 @@ inline const credence_lora* lora_handle(const Policy* policy, int layer, Product
   return lora ? lora->handle() : nullptr;
 }
 
+/// The norm before the read-outs, of rows `index` of the residual x [.., H]; outputs are the caller's to set.
+credence_norm final_norm(const Base& base, const float* x, const Buffer& count, const Buffer& index, int rows);
+
+/// The read-out of token log-probabilities from h [rows, H] act; what it gives is the caller's to set.
+credence_token_logprobs token_logprobs(const Base& base, const Buffer& h, const Buffer& count, const Buffer& targets,
+                                       int rows);
+
 /// A head's logits [rows, outputs] for hidden states [rows, H] already pooled.
 std::vector<float> apply_head(const Policy& policy, const Head& head, const std::vector<float>& hidden);
 

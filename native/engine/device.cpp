@@ -20,7 +20,8 @@ const credence_table* cpu_table(const DeviceOptions& options) {
     if (options.isa == "auto" && !why) return tables[i];
     have += std::string(have.empty() ? "" : ", ") + tables[i]->isa;
   }
-  fail("NO_DEVICE", "no table of kernels for instruction set \"%s\"; this build has %s", options.isa.c_str(), have.c_str());
+  fail("NO_DEVICE", "no table of kernels for instruction set \"%s\"; this build has %s", options.isa.c_str(),
+       have.c_str());
 }
 
 const credence_table* choose(const DeviceOptions& options) {
@@ -51,8 +52,9 @@ std::shared_ptr<Device> Device::open(const DeviceOptions& options) {
     device->dtype_ = CREDENCE_F32;
   } else if (options.dtype == "bf16") {
     if (!has_bf16(*device->table_) && options.isa == "auto") {
-      fail("NO_DEVICE",
-           "dtype bf16: this machine has no bf16 dot product. Use dtype f32, or ask for the scalar instruction set by name");
+      fail(
+          "NO_DEVICE",
+          "dtype bf16: this machine has no bf16 dot product. Use dtype f32, or ask for the scalar instruction set by name");
     }
     device->dtype_ = CREDENCE_BF16;
   } else if (options.dtype == "auto") {

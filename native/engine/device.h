@@ -44,7 +44,8 @@ class Device {
  private:
   Device() = default;
   template <class P>
-  void launch(size_t (*workspace)(const P*), int (*run)(credence_backend*, const P*, void*), const P& p, const char* name) {
+  void launch(size_t (*workspace)(const P*), int (*run)(credence_backend*, const P*, void*), const P& p,
+              const char* name) {
     if (!run) fail("NO_OPERATOR", "%s has no operator \"%s\" for %s", table_->name, name, table_->isa);
     check(run(backend_, &p, scratch(workspace ? workspace(&p) : 0)), name);
   }

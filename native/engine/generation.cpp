@@ -11,8 +11,8 @@ namespace credence {
 
 namespace {
 
-constexpr int kPrefillTokens = 512;                  // prompt tokens a step takes on beside the sequences in flight
-constexpr int64_t kPoolBytes = int64_t{1} << 30;     // pages of all layers together, unless one prompt needs more
+constexpr int kPrefillTokens = 512;               // prompt tokens a step takes on beside the sequences in flight
+constexpr int64_t kPoolBytes = int64_t{1} << 30;  // pages of all layers together, unless one prompt needs more
 
 int pages_for(int tokens) { return (tokens + CREDENCE_PAGE - 1) / CREDENCE_PAGE; }
 
@@ -24,22 +24,27 @@ struct Group {
 struct Sequence {
   Sample out;
   std::vector<int32_t> pages;
-  int keys = 0;                // tokens whose keys are in the pages
-  int32_t next = -1;           // sampled, not yet fed
-  bool closing = false;        // finished: one last step feeds `next`, so that its hidden state can be collected
-  std::vector<float> sum;      // [depths, H] over the answer's tokens fed so far
+  int keys = 0;            // tokens whose keys are in the pages
+  int32_t next = -1;       // sampled, not yet fed
+  bool closing = false;    // finished: one last step feeds `next`, so that its hidden state can be collected
+  std::vector<float> sum;  // [depths, H] over the answer's tokens fed so far
   int summed = 0;
   std::vector<float> at_prompt;  // [depths, H]
-  std::string tail;            // the last bytes of the text, for stop strings
-  std::set<int32_t> seen;      // for the repetition penalty
-  uint64_t key = 0;            // of its random numbers
+  std::string tail;              // the last bytes of the text, for stop strings
+  std::set<int32_t> seen;        // for the repetition penalty
+  uint64_t key = 0;              // of its random numbers
 };
 
 class Generator {
  public:
   Generator(const std::shared_ptr<Policy>& policy, const GenerateOptions& options,
             const std::function<void(std::vector<Sample>&&)>& finished)
-      : policy_(policy), base_(policy->base()), device_(base_->device()), options_(options), finished_(finished), batch_(device_) {
+      : policy_(policy),
+        base_(policy->base()),
+        device_(base_->device()),
+        options_(options),
+        finished_(finished),
+        batch_(device_) {
     check();
     for (int depth : options.collect) depths_.insert(depth);
     for (const auto* names : {&options.answer_heads, &options.prompt_heads}) {
@@ -76,9 +81,11 @@ class Generator {
     if (o.samples < 1) fail("BAD_OPTION", "samples: expected 1 or more but received %d", o.samples);
     if (o.max_new_tokens < 1) fail("BAD_OPTION", "maxNewTokens: expected 1 or more but received %d", o.max_new_tokens);
     if (!(o.temperature >= 0)) fail("BAD_OPTION", "temperature: expected 0 or more but received %g", o.temperature);
-    if (!(o.top_p > 0 && o.top_p <= 1)) fail("BAD_OPTION", "topP: expected above 0 and at most 1 but received %g", o.top_p);
+    if (!(o.top_p > 0 && o.top_p <= 1))
+      fail("BAD_OPTION", "topP: expected above 0 and at most 1 but received %g", o.top_p);
     if (o.top_k < 0) fail("BAD_OPTION", "topK: expected 0 (all) or more but received %d", o.top_k);
-    if (!(o.repetition_penalty > 0)) fail("BAD_OPTION", "repetitionPenalty: expected above 0 but received %g", o.repetition_penalty);
+    if (!(o.repetition_penalty > 0))
+      fail("BAD_OPTION", "repetitionPenalty: expected above 0 but received %g", o.repetition_penalty);
     if (o.max_batch < 0) fail("BAD_OPTION", "maxBatch: expected 1 or more but received %d", o.max_batch);
     if (!o.stop_strings.empty() && base_->vocabulary_pieces.empty()) {
       fail("BAD_OPTION", "stopStrings need the tokenizer's pieces: call setVocabulary first");
@@ -88,19 +95,23 @@ class Generator {
     }
     for (const auto* names : {&o.answer_heads, &o.prompt_heads}) {
       for (const std::string& name : *names) {
-        if (policy_->head(name).spec.outputs != 1) fail("BAD_OPTION", "head %s has several outputs; reading while generating takes one", name.c_str());
+        if (policy_->head(name).spec.outputs != 1)
+          fail("BAD_OPTION", "head %s has several outputs; reading while generating takes one", name.c_str());
       }
     }
     for (size_t p = 0; p < o.prompts.size(); ++p) {
       const int length = static_cast<int>(o.prompts[p].size());
       if (!length) fail("BAD_BATCH", "prompt %zu has no tokens", p);
       if (length + o.max_new_tokens > f.context) {
-        fail("TOO_LONG", "prompt %zu has %d tokens; with %d new ones it does not fit the context of %d. Shorten it, or ask for fewer", p,
-             length, o.max_new_tokens, f.context);
+        fail(
+            "TOO_LONG",
+            "prompt %zu has %d tokens; with %d new ones it does not fit the context of %d. Shorten it, or ask for fewer",
+            p, length, o.max_new_tokens, f.context);
       }
       for (int32_t token : o.prompts[p]) {
         if (token < 0 || token >= f.vocabulary) {
-          fail("BAD_BATCH", "prompt %zu: token id %d is not in the vocabulary of %d. Is this the model's own tokenizer?", p, token,
+          fail("BAD_BATCH",
+               "prompt %zu: token id %d is not in the vocabulary of %d. Is this the model's own tokenizer?", p, token,
                f.vocabulary);
         }
       }
@@ -113,8 +124,9 @@ class Generator {
     // Worst case of one group: every sample on pages of its own.
     const int64_t group = static_cast<int64_t>(pages_for(longest + options_.max_new_tokens)) *
                           (std::min(options_.samples, max_batch_) + 1);
-    const int64_t all = static_cast<int64_t>(pages_for(longest + options_.max_new_tokens)) *
-                        std::min<int64_t>(max_batch_ + 1, waiting_.size() * (std::min(options_.samples, max_batch_) + 1));
+    const int64_t all =
+        static_cast<int64_t>(pages_for(longest + options_.max_new_tokens)) *
+        std::min<int64_t>(max_batch_ + 1, waiting_.size() * (std::min(options_.samples, max_batch_) + 1));
     const int64_t count = std::max(group, std::min(all, kPoolBytes / (page * f.layers)));
     for (int layer = 0; layer < f.layers; ++layer) pools_.emplace_back(device_, count * page);
     users_.assign(count, 0);
@@ -132,7 +144,8 @@ class Generator {
   }
   /// Pages a group may still come to need, beyond those it holds.
   int64_t worst_case(const Group& group) const {
-    return static_cast<int64_t>(pages_for(static_cast<int>(options_.prompts[group.prompt].size()) + options_.max_new_tokens)) *
+    return static_cast<int64_t>(
+               pages_for(static_cast<int>(options_.prompts[group.prompt].size()) + options_.max_new_tokens)) *
            (group.samples + 1);
   }
 
@@ -143,8 +156,9 @@ class Generator {
       const Group& group = waiting_.back();
       const int length = static_cast<int>(options_.prompts[group.prompt].size());
       const bool alone = sequences == 0;
-      if (!alone && (sequences + group.samples > max_batch_ || (!admitted.empty() && tokens + length > kPrefillTokens) ||
-                     promised_ + worst_case(group) > static_cast<int64_t>(users_.size()))) {
+      if (!alone &&
+          (sequences + group.samples > max_batch_ || (!admitted.empty() && tokens + length > kPrefillTokens) ||
+           promised_ + worst_case(group) > static_cast<int64_t>(users_.size()))) {
         break;
       }
       tokens += length;
@@ -246,33 +260,18 @@ class Generator {
       gathered_.upload(index);
       count_.upload(std::vector<int32_t>{n});
       normed_.reserve(out.size() * 4);
-      credence_norm norm = final_norm(x, n);
+      credence_norm norm = final_norm(*base_, x, count_, gathered_, n);
       norm.y_f32 = normed_.f32();
       norm.ldy_f32 = f.hidden;
       device_->norm(norm);
       normed_.read(out.data(), out.size() * 4);
     } else {
       for (int i = 0; i < n; ++i) {
-        act_.x.read(out.data() + static_cast<size_t>(i) * f.hidden, f.hidden * 4, static_cast<size_t>(index[i]) * f.hidden * 4);
+        act_.x.read(out.data() + static_cast<size_t>(i) * f.hidden, f.hidden * 4,
+                    static_cast<size_t>(index[i]) * f.hidden * 4);
       }
     }
     return out;
-  }
-
-  credence_norm final_norm(const float* x, int n) {
-    const Family& f = base_->family();
-    credence_norm norm{};
-    norm.rows = count_.i32();
-    norm.capacity = n;
-    norm.width = f.hidden;
-    norm.dtype = device_->dtype();
-    norm.kind = base_->shape().norm;
-    norm.eps = base_->shape().norm_eps;
-    norm.index = gathered_.i32();
-    norm.x = x;
-    norm.ldx = f.hidden;
-    norm.weight = base_->final_norm();
-    return norm;
   }
 
   void add(Sequence& sequence, const float* hidden) {
@@ -284,7 +283,8 @@ class Generator {
   }
 
   /// The samples of a prompt share its full pages; a page that is not full is copied for all but the last of them.
-  void fork(const Group& group, const std::vector<int32_t>& prompt_pages, const float* hidden, std::vector<Sequence>& to) {
+  void fork(const Group& group, const std::vector<int32_t>& prompt_pages, const float* hidden,
+            std::vector<Sequence>& to) {
     const auto& prompt = options_.prompts[group.prompt];
     const int length = static_cast<int>(prompt.size());
     const uint64_t key = options_.seed * 0x9E3779B97F4A7C15 + token_hash(prompt.data(), length);
@@ -303,8 +303,8 @@ class Generator {
       if (copy) {
         const int32_t page = take_page();
         for (Buffer& pool : pools_) {
-          device_->check(device_->table().copy_page(device_->backend(), &base_->shape(), device_->dtype(), pool.as<>(), page,
-                                                    prompt_pages.back()),
+          device_->check(device_->table().copy_page(device_->backend(), &base_->shape(), device_->dtype(), pool.as<>(),
+                                                    page, prompt_pages.back()),
                          "copy_page");
         }
         sequence.pages.back() = page;
@@ -322,7 +322,7 @@ class Generator {
     gathered_.upload(index);
     count_.upload(std::vector<int32_t>{n});
     h_.reserve(static_cast<size_t>(n) * f.hidden * device_->act_bytes());
-    credence_norm norm = final_norm(act_.x.f32(), n);
+    credence_norm norm = final_norm(*base_, act_.x.f32(), count_, gathered_, n);
     norm.y = h_.as<>();
     norm.ldy = f.hidden;
     device_->norm(norm);
@@ -436,8 +436,8 @@ class Generator {
     }
     for (int32_t page : sequence.pages) drop_page(page);
     for (auto& [group, left] : group_left_) {
-      if (group.prompt == out.prompt && out.sample >= group.first_sample && out.sample < group.first_sample + group.samples &&
-          --left == 0) {
+      if (group.prompt == out.prompt && out.sample >= group.first_sample &&
+          out.sample < group.first_sample + group.samples && --left == 0) {
         promised_ -= worst_case(group);
       }
     }
@@ -463,8 +463,9 @@ class Generator {
   std::vector<std::pair<Group, int>> group_left_;
   std::vector<Sequence> active_;
   std::vector<Sample> done_;
-  Buffer gathered_{device_}, count_{device_}, normed_{device_}, h_{device_}, temperature_{device_}, top_k_{device_}, top_p_{device_},
-      repetition_{device_}, uniform_{device_}, seen_{device_}, seen_offsets_{device_}, token_{device_}, logprob_{device_};
+  Buffer gathered_{device_}, count_{device_}, normed_{device_}, h_{device_}, temperature_{device_}, top_k_{device_},
+      top_p_{device_}, repetition_{device_}, uniform_{device_}, seen_{device_}, seen_offsets_{device_}, token_{device_},
+      logprob_{device_};
   GenerateStats stats_;
 };
 

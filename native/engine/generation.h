@@ -30,9 +30,9 @@ struct GenerateOptions {
 
 struct Sample {
   int prompt = 0, sample = 0;
-  std::vector<int32_t> tokens;   // without the stop token
-  std::vector<float> logprobs;   // at temperature 1, nothing cut; the stop token's last when it was one
-  bool stopped = false;          // else the length ran out
+  std::vector<int32_t> tokens;  // without the stop token
+  std::vector<float> logprobs;  // at temperature 1, nothing cut; the stop token's last when it was one
+  bool stopped = false;         // else the length ran out
   std::vector<float> prompt_hidden, answer_hidden;  // [depths, H]
   std::vector<float> prompt_heads, answer_heads;    // one logit a head
 };

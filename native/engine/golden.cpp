@@ -18,7 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Largest error a float32 engine may show, by kind of quantity (twice to ten times what stock float32 arithmetic shows).
-constexpr double kRowBound = 1e-4, kGradientBound = 2e-4, kLossBound = 2e-4, kFinalBound = 1e-2, kProbabilityBound = 2e-4;
+constexpr double kRowBound = 1e-4, kGradientBound = 2e-4, kLossBound = 2e-4, kFinalBound = 1e-2,
+                 kProbabilityBound = 2e-4;
 
 struct Comparison {
   double error = 0, square_error = 0, square_expected = 0, largest_error = 0, largest_expected = 0;
@@ -42,7 +43,9 @@ struct Comparison {
     largest_error = std::max(largest_error, worst);
     largest_expected = std::max(largest_expected, scale);
   }
-  void add(double got, double expected) { add(std::vector<float>{static_cast<float>(got)}, {static_cast<float>(expected)}); }
+  void add(double got, double expected) {
+    add(std::vector<float>{static_cast<float>(got)}, {static_cast<float>(expected)});
+  }
 };
 
 /// One model folder (or GGUF) under comparison.
@@ -164,7 +167,11 @@ class ModelCheck {
         for (int t = batch_.offsets[b]; t + 1 < batch_.offsets[b + 1]; ++t) next[t] = got.logprobs[t + 1];
       }
       const std::vector<std::pair<std::string, const std::vector<float>*>> quantities = {
-          {"hidden", &got.hidden}, {"logits", &got.logits}, {"entropy", &got.entropy}, {"token_logprob", &got.logprobs}, {"next_logprob", &next}};
+          {"hidden", &got.hidden},
+          {"logits", &got.logits},
+          {"entropy", &got.entropy},
+          {"token_logprob", &got.logprobs},
+          {"next_logprob", &next}};
       for (const auto& [what, values] : quantities) {
         const NamedTensor& right = expected.at("out." + who + "." + what);
         Comparison c;
@@ -239,7 +246,8 @@ class ModelCheck {
       HeadSpec spec;
       spec.name = kind == "linear" ? "linear.0" : "mlp";
       if (kind == "mlp") {
-        spec.widths = {static_cast<int>(file.at("in.mlp.0.bias").shape[0]), static_cast<int>(file.at("in.mlp.2.bias").shape[0])};
+        spec.widths = {static_cast<int>(file.at("in.mlp.0.bias").shape[0]),
+                       static_cast<int>(file.at("in.mlp.2.bias").shape[0])};
       }
       const auto policy = adapted({spec});
       std::vector<NamedTensor> given;
@@ -250,7 +258,8 @@ class ModelCheck {
       Trainer trainer(policy, {});
       PassRequest request;
       request.heads = {{spec.name, {}}};
-      for (int b = 0; b < batch_.segments(); ++b) request.heads[0].spans.push_back({b, batch_.length(b) - 1, batch_.length(b)});
+      for (int b = 0; b < batch_.segments(); ++b)
+        request.heads[0].spans.push_back({b, batch_.length(b) - 1, batch_.length(b)});
       const std::vector<float> logit = trainer.forward(batch_, request).heads.at(spec.name);
       std::vector<float> score;
       for (float z : logit) score.push_back(static_cast<float>(1 / (1 + std::exp(-static_cast<double>(z)))));
@@ -280,7 +289,8 @@ class ModelCheck {
 
   void sampling() {
     const auto file = tensors_in(subject_.folder() / "sampling.safetensors");
-    const std::vector<int32_t> prompt = ids(read_json_file((subject_.folder() / "sampling.json").string()).at("inputs").at("prompt"));
+    const std::vector<int32_t> prompt =
+        ids(read_json_file((subject_.folder() / "sampling.json").string()).at("inputs").at("prompt"));
     const auto policy = adapted({});
     PassRequest request;
     request.logits = request.hidden = true;
@@ -338,8 +348,9 @@ class ModelCheck {
     return std::make_shared<Policy>(base_, (subject_.folder() / "adapter").string(), heads);
   }
 
-  static void compare(const Policy& policy, const std::vector<float>& flat, const std::map<std::string, NamedTensor>& file,
-                      const std::string& prefix, Comparison& c, std::vector<NamedTensor>& wrote) {
+  static void compare(const Policy& policy, const std::vector<float>& flat,
+                      const std::map<std::string, NamedTensor>& file, const std::string& prefix, Comparison& c,
+                      std::vector<NamedTensor>& wrote) {
     for (const auto* list : {&policy.adapter_parameters(), &policy.head_parameters()}) {
       for (const Parameter& p : *list) {
         std::vector<float> got(flat.begin() + p.offset, flat.begin() + p.offset + p.count());
@@ -350,7 +361,8 @@ class ModelCheck {
   }
 
   /// The probabilities after the processors that the tensor's name lists, e.g. temperature_0.7.top_k_5.
-  std::vector<float> distribution(const std::string& name, const std::vector<int32_t>& prompt, const std::vector<float>& hidden) const {
+  std::vector<float> distribution(const std::string& name, const std::vector<int32_t>& prompt,
+                                  const std::vector<float>& hidden) const {
     auto setting = [&](const std::string& key, double otherwise) {
       const size_t at = name.find(key);
       return at == std::string::npos ? otherwise : std::strtod(name.c_str() + at + key.size(), nullptr);
@@ -372,7 +384,8 @@ class ModelCheck {
     } else {
       h.upload(hidden);
     }
-    const Buffer rows = buffer(std::vector<int32_t>{1}), top_k = buffer(std::vector<int32_t>{static_cast<int32_t>(setting("top_k_", 0))});
+    const Buffer rows = buffer(std::vector<int32_t>{1}),
+                 top_k = buffer(std::vector<int32_t>{static_cast<int32_t>(setting("top_k_", 0))});
     const Buffer temperature = buffer(std::vector<float>{static_cast<float>(setting("temperature_", 1))});
     const Buffer top_p = buffer(std::vector<float>{static_cast<float>(setting("top_p_", 1))});
     const Buffer repetition = buffer(std::vector<float>{static_cast<float>(setting("repetition_", 1))});
@@ -460,11 +473,12 @@ Json golden(const GoldenOptions& options) {
     } else if (present.count("config") && present.count("batch")) {
       try {
         ModelCheck check(subject, options);
-        const std::vector<std::pair<std::string, void (ModelCheck::*)()>> subjects = {{"forward", &ModelCheck::forward},
-                                                                                     {"sft", &ModelCheck::sft},
-                                                                                     {"heads", &ModelCheck::heads},
-                                                                                     {"sampling", &ModelCheck::sampling},
-                                                                                     {"greedy", &ModelCheck::greedy}};
+        const std::vector<std::pair<std::string, void (ModelCheck::*)()>> subjects = {
+            {"forward", &ModelCheck::forward},
+            {"sft", &ModelCheck::sft},
+            {"heads", &ModelCheck::heads},
+            {"sampling", &ModelCheck::sampling},
+            {"greedy", &ModelCheck::greedy}};
         for (const auto& [what, run] : subjects) {
           if (!present.count(what)) continue;
           (check.*run)();

@@ -65,15 +65,17 @@ double read_gbs(int threads) {
     std::fill_n(memory.back().get(), kWords, 1);
   }
   volatile uint64_t sink = 0;
-  return best_rate(threads, [&](int t) {
-           const uint64_t* words = memory[t].get();
-           uint64_t sums[8] = {};
-           for (size_t i = 0; i < kWords; i += 8) {
-             for (int lane = 0; lane < 8; ++lane) sums[lane] += words[i + lane];
-           }
-           for (uint64_t sum : sums) sink = sink + sum;
-           return static_cast<double>(kWords * sizeof(uint64_t));
-         }) / 1e9;
+  return best_rate(threads,
+                   [&](int t) {
+                     const uint64_t* words = memory[t].get();
+                     uint64_t sums[8] = {};
+                     for (size_t i = 0; i < kWords; i += 8) {
+                       for (int lane = 0; lane < 8; ++lane) sums[lane] += words[i + lane];
+                     }
+                     for (uint64_t sum : sums) sink = sink + sum;
+                     return static_cast<double>(kWords * sizeof(uint64_t));
+                   }) /
+         1e9;
 }
 
 }  // namespace

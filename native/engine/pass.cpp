@@ -73,7 +73,8 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
     check_abort(abort);
     read_depth(layer);
     float* x_out = residual(layer + 1);
-    run_block(*base_, {layer, &batch_, adapter(), &at(layer), x_out, pages_.as<>(), base_->rotary(longest_), request_.keep});
+    run_block(*base_,
+              {layer, &batch_, adapter(), &at(layer), x_out, pages_.as<>(), base_->rotary(longest_), request_.keep});
   }
   read_depth(f.layers);
   read_vocabulary(result);

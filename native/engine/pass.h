@@ -36,11 +36,11 @@ struct PassRequest {
 };
 
 struct PassResult {
-  std::vector<float> logprobs;   // [T] token-aligned
-  std::vector<float> entropy;    // [T] row-aligned, nats
-  std::vector<float> logits;     // [T, V]
-  std::vector<float> hidden;     // [T, H]
-  std::vector<float> collected;  // [spans, depths, H]
+  std::vector<float> logprobs;                      // [T] token-aligned
+  std::vector<float> entropy;                       // [T] row-aligned, nats
+  std::vector<float> logits;                        // [T, V]
+  std::vector<float> hidden;                        // [T, H]
+  std::vector<float> collected;                     // [spans, depths, H]
   std::map<std::string, std::vector<float>> heads;  // [spans, outputs] logits
 };
 
@@ -74,8 +74,6 @@ class Pass {
   Activations& at(int layer) { return request_.keep ? kept_[layer] : kept_[0]; }
   float* residual(int layer);
   void read_vocabulary(PassResult& result);
-  /// h = norm(final residual) of the rows listed, for the read-outs over the vocabulary.
-  credence_norm final_norm(const Buffer& count, const Buffer& index, int rows);
   void read_head(HeadState& state, PassResult& result);
   void pool(const std::vector<ReadSpan>& spans, int depth, const float* x, HeadState& state);
   std::vector<float> backward_vocabulary(const Upstream& upstream);

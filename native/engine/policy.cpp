@@ -42,7 +42,8 @@ void Lora::release() {
   handle_ = nullptr;
 }
 
-Policy::Policy(std::shared_ptr<Base> base, const std::optional<AdapterSpec>& adapter, const std::vector<HeadSpec>& heads)
+Policy::Policy(std::shared_ptr<Base> base, const std::optional<AdapterSpec>& adapter,
+               const std::vector<HeadSpec>& heads)
     : base_(std::move(base)) {
   if (adapter) adapter_ = adapter->config;
   lay_out(heads);
@@ -64,8 +65,8 @@ Policy::Policy(std::shared_ptr<Base> base, const std::string& directory, const s
     std::copy(pair.b.begin(), pair.b.end(), values.begin() + adapter_parameters_.at(i++).offset);
   }
   if (i != adapter_parameters_.size()) {
-    fail("BAD_FILE", "%s: adapter_model.safetensors holds %zu tensors; adapter_config.json names %zu", directory.c_str(), i,
-         adapter_parameters_.size());
+    fail("BAD_FILE", "%s: adapter_model.safetensors holds %zu tensors; adapter_config.json names %zu",
+         directory.c_str(), i, adapter_parameters_.size());
   }
   finish(values);
 }
@@ -89,9 +90,12 @@ void Policy::lay_out(const std::vector<HeadSpec>& heads) {
   lowest_ = f.layers;
   loras_.resize(static_cast<size_t>(f.layers) * kProducts);
   if (adapter_) {
-    if (adapter_->r < 1 || adapter_->r > 1024) fail("BAD_OPTION", "adapter rank: expected 1 to 1024 but received %d", adapter_->r);
-    if (adapter_->dropout != 0) fail("UNSUPPORTED", "adapter dropout %g: this build trains without dropout; use 0", adapter_->dropout);
-    if (adapter_->targets.empty()) fail("BAD_OPTION", "adapter targets: expected at least one projection but received none");
+    if (adapter_->r < 1 || adapter_->r > 1024)
+      fail("BAD_OPTION", "adapter rank: expected 1 to 1024 but received %d", adapter_->r);
+    if (adapter_->dropout != 0)
+      fail("UNSUPPORTED", "adapter dropout %g: this build trains without dropout; use 0", adapter_->dropout);
+    if (adapter_->targets.empty())
+      fail("BAD_OPTION", "adapter targets: expected at least one projection but received none");
     std::vector<Projection> targets;
     for (Projection p : kProjections) {
       if (std::count(adapter_->targets.begin(), adapter_->targets.end(), p)) targets.push_back(p);
@@ -102,7 +106,8 @@ void Policy::lay_out(const std::vector<HeadSpec>& heads) {
       layers = *adapter_->layers;
       std::sort(layers.begin(), layers.end());
       for (int layer : layers) {
-        if (layer < 0 || layer >= f.layers) fail("BAD_OPTION", "adapter layers: %d is not one of the model's %d blocks", layer, f.layers);
+        if (layer < 0 || layer >= f.layers)
+          fail("BAD_OPTION", "adapter layers: %d is not one of the model's %d blocks", layer, f.layers);
       }
     } else {
       for (int layer = 0; layer < f.layers; ++layer) layers.push_back(layer);
@@ -122,7 +127,8 @@ void Policy::lay_out(const std::vector<HeadSpec>& heads) {
     }
     if (head.spec.layer < 0) head.spec.layer = f.layers;
     if (head.spec.layer > f.layers) {
-      fail("BAD_OPTION", "head %s reads depth %d; the model has depths 0 to %d", spec.name.c_str(), spec.layer, f.layers);
+      fail("BAD_OPTION", "head %s reads depth %d; the model has depths 0 to %d", spec.name.c_str(), spec.layer,
+           f.layers);
     }
     std::vector<int> widths = spec.widths;
     widths.push_back(spec.outputs);
@@ -150,7 +156,8 @@ void Policy::initialise(std::optional<uint64_t> adapter_seed, std::vector<float>
   if (adapter_seed) {
     for (size_t i = 0; i < adapter_parameters_.size(); i += 2) {
       // Kaiming-uniform with a = sqrt(5): bound = sqrt(6 / (1 + 5) / fan_in).
-      uniform(adapter_parameters_[i], 1 / std::sqrt(static_cast<double>(adapter_parameters_[i].shape[1])), *adapter_seed, i);
+      uniform(adapter_parameters_[i], 1 / std::sqrt(static_cast<double>(adapter_parameters_[i].shape[1])),
+              *adapter_seed, i);
     }
   }
   size_t at = 0;
@@ -171,7 +178,8 @@ void Policy::finish(const std::vector<float>& values) {
   if (!values.empty()) parameters_.write(values.data(), values.size() * sizeof(float));
   for (size_t i = 0; i < adapter_parameters_.size();) {
     // The layer's tensors stand in the order of kProjections, so a product's slices are neighbours.
-    const int layer = std::stoi(adapter_parameters_[i].name.substr(std::string("base_model.model.model.layers.").size()));
+    const int layer =
+        std::stoi(adapter_parameters_[i].name.substr(std::string("base_model.model.model.layers.").size()));
     for (int product = 0; product < kProducts; ++product) {
       credence_lora_layout layout{};
       layout.dtype = device->dtype();
@@ -179,8 +187,11 @@ void Policy::finish(const std::vector<float>& values) {
         if (static_cast<int>(product_of(p)) != product) continue;
         const int rows = projection_out(f, p);
         if (std::count(adapter_->targets.begin(), adapter_->targets.end(), p)) {
-          layout.slice[layout.slices++] = {layout.rows, layout.rows + rows, adapter_->r,
-                                           static_cast<float>(adapter_->scale()), adapter_parameters_[i].offset,
+          layout.slice[layout.slices++] = {layout.rows,
+                                           layout.rows + rows,
+                                           adapter_->r,
+                                           static_cast<float>(adapter_->scale()),
+                                           adapter_parameters_[i].offset,
                                            adapter_parameters_[i + 1].offset};
           i += 2;
         }
@@ -211,8 +222,8 @@ void Policy::set_parameters(const std::vector<NamedTensor>& tensors) {
     }
     if (!found) fail("WRONG_MODEL", "tensor \"%s\" is not one of this policy's", tensor.name.c_str());
     if (found->shape != tensor.shape) {
-      fail("WRONG_MODEL", "tensor \"%s\" has shape %s; this policy's has %s. Was it made for another model?", tensor.name.c_str(),
-           shape_text(tensor.shape).c_str(), shape_text(found->shape).c_str());
+      fail("WRONG_MODEL", "tensor \"%s\" has shape %s; this policy's has %s. Was it made for another model?",
+           tensor.name.c_str(), shape_text(tensor.shape).c_str(), shape_text(found->shape).c_str());
     }
     require_finite(tensor.data.data(), tensor.data.size(), "the tensors given", tensor.name);
     parameters_.write(tensor.data.data(), tensor.data.size() * sizeof(float), found->offset * sizeof(float));

@@ -21,8 +21,8 @@ inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t 
 
 /// [0, 1) with 53 bits, keyed by (key, stream, index).
 inline double counter_uniform(uint64_t key, uint64_t stream, uint64_t index) {
-  const auto words = philox({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), static_cast<uint32_t>(stream),
-                             static_cast<uint32_t>(stream >> 32)},
+  const auto words = philox({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
+                             static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
                             key);
   return ((uint64_t{words[0]} << 21) ^ (words[1] >> 11)) * 0x1p-53;
 }

@@ -18,22 +18,6 @@ constexpr int kRowsAtOnce = 1024;
 
 }  // namespace
 
-credence_norm Pass::final_norm(const Buffer& count, const Buffer& index, int rows) {
-  const Family& f = base_->family();
-  credence_norm norm{};
-  norm.rows = count.i32();
-  norm.capacity = rows;
-  norm.width = f.hidden;
-  norm.dtype = device_->dtype();
-  norm.kind = base_->shape().norm;
-  norm.eps = base_->shape().norm_eps;
-  norm.index = index.i32();
-  norm.x = residual(f.layers);
-  norm.ldx = f.hidden;
-  norm.weight = base_->final_norm();
-  return norm;
-}
-
 void Pass::read_vocabulary(PassResult& result) {
   const Family& f = base_->family();
   const int total = host_.tokens_count();
@@ -42,7 +26,7 @@ void Pass::read_vocabulary(PassResult& result) {
     for (int t = 0; t < total; ++t) index[t] = t;
     const Buffer count = uploaded(device_, {total}), rows = uploaded(device_, index);
     Buffer normed(device_, static_cast<size_t>(total) * f.hidden * 4);
-    credence_norm norm = final_norm(count, rows, total);
+    credence_norm norm = final_norm(*base_, residual(f.layers), count, rows, total);
     norm.y_f32 = normed.f32();
     norm.ldy_f32 = f.hidden;
     device_->norm(norm);
@@ -68,20 +52,11 @@ void Pass::read_vocabulary(PassResult& result) {
     const Buffer count = uploaded(device_, {n});
     const Buffer rows = uploaded(device_, std::vector<int32_t>(index.begin() + begin, index.begin() + begin + n));
     const Buffer target = uploaded(device_, std::vector<int32_t>(targets.begin() + begin, targets.begin() + begin + n));
-    credence_norm norm = final_norm(count, rows, n);
+    credence_norm norm = final_norm(*base_, residual(f.layers), count, rows, n);
     norm.y = h.as<>();
     norm.ldy = f.hidden;
     device_->norm(norm);
-    credence_token_logprobs read{};
-    read.rows = count.i32();
-    read.capacity = n;
-    read.width = f.hidden;
-    read.vocabulary = f.vocabulary;
-    read.dtype = device_->dtype();
-    read.weights = base_->head();
-    read.h = h.as<>();
-    read.ldh = f.hidden;
-    read.targets = target.i32();
+    credence_token_logprobs read = token_logprobs(*base_, h, count, target, n);
     read.logprob = request_.logprobs ? logprob.f32() : nullptr;
     read.entropy = request_.entropy ? entropy.f32() : nullptr;
     if (request_.logits) {
@@ -129,7 +104,8 @@ std::vector<float> Pass::backward_vocabulary(const Upstream& upstream) {
   const int capacity = static_cast<int>(std::min<size_t>(kRowsAtOnce, index.size()));
   Buffer h(device_, static_cast<size_t>(capacity) * f.hidden * device_->act_bytes());
   Buffer dh(device_, static_cast<size_t>(capacity) * f.hidden * 4);
-  Buffer logprob(device_, capacity * 4), dl(device_, capacity * 4), de(device_, capacity * 4), inv(device_, capacity * 4);
+  Buffer logprob(device_, capacity * 4), dl(device_, capacity * 4), de(device_, capacity * 4),
+      inv(device_, capacity * 4);
   for (size_t begin = 0; begin < index.size(); begin += capacity) {
     const int n = static_cast<int>(std::min<size_t>(capacity, index.size() - begin));
     const Buffer count = uploaded(device_, {n});
@@ -137,21 +113,12 @@ std::vector<float> Pass::backward_vocabulary(const Upstream& upstream) {
     const Buffer target = uploaded(device_, std::vector<int32_t>(targets.begin() + begin, targets.begin() + begin + n));
     dl.write(d_logprob.data() + begin, n * 4);
     de.write(d_entropy.data() + begin, n * 4);
-    credence_norm norm = final_norm(count, rows, n);
+    credence_norm norm = final_norm(*base_, residual(f.layers), count, rows, n);
     norm.y = h.as<>();
     norm.ldy = f.hidden;
     norm.inv_rms = inv.f32();
     device_->norm(norm);
-    credence_token_logprobs read{};
-    read.rows = count.i32();
-    read.capacity = n;
-    read.width = f.hidden;
-    read.vocabulary = f.vocabulary;
-    read.dtype = device_->dtype();
-    read.weights = base_->head();
-    read.h = h.as<>();
-    read.ldh = f.hidden;
-    read.targets = target.i32();
+    credence_token_logprobs read = token_logprobs(*base_, h, count, target, n);
     read.logprob = logprob.f32();
     read.d_logprob = dl.f32();
     read.d_entropy = upstream.entropy.empty() ? nullptr : de.f32();
@@ -213,7 +180,7 @@ void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, H
     state.index = uploaded(device_, index);
     state.rows = uploaded(device_, {state.touched});
     state.normed = Buffer(device_, std::max<size_t>(1, index.size()) * f.hidden * 4);
-    credence_norm norm = final_norm(state.rows, state.index, state.touched);
+    credence_norm norm = final_norm(*base_, residual(f.layers), state.rows, state.index, state.touched);
     norm.y_f32 = state.normed.f32();
     norm.ldy_f32 = f.hidden;
     device_->norm(norm);
@@ -238,11 +205,13 @@ void Pass::read_head(HeadState& state, PassResult& result) {
   for (size_t i = 0; i < layers.size(); ++i) {
     state.outputs.emplace_back(device_, std::max<size_t>(1, state.spans) * layers[i].out * 4);
     device_->dense({state.count.i32(), state.spans, layers[i].in, layers[i].out,
-                    i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY, x, policy_->parameters() + layers[i].weight,
-                    policy_->parameters() + layers[i].bias, state.outputs.back().f32()});
+                    i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY, x,
+                    policy_->parameters() + layers[i].weight, policy_->parameters() + layers[i].bias,
+                    state.outputs.back().f32()});
     x = state.outputs.back().f32();
   }
-  result.heads[state.head->spec.name] = state.outputs.back().download<float>(static_cast<size_t>(state.spans) * layers.back().out);
+  result.heads[state.head->spec.name] =
+      state.outputs.back().download<float>(static_cast<size_t>(state.spans) * layers.back().out);
 }
 
 void Pass::backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual) {
@@ -250,19 +219,20 @@ void Pass::backward_head(HeadState& state, const std::vector<float>& upstream, f
   const std::vector<HeadLayer>& layers = state.head->layers;
   const size_t expected = static_cast<size_t>(state.spans) * layers.back().out;
   if (upstream.size() != expected) {
-    fail("BAD_BATCH", "upstream of head %s: expected %zu numbers but received %zu", state.head->spec.name.c_str(), expected,
-         upstream.size());
+    fail("BAD_BATCH", "upstream of head %s: expected %zu numbers but received %zu", state.head->spec.name.c_str(),
+         expected, upstream.size());
   }
   Buffer dy(device_);
   dy.upload(upstream);
   for (size_t i = layers.size(); i-- > 0;) {
     const bool first = i == 0;
     Buffer dx(device_, static_cast<size_t>(state.spans) * layers[i].in * 4);
-    device_->dense_backward({state.count.i32(), state.spans, layers[i].in, layers[i].out,
-                             i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY,
-                             first ? state.pooled.f32() : state.outputs[i - 1].f32(), policy_->parameters() + layers[i].weight,
-                             state.outputs[i].f32(), dy.f32(), gradients ? gradients + layers[i].weight : nullptr,
-                             gradients ? gradients + layers[i].bias : nullptr, first && !into_residual ? nullptr : dx.f32()});
+    device_->dense_backward(
+        {state.count.i32(), state.spans, layers[i].in, layers[i].out,
+         i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY,
+         first ? state.pooled.f32() : state.outputs[i - 1].f32(), policy_->parameters() + layers[i].weight,
+         state.outputs[i].f32(), dy.f32(), gradients ? gradients + layers[i].weight : nullptr,
+         gradients ? gradients + layers[i].bias : nullptr, first && !into_residual ? nullptr : dx.f32()});
     dy = std::move(dx);
   }
   if (!into_residual) return;

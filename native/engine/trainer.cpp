@@ -18,10 +18,12 @@ Trainer::Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer)
 double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort) {
   const bool nll = !loss.nll_weights.empty();
   if (nll && loss.nll_weights.size() != batch.tokens.size()) {
-    fail("BAD_BATCH", "weights: expected one for each of %zu tokens but received %zu", batch.tokens.size(), loss.nll_weights.size());
+    fail("BAD_BATCH", "weights: expected one for each of %zu tokens but received %zu", batch.tokens.size(),
+         loss.nll_weights.size());
   }
   if (!nll && loss.targets.size() != loss.read.spans.size()) {
-    fail("BAD_BATCH", "targets: expected one for each of %zu spans but received %zu", loss.read.spans.size(), loss.targets.size());
+    fail("BAD_BATCH", "targets: expected one for each of %zu spans but received %zu", loss.read.spans.size(),
+         loss.targets.size());
   }
   batch.check(policy_->base()->family());
   double total = 0;
@@ -54,7 +56,8 @@ double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const Abort
         request.heads.push_back(read);
         const PassResult result = pass_.forward(part, request, abort);
         const std::vector<float>& z = result.heads.at(read.head);
-        if (z.size() != targets.size()) fail("BAD_OPTION", "head %s has several outputs; this loss takes one", read.head.c_str());
+        if (z.size() != targets.size())
+          fail("BAD_OPTION", "head %s has several outputs; this loss takes one", read.head.c_str());
         std::vector<float>& dz = upstream.heads[read.head];
         for (size_t s = 0; s < z.size(); ++s) {
           const double score = 1 / (1 + std::exp(-static_cast<double>(z[s])));
@@ -66,7 +69,8 @@ double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const Abort
     }
     begin = end;
   }
-  if (!std::isfinite(total)) fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");
+  if (!std::isfinite(total))
+    fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");
   return total;
 }
 
@@ -76,14 +80,17 @@ PassResult Trainer::forward(const HostBatch& batch, const PassRequest& request, 
   return pass_.forward(batch, kept, abort);
 }
 
-void Trainer::backward(const Upstream& upstream, const AbortFlag* abort) { pass_.backward(upstream, gradients_.f32(), abort); }
+void Trainer::backward(const Upstream& upstream, const AbortFlag* abort) {
+  pass_.backward(upstream, gradients_.f32(), abort);
+}
 
 double Trainer::update(double learning_rate, double count) {
   if (!(count > 0)) fail("BAD_OPTION", "update: count %g is not positive. Was anything in the step supervised?", count);
   if (!(learning_rate >= 0)) fail("BAD_OPTION", "update: learning rate %g is not a number from 0 up", learning_rate);
   device_->gradient_norm({policy_->count(), gradients_.f32(), norm_.f32()});
   const double norm = norm_.download<float>(1)[0] / count;
-  if (!std::isfinite(norm)) fail("NOT_FINITE", "the gradient's norm is not finite. Lower the learning rate, or look for a damaged row");
+  if (!std::isfinite(norm))
+    fail("NOT_FINITE", "the gradient's norm is not finite. Lower the learning rate, or look for a damaged row");
   ++step_;
   credence_adamw adamw{};
   adamw.end = policy_->count();

@@ -30,8 +30,17 @@ extern "C" {
 
 typedef enum { CREDENCE_F32 = 0, CREDENCE_BF16 = 1 } credence_dtype;
 typedef enum { CREDENCE_RMS_NORM = 0, CREDENCE_LAYER_NORM = 1 } credence_norm_kind;
-typedef enum { CREDENCE_SILU = 0, CREDENCE_GELU = 1, CREDENCE_GELU_TANH = 2, CREDENCE_RELU = 3, CREDENCE_IDENTITY = 4 } credence_activation;
-typedef enum { CREDENCE_QKV_STACKED = 0, CREDENCE_QKV_PER_HEAD = 1 } credence_qkv_layout;  // q|k|v, or (q k v) head by head
+typedef enum {
+  CREDENCE_SILU = 0,
+  CREDENCE_GELU = 1,
+  CREDENCE_GELU_TANH = 2,
+  CREDENCE_RELU = 3,
+  CREDENCE_IDENTITY = 4
+} credence_activation;
+typedef enum {
+  CREDENCE_QKV_STACKED = 0,
+  CREDENCE_QKV_PER_HEAD = 1
+} credence_qkv_layout;  // q|k|v, or (q k v) head by head
 
 typedef struct credence_backend credence_backend;  // a device, its stream and its threads
 typedef struct credence_weights credence_weights;  // a frozen or owned matrix as the back end keeps it
@@ -57,8 +66,8 @@ typedef struct {
 typedef struct {
   int32_t rows, columns;
   credence_dtype dtype;
-  int32_t backward;   // 1: keep what the product with the transpose needs (dX = dY W)
-  int32_t gatherable; // 1: embed() may read rows of it
+  int32_t backward;    // 1: keep what the product with the transpose needs (dX = dY W)
+  int32_t gatherable;  // 1: embed() may read rows of it
   void (*read)(void* context, int32_t row, int32_t count, float* out);  // out [count, columns], host
   void* context;
 } credence_weights_source;
@@ -150,9 +159,9 @@ typedef struct {
   void* h;                       // [T, hidden] act, always written
   void* q;                       // [T, heads head_dim] act, after norm and rotary
   void *k, *v;                   // [T, kv_heads head_dim] act, after norm and rotary; kept for backward, or null
-  void* qk_raw;                  // [T, (heads + kv_heads) head_dim] act before q/k norm, kept when shape.qk_norm; or null
-  float* inv_rms;                // [T] or null
-  void* s;                       // [T, sum of ranks] act, kept for backward; or null
+  void* qk_raw;    // [T, (heads + kv_heads) head_dim] act before q/k norm, kept when shape.qk_norm; or null
+  float* inv_rms;  // [T] or null
+  void* s;         // [T, sum of ranks] act, kept for backward; or null
 } credence_attention_input;
 
 // o = softmax(scale q k^T over the visible keys) v, per head; query head i reads kv head i / (heads / kv_heads).
@@ -274,9 +283,9 @@ typedef struct {
   int32_t window;
   const void *q, *k, *v, *o;
   const float* lse;
-  const void* d_o;        // [T, heads head_dim] act
-  void* dq;               // [T, heads head_dim] act
-  void *dk, *dv;          // [T, kv_heads head_dim] act
+  const void* d_o;  // [T, heads head_dim] act
+  void* dq;         // [T, heads head_dim] act
+  void *dk, *dv;    // [T, kv_heads head_dim] act
 } credence_attention_backward;
 
 // Of credence_attention_input, given dq, dk, dv (overwritten: they are turned back in place). dx as in mlp_input_backward.
@@ -324,11 +333,11 @@ typedef struct {
   const credence_weights* weights;  // [vocabulary, width]
   const void* h;                    // [rows, width] act
   int64_t ldh;
-  const int32_t* targets;  // [rows]; -1: no target, logprob 0
-  float* logprob;          // [rows] or null
-  float* entropy;          // [rows] or null
-  float* lse;              // [rows] or null
-  float* logits;           // [rows, vocabulary] or null
+  const int32_t* targets;              // [rows]; -1: no target, logprob 0
+  float* logprob;                      // [rows] or null
+  float* entropy;                      // [rows] or null
+  float* lse;                          // [rows] or null
+  float* logits;                       // [rows, vocabulary] or null
   const float *d_logprob, *d_entropy;  // [rows] or null
   float* dh;                           // [rows, width] or null
   int64_t lddh;
@@ -358,7 +367,7 @@ typedef struct {
   const credence_weights *weights, *weights_other;
   const void *h, *h_other;
   int64_t ldh, ldh_other;
-  float* divergence;    // [rows]
+  float* divergence;      // [rows]
   const float* upstream;  // [rows] or null
   float* dh;
   int64_t lddh;
@@ -391,9 +400,9 @@ typedef struct {
   int32_t capacity, in, out;
   credence_activation activation;
   const float *x, *weight, *y;
-  float* dy;                // [rows, out], turned into the gradient before the activation in place
-  float *dweight, *dbias;   // added to, or null
-  float* dx;                // [rows, in] or null
+  float* dy;               // [rows, out], turned into the gradient before the activation in place
+  float *dweight, *dbias;  // added to, or null
+  float* dx;               // [rows, in] or null
 } credence_dense_backward;
 
 // One token a row from z = h W^T: repetition penalty, temperature, top-k, then top-p on what is left, renormalised; ties at a
@@ -405,16 +414,16 @@ typedef struct {
   const credence_weights* weights;
   const void* h;
   int64_t ldh;
-  const float* temperature;  // [rows]
-  const int32_t* top_k;      // [rows], 0: all
-  const float* top_p;        // [rows], 1: all
-  const float* repetition;   // [rows], 1: none
+  const float* temperature;            // [rows]
+  const int32_t* top_k;                // [rows], 0: all
+  const float* top_p;                  // [rows], 1: all
+  const float* repetition;             // [rows], 1: none
   const int32_t *seen, *seen_offsets;  // distinct ids of each row so far, [rows + 1]; null: no penalty
-  const double* uniform;     // [rows]
-  int32_t* token;            // [rows]
-  float* logprob;            // [rows] of the chosen token at temperature 1, nothing cut: what token_logprobs gives
-  float* logprob_cut;        // [rows] of the chosen token in the distribution it was drawn from, or null
-  float* probabilities;      // [rows, vocabulary] the distribution drawn from, or null
+  const double* uniform;               // [rows]
+  int32_t* token;                      // [rows]
+  float* logprob;        // [rows] of the chosen token at temperature 1, nothing cut: what token_logprobs gives
+  float* logprob_cut;    // [rows] of the chosen token in the distribution it was drawn from, or null
+  float* probabilities;  // [rows, vocabulary] the distribution drawn from, or null
 } credence_sample;
 
 // -------------------------------------------------------------------------------------------------------------- optimiser
@@ -451,7 +460,7 @@ typedef struct {
   const float* score;                  // [B]
   const float* bootstrap;              // [B] value after the last token of a truncated segment, or null
   float kl_coefficient, gamma, lambda;
-  int32_t kl_estimator;  // 1, 2, 3 (Schulman 2020)
+  int32_t kl_estimator;                 // 1, 2, 3 (Schulman 2020)
   float *reward, *advantage, *returns;  // [T]
   double* moments;                      // [3] n, mean, sum of squared deviations
 } credence_advantage;
@@ -460,17 +469,18 @@ typedef struct {
 
 // Every operator, once. CREDENCE_OPERATORS(X) is expanded into the table below and wherever all of them are listed.
 #define CREDENCE_OPERATORS(X)                                                                                        \
-  X(embed) X(norm) X(attention_input) X(attention) X(project) X(mlp_input) X(norm_backward) X(project_backward)      \
-  X(mlp_input_backward) X(attention_backward) X(attention_input_backward) X(embed_backward) X(token_logprobs)        \
-  X(closed_set) X(divergence) X(pool) X(pool_backward) X(dense) X(dense_backward) X(sample) X(gradient_norm)         \
-  X(adamw) X(advantage)
+  X(embed)                                                                                                           \
+  X(norm) X(attention_input) X(attention) X(project) X(mlp_input) X(norm_backward) X(project_backward)               \
+      X(mlp_input_backward) X(attention_backward) X(attention_input_backward) X(embed_backward) X(token_logprobs)    \
+          X(closed_set) X(divergence) X(pool) X(pool_backward) X(dense) X(dense_backward) X(sample) X(gradient_norm) \
+              X(adamw) X(advantage)
 
 typedef credence_pool credence_pool_backward;
 
 typedef struct credence_table {
-  int32_t version;     // CREDENCE_TABLE_VERSION
-  const char* name;    // "cpu", "cuda", "cuda-emulated"
-  const char* isa;     // "scalar", "avx512bf16", "sm_90a", ...
+  int32_t version;   // CREDENCE_TABLE_VERSION
+  const char* name;  // "cpu", "cuda", "cuda-emulated"
+  const char* isa;   // "scalar", "avx512bf16", "sm_90a", ...
   // null if the table runs on this machine, else why not (host string)
   const char* (*unavailable)(void);
   credence_backend* (*open)(int32_t device, int32_t threads, char* error, size_t error_bytes);
@@ -479,27 +489,27 @@ typedef struct credence_table {
 
   void* (*alloc)(credence_backend*, size_t bytes);  // 64-byte aligned; null and last_error when there is no memory
   void (*free)(credence_backend*, void*);
-  int (*copy)(credence_backend*, void* to, const void* from, size_t bytes);         // device to device
+  int (*copy)(credence_backend*, void* to, const void* from, size_t bytes);  // device to device
   int (*write)(credence_backend*, void* device, const void* host, size_t bytes);
-  int (*read)(credence_backend*, void* host, const void* device, size_t bytes);     // the only read-back; waits
+  int (*read)(credence_backend*, void* host, const void* device, size_t bytes);  // the only read-back; waits
   int (*fill)(credence_backend*, void* device, int32_t byte, size_t bytes);
   int (*synchronise)(credence_backend*);
-  credence_event* (*event)(credence_backend*);      // recorded now
+  credence_event* (*event)(credence_backend*);  // recorded now
   int (*wait)(credence_backend*, credence_event*);
   double (*elapsed_ms)(credence_backend*, credence_event* from, credence_event* to);
   void (*free_event)(credence_backend*, credence_event*);
 
   credence_weights* (*pack)(credence_backend*, const credence_weights_source*);
-  int (*repack)(credence_backend*, credence_weights*, const float* master);         // device master [rows, columns]
+  int (*repack)(credence_backend*, credence_weights*, const float* master);  // device master [rows, columns]
   void (*free_weights)(credence_backend*, credence_weights*);
   credence_lora* (*pack_lora)(credence_backend*, const credence_lora_layout*, const float* parameters);
-  int (*repack_lora)(credence_backend*, credence_lora*, const float* parameters);   // after an optimiser step
+  int (*repack_lora)(credence_backend*, credence_lora*, const float* parameters);  // after an optimiser step
   void (*free_lora)(credence_backend*, credence_lora*);
-  size_t (*page_bytes)(const credence_shape*, credence_dtype);                      // one page of one layer, keys and values
+  size_t (*page_bytes)(const credence_shape*, credence_dtype);  // one page of one layer, keys and values
   int (*copy_page)(credence_backend*, const credence_shape*, credence_dtype, void* pages, int32_t to, int32_t from);
 
-#define CREDENCE_ENTRY(name)                                     \
-  size_t (*name##_workspace)(const credence_##name*);            \
+#define CREDENCE_ENTRY(name)                          \
+  size_t (*name##_workspace)(const credence_##name*); \
   int (*name)(credence_backend*, const credence_##name*, void* workspace);
   CREDENCE_OPERATORS(CREDENCE_ENTRY)
 #undef CREDENCE_ENTRY

@@ -1,7 +1,7 @@
 // Attention, forward and backward: against its definition, and that a row's bits are its own.
-#include "kernels/cpu/page.h"
 #include "kernels/reference/attention.h"
 #include "backends.h"
+#include "kernels/cpu/page.h"
 
 using namespace credence;
 using namespace credence::testing;
@@ -15,9 +15,15 @@ struct Case {
 };
 
 const std::vector<Case> kCases = {
-    {{1}, 2, 1, 20, 0},           {{5, 1, 9}, 4, 2, 20, 0},   {{65}, 3, 1, 64, 0},
-    {{129, 1, 33}, 6, 2, 64, 0},  {{70, 130}, 2, 2, 19, 0},   {{100, 64}, 4, 1, 80, 17},
-    {{140}, 2, 1, 128, 65},       {{90, 20}, 3, 3, 24, 0, true}, {{70, 30, 66, 5}, 4, 2, 20, 0, false, true},
+    {{1}, 2, 1, 20, 0},
+    {{5, 1, 9}, 4, 2, 20, 0},
+    {{65}, 3, 1, 64, 0},
+    {{129, 1, 33}, 6, 2, 64, 0},
+    {{70, 130}, 2, 2, 19, 0},
+    {{100, 64}, 4, 1, 80, 17},
+    {{140}, 2, 1, 128, 65},
+    {{90, 20}, 3, 3, 24, 0, true},
+    {{70, 30, 66, 5}, 4, 2, 20, 0, false, true},
     {{70, 30, 66}, 4, 2, 20, 33, true, true},
 };
 
@@ -97,7 +103,8 @@ struct OnDevice {
     page_table = on_device(backend, table);
     q = act_on_device(backend, p.q);
     pages = act_on_device(backend, pool);
-    batch = {tokens, segments, pages_per_segment, *counts, nullptr, *cu_seqlens, nullptr, *key_start, *page_table, nullptr, nullptr};
+    batch = {tokens,  segments,   pages_per_segment, *counts, nullptr, *cu_seqlens,
+             nullptr, *key_start, *page_table,       nullptr, nullptr};
     if (!s.query_only.empty()) batch.query_only = (query_only = on_device(backend, s.query_only))->as<uint8_t>();
     if (!s.prefix_of.empty()) batch.prefix_of = *(prefix_of = on_device(backend, s.prefix_of));
   }
@@ -111,8 +118,9 @@ struct Forward {
 Forward run_forward(Backend& backend, const reference::Attention& p, const OnDevice& device) {
   const size_t tokens = p.segments.cu_seqlens.back();
   const auto o = act_space(backend, p.q.size()), lse = float_space(backend, tokens * p.heads);
-  const credence_attention parameters{device.batch,     device.shape,  backend.dtype, static_cast<float>(p.scale), p.window,
-                                      device.q->raw(), device.pages->raw(), o->raw(),      *lse};
+  const credence_attention parameters{device.batch, device.shape,    backend.dtype,       static_cast<float>(p.scale),
+                                      p.window,     device.q->raw(), device.pages->raw(), o->raw(),
+                                      *lse};
   RUN_OPERATOR(backend, attention, parameters);
   return {o->act(), lse->floats(), o->bits()};
 }
@@ -128,15 +136,22 @@ Backward run_backward(Backend& backend, const reference::Attention& p, const std
   const auto forward = reference::attention(p);
   const auto k = act_on_device(backend, p.k), v = act_on_device(backend, p.v), o = act_on_device(backend, forward.o);
   const auto lse = floats_on_device(backend, forward.lse), upstream = act_on_device(backend, d_o);
-  const auto dq = act_space(backend, p.q.size()), dk = act_space(backend, p.k.size()), dv = act_space(backend, p.v.size());
-  const credence_attention_backward parameters{device.batch, device.shape, backend.dtype, static_cast<float>(p.scale), p.window,
-                                               device.q->raw(), k->raw(), v->raw(), o->raw(), *lse, upstream->raw(),
-                                               dq->raw(), dk->raw(), dv->raw()};
+  const auto dq = act_space(backend, p.q.size()), dk = act_space(backend, p.k.size()),
+             dv = act_space(backend, p.v.size());
+  const credence_attention_backward parameters{device.batch,    device.shape,
+                                               backend.dtype,   static_cast<float>(p.scale),
+                                               p.window,        device.q->raw(),
+                                               k->raw(),        v->raw(),
+                                               o->raw(),        *lse,
+                                               upstream->raw(), dq->raw(),
+                                               dk->raw(),       dv->raw()};
   RUN_OPERATOR(backend, attention_backward, parameters);
   return {dq->act(), dk->act(), dv->act()};
 }
 
-Forward run_forward(Backend& backend, const reference::Attention& p) { return run_forward(backend, p, OnDevice(backend, p)); }
+Forward run_forward(Backend& backend, const reference::Attention& p) {
+  return run_forward(backend, p, OnDevice(backend, p));
+}
 
 }  // namespace
 
@@ -175,7 +190,8 @@ TEST(decoding_has_the_bits_of_prefilling) {
       last.q.assign(p.q.begin() + (n - 1) * row, p.q.begin() + n * row);
       last.segments.cu_seqlens = {0, 1};
       const auto q = act_on_device(backend, last.q);
-      const auto counts = on_device(backend, std::vector<int32_t>{1, 1}), cu_seqlens = on_device(backend, std::vector<int32_t>{0, 1});
+      const auto counts = on_device(backend, std::vector<int32_t>{1, 1}),
+                 cu_seqlens = on_device(backend, std::vector<int32_t>{0, 1});
       const auto key_start = on_device(backend, std::vector<int32_t>{n - 1});
       device.batch.counts = *counts, device.batch.cu_seqlens = *cu_seqlens, device.batch.key_start = *key_start;
       std::swap(device.q, const_cast<MemoryPointer&>(q));
@@ -191,11 +207,12 @@ TEST(attention_does_not_see_a_neighbour_or_the_future) {
     auto p = example({{70, 90}, 4, 2, 20, 0}, 5);
     const auto before = run_forward(backend, p);
     const size_t kv = static_cast<size_t>(p.kv_heads) * p.head_dim, row = static_cast<size_t>(p.heads) * p.head_dim;
-    for (size_t i = 0; i < 70 * kv; ++i) p.k[i] = p.v[i] = 1;                // the first segment
-    for (size_t i = 140 * kv; i < p.k.size(); ++i) p.k[i] = p.v[i] = 300;    // the second's tokens from 70 on
+    for (size_t i = 0; i < 70 * kv; ++i) p.k[i] = p.v[i] = 1;              // the first segment
+    for (size_t i = 140 * kv; i < p.k.size(); ++i) p.k[i] = p.v[i] = 300;  // the second's tokens from 70 on
     const auto after = run_forward(backend, p);
     const size_t from = 70 * row, to = 140 * row, element = backend.bf16() ? 2 : 4;
-    EXPECT(std::equal(before.bits.begin() + from * element, before.bits.begin() + to * element, after.bits.begin() + from * element));
+    EXPECT(std::equal(before.bits.begin() + from * element, before.bits.begin() + to * element,
+                      after.bits.begin() + from * element));
     EXPECT(before.bits != after.bits);
   });
 }
@@ -244,7 +261,8 @@ TEST(attention_refuses_heads_it_has_no_room_for) {
 }
 
 TEST(attention_gradient_is_the_finite_difference) {
-  for (const Case& c : {Case{{5, 1, 9}, 4, 2, 6, 0}, {{12, 7}, 4, 2, 5, 4, true}, {{9, 6, 7, 2}, 2, 1, 5, 0, false, true}}) {
+  for (const Case& c :
+       {Case{{5, 1, 9}, 4, 2, 6, 0}, {{12, 7}, 4, 2, 5, 4, true}, {{9, 6, 7, 2}, 2, 1, 5, 0, false, true}}) {
     Case smaller = c;
     auto p = example(smaller, 11);
     const auto d_o = normal(17, p.q.size());

@@ -125,12 +125,15 @@ inline MemoryPointer act_on_device(Backend& backend, const std::vector<double>& 
 inline MemoryPointer act_space(Backend& backend, size_t count) {
   return std::make_unique<Memory>(backend, count * (backend.bf16() ? 2 : 4));
 }
-inline MemoryPointer float_space(Backend& backend, size_t count) { return std::make_unique<Memory>(backend, count * 4); }
+inline MemoryPointer float_space(Backend& backend, size_t count) {
+  return std::make_unique<Memory>(backend, count * 4);
+}
 
 /// A matrix [rows, columns] as the back end keeps it.
 class Weights {
  public:
-  Weights(Backend& backend, const std::vector<double>& values, int rows, int columns) : backend_(&backend), values_(values), columns_(columns) {
+  Weights(Backend& backend, const std::vector<double>& values, int rows, int columns)
+      : backend_(&backend), values_(values), columns_(columns) {
     const credence_weights_source source{rows, columns, backend.dtype, 1, 1, &read, this};
     weights_ = backend.table->pack(backend.handle, &source);
     if (!weights_) throw std::runtime_error(backend.table->last_error(backend.handle));
@@ -189,15 +192,16 @@ inline void expect_close(const std::vector<double>& got, const std::vector<doubl
     }
   }
   if (!(worst <= tolerance * scale))
-    report(file, line, std::string(what) + "[" + show(at) + "] is " + show(got[at]) + ", expected " + show(expected[at]) +
-                           " (" + show(worst / scale) + " of the largest, bound " + show(tolerance) + ")");
+    report(file, line,
+           std::string(what) + "[" + show(at) + "] is " + show(got[at]) + ", expected " + show(expected[at]) + " (" +
+               show(worst / scale) + " of the largest, bound " + show(tolerance) + ")");
 }
 #define EXPECT_CLOSE(got, expected, tolerance) \
   ::credence::testing::expect_close(got, expected, tolerance, #got, __FILE__, __LINE__)
 
 /// d loss / d x[i] by central differences is gradient[i], for a sample of i.
-inline void expect_gradient(std::vector<double>& x, const std::vector<double>& gradient, const std::function<double()>& loss,
-                            const char* what, const char* file, int line) {
+inline void expect_gradient(std::vector<double>& x, const std::vector<double>& gradient,
+                            const std::function<double()>& loss, const char* what, const char* file, int line) {
   std::vector<double> numeric, analytic;
   const size_t stride = std::max<size_t>(1, x.size() / 40);
   for (size_t i = 0; i < x.size(); i += stride) {

@@ -1,6 +1,6 @@
 // Pooling and a head's layers, forward and backward.
-#include "kernels/reference/heads.h"
 #include "backends.h"
+#include "kernels/reference/heads.h"
 
 using namespace credence;
 using namespace credence::testing;
@@ -11,10 +11,16 @@ struct Pooling {
   int width, x_rows;
   std::vector<int32_t> from, to;
 };
-const std::vector<Pooling> kPoolings = {{20, 9, {0}, {1}}, {97, 40, {3, 0, 10, 39}, {8, 40, 27, 40}}, {64, 5, {1, 1}, {4, 2}}};
+const std::vector<Pooling> kPoolings = {
+    {20, 9, {0}, {1}}, {97, 40, {3, 0, 10, 39}, {8, 40, 27, 40}}, {64, 5, {1, 1}, {4, 2}}};
 
 reference::Dense dense_example(int rows, int in, int out, bool relu, uint64_t seed) {
-  return {rows, in, out, relu, normal(seed, static_cast<size_t>(rows) * in), normal(seed + 1, static_cast<size_t>(in) * out),
+  return {rows,
+          in,
+          out,
+          relu,
+          normal(seed, static_cast<size_t>(rows) * in),
+          normal(seed + 1, static_cast<size_t>(in) * out),
           normal(seed + 2, out)};
 }
 
@@ -26,7 +32,8 @@ struct DenseResult {
 // Gradients of parameters are added to `before`.
 DenseResult run(Backend& backend, const reference::Dense& p, const std::vector<double>& dy, double before) {
   const auto rows = on_device(backend, std::vector<int32_t>{p.rows});
-  const auto x = floats_on_device(backend, p.x), weight = floats_on_device(backend, p.weight), bias = floats_on_device(backend, p.bias);
+  const auto x = floats_on_device(backend, p.x), weight = floats_on_device(backend, p.weight),
+             bias = floats_on_device(backend, p.bias);
   const auto y = float_space(backend, static_cast<size_t>(p.rows) * p.out), upstream = floats_on_device(backend, dy);
   const auto dx = float_space(backend, p.x.size());
   const auto dweight = floats_on_device(backend, std::vector<double>(p.weight.size(), before));
@@ -34,7 +41,8 @@ DenseResult run(Backend& backend, const reference::Dense& p, const std::vector<d
   const credence_activation activation = p.relu ? CREDENCE_RELU : CREDENCE_IDENTITY;
   RUN_OPERATOR(backend, dense, (credence_dense{*rows, p.rows, p.in, p.out, activation, *x, *weight, *bias, *y}));
   RUN_OPERATOR(backend, dense_backward,
-               (credence_dense_backward{*rows, p.rows, p.in, p.out, activation, *x, *weight, *y, *upstream, *dweight, *dbias, *dx}));
+               (credence_dense_backward{*rows, p.rows, p.in, p.out, activation, *x, *weight, *y, *upstream, *dweight,
+                                        *dbias, *dx}));
   return {y->floats(), dx->floats(), dweight->floats(), dbias->floats()};
 }
 
@@ -47,9 +55,11 @@ TEST(pool_is_its_definition) {
         const int ldx = c.width + 5, spans = static_cast<int>(c.from.size());
         const auto x = normal(1, static_cast<size_t>(c.x_rows) * ldx);
         std::vector<double> dense_x;
-        for (int r = 0; r < c.x_rows; ++r) dense_x.insert(dense_x.end(), x.begin() + r * ldx, x.begin() + r * ldx + c.width);
+        for (int r = 0; r < c.x_rows; ++r)
+          dense_x.insert(dense_x.end(), x.begin() + r * ldx, x.begin() + r * ldx + c.width);
         const auto rows = on_device(backend, std::vector<int32_t>{spans});
-        const auto from = on_device(backend, c.from), to = on_device(backend, c.to), device_x = floats_on_device(backend, x);
+        const auto from = on_device(backend, c.from), to = on_device(backend, c.to),
+                   device_x = floats_on_device(backend, x);
         const auto y = float_space(backend, static_cast<size_t>(spans) * c.width);
         RUN_OPERATOR(backend, pool,
                      (credence_pool{*rows, spans, c.width, *from, *to, *device_x, ldx, *y, nullptr, nullptr, 0}));
@@ -58,7 +68,8 @@ TEST(pool_is_its_definition) {
         const auto dy = normal(2, static_cast<size_t>(spans) * c.width);
         auto expected = reference::pool_backward(dy, c.width, c.x_rows, c.from, c.to);
         for (double& d : expected) d += 0.5;
-        const auto device_dy = floats_on_device(backend, dy), dx = floats_on_device(backend, std::vector<double>(expected.size(), 0.5));
+        const auto device_dy = floats_on_device(backend, dy),
+                   dx = floats_on_device(backend, std::vector<double>(expected.size(), 0.5));
         RUN_OPERATOR(backend, pool_backward,
                      (credence_pool{*rows, spans, c.width, *from, *to, nullptr, 0, nullptr, *device_dy, *dx, c.width}));
         EXPECT_CLOSE(dx->floats(), expected, 1e-6);
@@ -68,7 +79,8 @@ TEST(pool_is_its_definition) {
 
 TEST(pooling_no_row_is_an_error) {
   each_backend(1, [](Backend& backend) {
-    const auto rows = on_device(backend, std::vector<int32_t>{2}), from = on_device(backend, std::vector<int32_t>{0, 3}),
+    const auto rows = on_device(backend, std::vector<int32_t>{2}),
+               from = on_device(backend, std::vector<int32_t>{0, 3}),
                to = on_device(backend, std::vector<int32_t>{1, 3});
     const credence_pool p{*rows, 2, 4, *from, *to, nullptr, 0, nullptr, nullptr, nullptr, 0};
     EXPECT(backend.table->pool(backend.handle, &p, nullptr) != 0);

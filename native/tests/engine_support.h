@@ -30,7 +30,8 @@ inline void write_small_model(const std::string& folder, bool tied = false) {
     NamedTensor tensor{spec.name, spec.shape, {}};
     const bool norm = spec.shape.size() == 1;
     const float scale = norm ? 0.1f : 1.5f / std::sqrt(static_cast<float>(spec.shape.back()));
-    for (int64_t i = 0; i < product(spec.shape); ++i) tensor.data.push_back((norm ? 1.0f : 0.0f) + scale * normal(random));
+    for (int64_t i = 0; i < product(spec.shape); ++i)
+      tensor.data.push_back((norm ? 1.0f : 0.0f) + scale * normal(random));
     tensors.push_back(std::move(tensor));
   }
   write_tensors(folder + "/model.safetensors", tensors);
@@ -58,7 +59,8 @@ inline AdapterSpec small_adapter(std::vector<Projection> targets = {kProjections
 }
 
 /// A policy whose B is not zero, so that its adapter does something.
-inline std::shared_ptr<Policy> small_policy(const std::string& folder, const DeviceOptions& device, const std::vector<HeadSpec>& heads = {},
+inline std::shared_ptr<Policy> small_policy(const std::string& folder, const DeviceOptions& device,
+                                            const std::vector<HeadSpec>& heads = {},
                                             const AdapterSpec& adapter = small_adapter()) {
   const auto policy = std::make_shared<Policy>(Base::open(folder, device), std::optional(adapter), heads);
   std::mt19937 random(11);

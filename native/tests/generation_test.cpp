@@ -24,7 +24,8 @@ std::map<Key, Sample> run(const std::shared_ptr<Policy>& policy, GenerateOptions
 GenerateOptions options_for_tests() {
   std::mt19937 random(17);
   GenerateOptions options;
-  for (const int length : {70, 1, 5, 64, 63, 65, 130, 9, 33, 128, 2, 40, 17}) options.prompts.push_back(random_tokens(random, length));
+  for (const int length : {70, 1, 5, 64, 63, 65, 130, 9, 33, 128, 2, 40, 17})
+    options.prompts.push_back(random_tokens(random, length));
   options.samples = 4;
   options.temperature = 0.9;
   options.top_k = 40;
@@ -36,8 +37,8 @@ GenerateOptions options_for_tests() {
 }
 
 bool same(const Sample& a, const Sample& b) {
-  return a.tokens == b.tokens && a.logprobs == b.logprobs && a.stopped == b.stopped && a.answer_hidden == b.answer_hidden &&
-         a.prompt_hidden == b.prompt_hidden;
+  return a.tokens == b.tokens && a.logprobs == b.logprobs && a.stopped == b.stopped &&
+         a.answer_hidden == b.answer_hidden && a.prompt_hidden == b.prompt_hidden;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // The gradient's norm and AdamW over flat buffers.
-#include "kernels/reference/heads.h"
 #include "backends.h"
+#include "kernels/reference/heads.h"
 
 using namespace credence;
 using namespace credence::testing;
@@ -35,19 +35,23 @@ TEST(adamw_is_its_definition) {
       for (double max_norm : {0.0, 0.01, 1e9}) {
         constexpr int kCount = 20003, kBegin = 5, kEnd = 20000;
         auto p = normal(1, kCount), m = std::vector<double>(kCount), v = std::vector<double>(kCount);
-        const auto device_p = floats_on_device(backend, p), device_m = floats_on_device(backend, m), device_v = floats_on_device(backend, v);
+        const auto device_p = floats_on_device(backend, p), device_m = floats_on_device(backend, m),
+                   device_v = floats_on_device(backend, v);
         const auto untouched = p;
         for (int64_t step = 1; step <= 4; ++step) {
           const auto g = normal(10 + step, kCount);
           const double norm = reference::gradient_norm(g);
-          const reference::AdamW settings{0.25, max_norm, 0.01 * static_cast<double>(step), 0.9, 0.999, 1e-8, 0.1, step};
+          const reference::AdamW settings{0.25, max_norm, 0.01 * static_cast<double>(step), 0.9, 0.999, 1e-8,
+                                          0.1,  step};
           reference::adamw(settings, norm, g, &p, &m, &v);
           const auto device_g = floats_on_device(backend, g), device_norm = floats_on_device(backend, {norm});
           RUN_OPERATOR(backend, adamw,
                        (credence_adamw{kBegin, kEnd, *device_p, *device_m, *device_v, *device_g, *device_norm, 0.25f,
                                        static_cast<float>(max_norm), settings.lr, 0.9, 0.999, 1e-8, 0.1, step}));
         }
-        const auto inside = [&](const std::vector<double>& x) { return std::vector<double>(x.begin() + kBegin, x.begin() + kEnd); };
+        const auto inside = [&](const std::vector<double>& x) {
+          return std::vector<double>(x.begin() + kBegin, x.begin() + kEnd);
+        };
         EXPECT_CLOSE(inside(device_p->floats()), inside(p), 2e-6);
         EXPECT_CLOSE(inside(device_m->floats()), inside(m), 2e-6);
         EXPECT_CLOSE(inside(device_v->floats()), inside(v), 2e-6);
@@ -63,11 +67,13 @@ TEST(adamw_without_a_norm_does_not_clip) {
   each_backend(1, [](Backend& backend) {
     std::vector<double> p = {1, 2}, m = {0, 0}, v = {0, 0};
     const std::vector<double> g = {3, -4};
-    const auto device_p = floats_on_device(backend, p), device_m = floats_on_device(backend, m), device_v = floats_on_device(backend, v);
+    const auto device_p = floats_on_device(backend, p), device_m = floats_on_device(backend, m),
+               device_v = floats_on_device(backend, v);
     const auto device_g = floats_on_device(backend, g);
     reference::adamw({1, 0, 0.1, 0.9, 0.999, 1e-8, 0, 1}, 5, g, &p, &m, &v);
-    RUN_OPERATOR(backend, adamw,
-                 (credence_adamw{0, 2, *device_p, *device_m, *device_v, *device_g, nullptr, 1, 1, 0.1, 0.9, 0.999, 1e-8, 0, 1}));
+    RUN_OPERATOR(
+        backend, adamw,
+        (credence_adamw{0, 2, *device_p, *device_m, *device_v, *device_g, nullptr, 1, 1, 0.1, 0.9, 0.999, 1e-8, 0, 1}));
     EXPECT_CLOSE(device_p->floats(), p, 1e-6);
     EXPECT_CLOSE(device_m->floats(), m, 1e-6);
   });

@@ -1,7 +1,7 @@
 // The read-outs beside token log-probabilities: a closed set of candidates, divergence from another policy, PPO's advantages.
+#include "backends.h"
 #include "kernels/reference/heads.h"
 #include "kernels/reference/readouts.h"
-#include "backends.h"
 
 using namespace credence;
 using namespace credence::testing;
@@ -29,8 +29,8 @@ TEST(closed_set_is_its_definition) {
         const auto h = act_on_device(backend, p.h), d = floats_on_device(backend, upstream);
         const auto logprob = float_space(backend, upstream.size()), dh = float_space(backend, p.h.size());
         RUN_OPERATOR(backend, closed_set,
-                     (credence_closed_set{*device_rows, rows, width, count, backend.dtype, weights, h->raw(), width, *candidates,
-                                          *logprob, *d, *dh, width}));
+                     (credence_closed_set{*device_rows, rows, width, count, backend.dtype, weights, h->raw(), width,
+                                          *candidates, *logprob, *d, *dh, width}));
         EXPECT_CLOSE(logprob->floats(), reference::closed_set(p, ids), 2e-6);
         EXPECT_CLOSE(dh->floats(), reference::closed_set_backward(p, ids, upstream).dh, 5e-6);
         bits[threads - 1].push_back(logprob->bits());
@@ -44,9 +44,11 @@ TEST(closed_set_refuses_a_candidate_beyond_the_vocabulary) {
   each_backend(1, [](Backend& backend) {
     const auto p = example(1, 20, 33, 1);
     const Weights weights(backend, p.weights, 33, 20);
-    const auto rows = on_device(backend, std::vector<int32_t>{1}), candidates = on_device(backend, std::vector<int32_t>{2, 33});
+    const auto rows = on_device(backend, std::vector<int32_t>{1}),
+               candidates = on_device(backend, std::vector<int32_t>{2, 33});
     credence_closed_set parameters{};
-    parameters.rows = *rows, parameters.candidates_count = 2, parameters.weights = weights, parameters.candidates = *candidates;
+    parameters.rows = *rows, parameters.candidates_count = 2, parameters.weights = weights,
+    parameters.candidates = *candidates;
     EXPECT(backend.table->closed_set(backend.handle, &parameters, nullptr) != 0);
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("candidate 1 is token 33") != std::string::npos);
   });
@@ -62,13 +64,15 @@ TEST(divergence_is_its_definition) {
           const auto upstream = normal(5, rows);
           const Weights weights(backend, p.weights, vocabulary, width), others(backend, q.weights, vocabulary, width);
           const auto device_rows = on_device(backend, std::vector<int32_t>{rows});
-          const auto h = act_on_device(backend, p.h), other = act_on_device(backend, q.h), d = floats_on_device(backend, upstream);
+          const auto h = act_on_device(backend, p.h), other = act_on_device(backend, q.h),
+                     d = floats_on_device(backend, upstream);
           const auto values = float_space(backend, rows), dh = float_space(backend, p.h.size());
           RUN_OPERATOR(backend, divergence,
-                       (credence_divergence{*device_rows, rows, width, vocabulary, kind, backend.dtype, weights, others, h->raw(),
-                                            other->raw(), width, width, *values, *d, *dh, width}));
+                       (credence_divergence{*device_rows, rows, width, vocabulary, kind, backend.dtype, weights, others,
+                                            h->raw(), other->raw(), width, width, *values, *d, *dh, width}));
           EXPECT_CLOSE(values->floats(), reference::divergence(p, q, kind), 5e-6);
-          EXPECT_CLOSE(dh->floats(), reference::divergence_backward(p, q, kind, upstream).dh, backend.bf16() ? 8e-3 : 1e-5);
+          EXPECT_CLOSE(dh->floats(), reference::divergence_backward(p, q, kind, upstream).dh,
+                       backend.bf16() ? 8e-3 : 1e-5);
           bits[threads - 1].push_back(values->bits());
           bits[threads - 1].push_back(dh->bits());
         }
@@ -87,21 +91,24 @@ TEST(advantages_are_their_definition) {
           if (bootstrap) p.bootstrap = normal(5, 3);
           p.kl_coefficient = 0.05f, p.gamma = 0.95f, p.lambda = 0.9f, p.kl_estimator = estimator;
           const auto expected = reference::advantage(p);
-          const auto counts = on_device(backend, std::vector<int32_t>{30, 3}), cu_seqlens = on_device(backend, p.cu_seqlens);
+          const auto counts = on_device(backend, std::vector<int32_t>{30, 3}),
+                     cu_seqlens = on_device(backend, p.cu_seqlens);
           const auto start = on_device(backend, p.completion_start);
           const auto logprob = floats_on_device(backend, p.logprob), ref = floats_on_device(backend, p.ref_logprob);
           const auto value = floats_on_device(backend, p.value), score = floats_on_device(backend, p.score);
           const auto last = floats_on_device(backend, p.bootstrap);
-          const auto reward = float_space(backend, 30), advantage = float_space(backend, 30), returns = float_space(backend, 30);
+          const auto reward = float_space(backend, 30), advantage = float_space(backend, 30),
+                     returns = float_space(backend, 30);
           const Memory moments(backend, 24);
           RUN_OPERATOR(backend, advantage,
                        (credence_advantage{*counts, 30, 3, *cu_seqlens, *start, *logprob, *ref, *value, *score,
-                                           bootstrap ? last->as<float>() : nullptr, 0.05f, 0.95f, 0.9f, estimator, *reward, *advantage,
-                                           *returns, moments.as<double>()}));
+                                           bootstrap ? last->as<float>() : nullptr, 0.05f, 0.95f, 0.9f, estimator,
+                                           *reward, *advantage, *returns, moments.as<double>()}));
           EXPECT_CLOSE(reward->floats(), expected.reward, 1e-6);
           EXPECT_CLOSE(advantage->floats(), expected.advantage, 1e-6);
           EXPECT_CLOSE(returns->floats(), expected.returns, 1e-6);
-          EXPECT_CLOSE(moments.read<double>(3), (std::vector<double>{expected.n, expected.mean, expected.squares}), 1e-6);
+          EXPECT_CLOSE(moments.read<double>(3), (std::vector<double>{expected.n, expected.mean, expected.squares}),
+                       1e-6);
         }
     });
 }

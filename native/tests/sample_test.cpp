@@ -1,6 +1,6 @@
 // Sampling: the distribution it draws from, the token it draws, and that it scores a token as token_logprobs does.
-#include "kernels/reference/readouts.h"
 #include "backends.h"
+#include "kernels/reference/readouts.h"
 
 using namespace credence;
 using namespace credence::testing;
@@ -14,9 +14,9 @@ struct Row {
 };
 
 const std::vector<Row> kRows = {
-    {0, 0, 1, 1},      {1, 0, 1, 1},       {0.7, 0, 0.9, 1},    {1, 50, 0.95, 1},  {1, 50, 1, 1.3}, {0.5, 1, 1, 1},
-    {2, 5, 0.5, 1.05}, {1, 1100, 0.99, 1}, {1.5, 0, 0.3, 1.2},  {1, 3000, 1, 1},   {1, 7, 0.01, 1}, {0, 0, 1, 2},
-    {1.3, 1024, 1, 1}, {1e-3, 0, 1, 1},    {100, 0, 0.999, 1},
+    {0, 0, 1, 1},    {1, 0, 1, 1},      {0.7, 0, 0.9, 1},   {1, 50, 0.95, 1},   {1, 50, 1, 1.3},
+    {0.5, 1, 1, 1},  {2, 5, 0.5, 1.05}, {1, 1100, 0.99, 1}, {1.5, 0, 0.3, 1.2}, {1, 3000, 1, 1},
+    {1, 7, 0.01, 1}, {0, 0, 1, 2},      {1.3, 1024, 1, 1},  {1e-3, 0, 1, 1},    {100, 0, 0.999, 1},
 };
 
 struct Example {
@@ -54,10 +54,12 @@ struct Result {
 
 struct OnDevice {
   Weights weights;
-  MemoryPointer count, h, temperature, top_k, top_p, repetition, seen, offsets, uniform, token, logprob, logprob_cut, probabilities;
+  MemoryPointer count, h, temperature, top_k, top_p, repetition, seen, offsets, uniform, token, logprob, logprob_cut,
+      probabilities;
   credence_sample p{};
 
-  OnDevice(Backend& backend, const Example& e, int first, int rows) : weights(backend, e.p.weights, e.vocabulary, e.width) {
+  OnDevice(Backend& backend, const Example& e, int first, int rows)
+      : weights(backend, e.p.weights, e.vocabulary, e.width) {
     std::vector<double> t, tp, rep;
     std::vector<int32_t> k, ids, at = {0};
     for (int r = first; r < first + rows; ++r) {
@@ -68,13 +70,31 @@ struct OnDevice {
     }
     count = on_device(backend, std::vector<int32_t>{rows});
     h = act_on_device(backend, {e.p.h.begin() + first * e.width, e.p.h.begin() + (first + rows) * e.width});
-    temperature = floats_on_device(backend, t), top_p = floats_on_device(backend, tp), repetition = floats_on_device(backend, rep);
+    temperature = floats_on_device(backend, t), top_p = floats_on_device(backend, tp),
+    repetition = floats_on_device(backend, rep);
     top_k = on_device(backend, k), seen = on_device(backend, ids), offsets = on_device(backend, at);
     uniform = on_device(backend, std::vector<double>(e.uniform.begin() + first, e.uniform.begin() + first + rows));
     token = float_space(backend, rows), logprob = float_space(backend, rows), logprob_cut = float_space(backend, rows);
     probabilities = float_space(backend, static_cast<size_t>(rows) * e.vocabulary);
-    p = {*count, rows, e.width, e.vocabulary, backend.dtype, weights, h->raw(), e.width, *temperature, *top_k, *top_p, *repetition,
-         *seen, *offsets, uniform->as<double>(), token->as<int32_t>(), *logprob, *logprob_cut, *probabilities};
+    p = {*count,
+         rows,
+         e.width,
+         e.vocabulary,
+         backend.dtype,
+         weights,
+         h->raw(),
+         e.width,
+         *temperature,
+         *top_k,
+         *top_p,
+         *repetition,
+         *seen,
+         *offsets,
+         uniform->as<double>(),
+         token->as<int32_t>(),
+         *logprob,
+         *logprob_cut,
+         *probabilities};
   }
   Result read() const {
     const size_t rows = p.capacity;
@@ -102,8 +122,9 @@ TEST(sampling_draws_from_the_defined_distribution) {
           const Row& row = e.cuts[r];
           const std::vector<double> z(logits.begin() + static_cast<size_t>(r) * vocabulary,
                                       logits.begin() + static_cast<size_t>(r + 1) * vocabulary);
-          const auto expected = reference::sampling_distribution(
-              z, {row.temperature, static_cast<float>(row.top_p), static_cast<float>(row.repetition), row.top_k, e.seen[r]});
+          const auto expected =
+              reference::sampling_distribution(z, {row.temperature, static_cast<float>(row.top_p),
+                                                   static_cast<float>(row.repetition), row.top_k, e.seen[r]});
           const std::vector<double> p(got.probabilities.begin() + static_cast<size_t>(r) * vocabulary,
                                       got.probabilities.begin() + static_cast<size_t>(r + 1) * vocabulary);
           EXPECT_CLOSE(p, expected, row.temperature < 0.01 ? 5e-3 : 2e-5);
@@ -123,7 +144,8 @@ TEST(a_sampled_token_has_the_log_probability_that_scoring_gives) {
       const Result drawn = device.read();
       const auto scored = float_space(backend, e.rows), entropy = float_space(backend, e.rows);
       credence_token_logprobs p{};
-      p.rows = *device.count, p.capacity = e.rows, p.width = e.width, p.vocabulary = e.vocabulary, p.dtype = backend.dtype;
+      p.rows = *device.count, p.capacity = e.rows, p.width = e.width, p.vocabulary = e.vocabulary,
+      p.dtype = backend.dtype;
       p.weights = device.weights, p.h = device.h->raw(), p.ldh = e.width, p.targets = device.p.token;
       p.logprob = *scored, p.entropy = *entropy;
       RUN_OPERATOR(backend, token_logprobs, p);
@@ -142,7 +164,8 @@ TEST(a_sample_has_the_same_bits_alone_in_any_batch_and_for_any_number_of_threads
         EXPECT_EQ(alone.token[0], all.token[r]);
         EXPECT_EQ(alone.logprob[0], all.logprob[r]);
         EXPECT_EQ(alone.logprob_cut[0], all.logprob_cut[r]);
-        EXPECT(std::equal(alone.probabilities.begin(), alone.probabilities.end(), all.probabilities.begin() + r * e.vocabulary));
+        EXPECT(std::equal(alone.probabilities.begin(), alone.probabilities.end(),
+                          all.probabilities.begin() + r * e.vocabulary));
       }
       results[threads - 1].push_back(all);
     });

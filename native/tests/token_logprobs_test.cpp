@@ -1,6 +1,6 @@
 // Token log-probabilities, entropy and their gradients: against the definition, and that a row's bits are its own.
-#include "kernels/reference/readouts.h"
 #include "backends.h"
+#include "kernels/reference/readouts.h"
 
 using namespace credence;
 using namespace credence::testing;
@@ -28,25 +28,45 @@ struct Result {
 };
 
 // What of the example's gradients is asked for; rows [first, first + count) of it are the batch.
-Result run(Backend& backend, const Example& e, bool logprob_gradient, bool entropy_gradient, int first = 0, int count = -1) {
+Result run(Backend& backend, const Example& e, bool logprob_gradient, bool entropy_gradient, int first = 0,
+           int count = -1) {
   const int rows = count < 0 ? e.p.rows : count, width = e.p.width, vocabulary = e.p.vocabulary;
   const int ldh = width + 3;  // rows apart from each other
   std::vector<double> h(static_cast<size_t>(rows) * ldh);
   for (int r = 0; r < rows; ++r)
-    for (int i = 0; i < width; ++i) h[static_cast<size_t>(r) * ldh + i] = e.p.h[static_cast<size_t>(first + r) * width + i];
+    for (int i = 0; i < width; ++i)
+      h[static_cast<size_t>(r) * ldh + i] = e.p.h[static_cast<size_t>(first + r) * width + i];
   const Weights weights(backend, e.p.weights, vocabulary, width);
-  const auto slice = [&](const auto& all) { return std::decay_t<decltype(all)>(all.begin() + first, all.begin() + first + rows); };
-  const auto count_on_device = on_device(backend, std::vector<int32_t>{rows}), targets = on_device(backend, slice(e.targets));
+  const auto slice = [&](const auto& all) {
+    return std::decay_t<decltype(all)>(all.begin() + first, all.begin() + first + rows);
+  };
+  const auto count_on_device = on_device(backend, std::vector<int32_t>{rows}),
+             targets = on_device(backend, slice(e.targets));
   const auto device_h = act_on_device(backend, h);
   const auto dl = floats_on_device(backend, slice(e.d_logprob)), de = floats_on_device(backend, slice(e.d_entropy));
-  const auto logprob = float_space(backend, rows), entropy = float_space(backend, rows), lse = float_space(backend, rows);
+  const auto logprob = float_space(backend, rows), entropy = float_space(backend, rows),
+             lse = float_space(backend, rows);
   const auto logits = float_space(backend, static_cast<size_t>(rows) * vocabulary);
   const auto dh = float_space(backend, static_cast<size_t>(rows) * width);
   const auto dweights = floats_on_device(backend, std::vector<double>(static_cast<size_t>(vocabulary) * width));
   const bool any = logprob_gradient || entropy_gradient;
-  const credence_token_logprobs p{*count_on_device, rows, width, vocabulary, backend.dtype, weights, device_h->raw(), ldh, *targets,
-                                  *logprob, *entropy, *lse, *logits, logprob_gradient ? dl->as<float>() : nullptr,
-                                  entropy_gradient ? de->as<float>() : nullptr, any ? dh->as<float>() : nullptr, width,
+  const credence_token_logprobs p{*count_on_device,
+                                  rows,
+                                  width,
+                                  vocabulary,
+                                  backend.dtype,
+                                  weights,
+                                  device_h->raw(),
+                                  ldh,
+                                  *targets,
+                                  *logprob,
+                                  *entropy,
+                                  *lse,
+                                  *logits,
+                                  logprob_gradient ? dl->as<float>() : nullptr,
+                                  entropy_gradient ? de->as<float>() : nullptr,
+                                  any ? dh->as<float>() : nullptr,
+                                  width,
                                   any ? dweights->as<float>() : nullptr};
   RUN_OPERATOR(backend, token_logprobs, p);
   return {logprob->floats(), entropy->floats(), lse->floats(), logits->floats(), dh->floats(), dweights->floats()};
@@ -66,8 +86,8 @@ TEST(token_logprobs_are_their_definition) {
         EXPECT_CLOSE(got.entropy, expected.entropy, 2e-6);
         EXPECT_CLOSE(got.lse, expected.lse, 2e-6);
         for (bool with_entropy : {false, true}) {
-          const auto gradients =
-              reference::token_logprobs_backward(e.p, e.targets, e.d_logprob, with_entropy ? e.d_entropy : std::vector<double>());
+          const auto gradients = reference::token_logprobs_backward(e.p, e.targets, e.d_logprob,
+                                                                    with_entropy ? e.d_entropy : std::vector<double>());
           const Result back = run(backend, e, true, with_entropy);
           EXPECT_CLOSE(back.dh, gradients.dh, backend.bf16() ? 8e-3 : 5e-6);
           EXPECT_CLOSE(back.dweights, gradients.dweights, backend.bf16() ? 8e-3 : 5e-6);
@@ -96,7 +116,8 @@ TEST(token_logprobs_of_a_row_have_the_same_bits_alone_and_in_any_batch) {
         EXPECT(std::equal(some.entropy.begin(), some.entropy.end(), all.entropy.begin() + first));
         EXPECT(std::equal(some.dh.begin(), some.dh.end(), all.dh.begin() + first * e.p.width));
       }
-      for (const auto& values : {all.logprob, all.entropy, all.lse, all.dh, all.dweights}) bits[threads - 1].push_back(values);
+      for (const auto& values : {all.logprob, all.entropy, all.lse, all.dh, all.dweights})
+        bits[threads - 1].push_back(values);
     });
   EXPECT(bits[0] == bits[1]);
 }
@@ -116,9 +137,11 @@ TEST(token_logprobs_refuse_a_target_beyond_the_vocabulary) {
   each_backend(1, [](Backend& backend) {
     Example e = example(3, 20, 40, 1);
     const Weights weights(backend, e.p.weights, 40, 20);
-    const auto rows = on_device(backend, std::vector<int32_t>{3}), targets = on_device(backend, std::vector<int32_t>{1, 40, 2});
+    const auto rows = on_device(backend, std::vector<int32_t>{3}),
+               targets = on_device(backend, std::vector<int32_t>{1, 40, 2});
     credence_token_logprobs p{};
-    p.rows = *rows, p.capacity = 3, p.width = 20, p.vocabulary = 40, p.dtype = backend.dtype, p.weights = weights, p.targets = *targets;
+    p.rows = *rows, p.capacity = 3, p.width = 20, p.vocabulary = 40, p.dtype = backend.dtype, p.weights = weights,
+    p.targets = *targets;
     EXPECT(backend.table->token_logprobs(backend.handle, &p, nullptr) != 0);
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("row 1 has target 40") != std::string::npos);
   });

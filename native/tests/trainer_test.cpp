@@ -47,7 +47,8 @@ TEST(a_row_has_the_same_bits_alone_and_packed_and_on_two_threads) {
     DeviceOptions two = device;
     two.threads = 2;
     const PassResult threaded = Pass(small_policy(folder.path(), two)).forward(p.batch, request);
-    EXPECT(packed.logprobs == threaded.logprobs && packed.entropy == threaded.entropy && packed.hidden == threaded.hidden);
+    EXPECT(packed.logprobs == threaded.logprobs && packed.entropy == threaded.entropy &&
+           packed.hidden == threaded.hidden);
     const int width = policy->base()->family().hidden;
     for (int b = 0; b < p.batch.segments(); ++b) {
       const int from = p.batch.offsets[b], to = p.batch.offsets[b + 1];
@@ -55,7 +56,8 @@ TEST(a_row_has_the_same_bits_alone_and_packed_and_on_two_threads) {
           Pass(policy).forward(batch_of({{p.batch.tokens.begin() + from, p.batch.tokens.begin() + to}}), request);
       EXPECT(std::equal(alone.logprobs.begin(), alone.logprobs.end(), packed.logprobs.begin() + from));
       EXPECT(std::equal(alone.entropy.begin(), alone.entropy.end(), packed.entropy.begin() + from));
-      EXPECT(std::equal(alone.hidden.begin(), alone.hidden.end(), packed.hidden.begin() + static_cast<int64_t>(from) * width));
+      EXPECT(std::equal(alone.hidden.begin(), alone.hidden.end(),
+                        packed.hidden.begin() + static_cast<int64_t>(from) * width));
     }
   });
 }
@@ -98,7 +100,8 @@ TEST(gradients_have_the_same_bits_on_two_threads_and_agree_over_accumulation) {
     EXPECT(whole == gradients(two, false));
     const auto apart = gradients(device, true);
     double difference = 0;
-    for (size_t i = 0; i < whole.size(); ++i) difference = std::max(difference, std::fabs(static_cast<double>(whole[i]) - apart[i]));
+    for (size_t i = 0; i < whole.size(); ++i)
+      difference = std::max(difference, std::fabs(static_cast<double>(whole[i]) - apart[i]));
     EXPECT(difference <= 1e-5 * largest(whole));
   });
 }
@@ -128,13 +131,15 @@ TEST(gradients_are_finite_differences_of_the_loss) {
         // Along the tensor's own gradient: one number that every element enters.
         std::vector<float> original = policy->read_parameters();
         double norm = 0;
-        for (int64_t i = 0; i < p.count(); ++i) norm += static_cast<double>(gradient[p.offset + i]) * gradient[p.offset + i];
+        for (int64_t i = 0; i < p.count(); ++i)
+          norm += static_cast<double>(gradient[p.offset + i]) * gradient[p.offset + i];
         norm = std::sqrt(norm);
         if (norm < 1e-4 * scale) continue;
         constexpr double kStep = 2e-2;
         auto moved = [&](double by) {
           NamedTensor tensor{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
-          for (int64_t i = 0; i < p.count(); ++i) tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
+          for (int64_t i = 0; i < p.count(); ++i)
+            tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
           policy->set_parameters({tensor});
           Trainer probe(policy, {});
           const double value = probe.accumulate(batch, loss);
@@ -144,7 +149,8 @@ TEST(gradients_are_finite_differences_of_the_loss) {
         };
         const double difference = (moved(kStep) - moved(-kStep)) / (2 * kStep);
         if (std::fabs(difference - norm) > 0.02 * norm + 2e-4) {
-          report(__FILE__, __LINE__, kind + " " + p.name + ": gradient " + show(norm) + ", finite difference " + show(difference));
+          report(__FILE__, __LINE__,
+                 kind + " " + p.name + ": gradient " + show(norm) + ", finite difference " + show(difference));
         }
       }
     }
@@ -224,7 +230,8 @@ TEST(bad_batches_are_named) {
   loss.nll_weights = {0, 1, 1};
   EXPECT_THROWS(trainer.accumulate(batch_of({{1, 97, 3}}), loss), "token id 97");
   EXPECT_THROWS(trainer.accumulate({{1, 2, 3}, {0, 2}}, loss), "offsets");
-  EXPECT_THROWS(trainer.accumulate(batch_of({{1, 2}}), loss), "weights: expected one for each of 2 tokens but received 3");
+  EXPECT_THROWS(trainer.accumulate(batch_of({{1, 2}}), loss),
+                "weights: expected one for each of 2 tokens but received 3");
   EXPECT_THROWS(trainer.update(0.1, 0), "Was anything in the step supervised");
   std::mt19937 random(1);
   EXPECT_THROWS(Pass(policy).forward(batch_of({random_tokens(random, 401)}), {}), "the model's context is 400");

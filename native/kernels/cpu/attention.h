@@ -206,8 +206,8 @@ void attention_rows(const credence_attention* p, const AttentionPlan& plan, int3
           correction[r] = 1;
         }
       }
-      page_values_sum<Isa, T, R>(probabilities + r0 * CREDENCE_PAGE, CREDENCE_PAGE, RowStep<Isa, T>::kDepth, values, head_dim,
-                                 low, high, correction + r0, o + r0 * head_dim);
+      page_values_sum<Isa, T, R>(probabilities + r0 * CREDENCE_PAGE, CREDENCE_PAGE, RowStep<Isa, T>::kDepth, values,
+                                 head_dim, low, high, correction + r0, o + r0 * head_dim);
     });
   }
   for (int32_t r = 0; r < count; ++r) {
@@ -233,7 +233,8 @@ template <class Isa>
 int attention(credence_backend* backend, const credence_attention* p, void* workspace) {
   const credence_shape& shape = p->shape;
   if (shape.head_dim > kMaxHeadDim)
-    return fail(backend, "attention: head_dim is %d; this back end has room for %d (kMaxHeadDim)", shape.head_dim, kMaxHeadDim);
+    return fail(backend, "attention: head_dim is %d; this back end has room for %d (kMaxHeadDim)", shape.head_dim,
+                kMaxHeadDim);
   const int32_t group = shape.heads / shape.kv_heads;
   const AttentionPlan plan = attention_plan<Isa>(p->batch, group, workspace);
   const int32_t segments = p->batch.counts[1], blocks = plan.starts[segments];

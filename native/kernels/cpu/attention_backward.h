@@ -61,13 +61,17 @@ int attention_backward_plan(credence_backend* backend, const credence_attention_
     plan->key_begin[b] = end;
     plan->roots[b] = prefix < 0 ? b : plan->roots[prefix];
     if (prefix < 0 && shared > 0)
-      return fail(backend, "attention_backward: segment %d reads %d keys of an earlier call, whose gradients have nowhere to go", b,
-                  shared);
-    if (prefix >= b) return fail(backend, "attention_backward: segment %d reads segment %d, which must come before it", b, prefix);
+      return fail(backend,
+                  "attention_backward: segment %d reads %d keys of an earlier call, whose gradients have nowhere to go",
+                  b, shared);
+    if (prefix >= b)
+      return fail(backend, "attention_backward: segment %d reads segment %d, which must come before it", b, prefix);
     if (prefix >= 0 && shared > plan->key_begin[prefix + 1] - plan->key_begin[prefix])
-      return fail(backend, "attention_backward: segment %d reads %d keys of segment %d, which has fewer", b, shared, prefix);
+      return fail(backend, "attention_backward: segment %d reads %d keys of segment %d, which has fewer", b, shared,
+                  prefix);
     int32_t own = 0;
-    for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t) own += !(batch.query_only && batch.query_only[t]);
+    for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t)
+      own += !(batch.query_only && batch.query_only[t]);
     if (shared + own > batch.pages_per_segment * CREDENCE_PAGE)
       return fail(backend, "attention_backward: segment %d has %d keys; its %d pages have room for %d", b, shared + own,
                   batch.pages_per_segment, batch.pages_per_segment * CREDENCE_PAGE);
@@ -106,7 +110,8 @@ void pack_steps(const T* const* rows, int count, int width, T* out) {
     for (int r = 0; r < count; ++r) memcpy(out + r * width, rows[r], sizeof(T) * width);
   } else {
     static constexpr T kZeros[kMaxHeadDim] = {};
-    for (int r = 0; r < count; r += 2) interleave(rows[r], r + 1 < count ? rows[r + 1] : kZeros, width, out + r * width);
+    for (int r = 0; r < count; r += 2)
+      interleave(rows[r], r + 1 < count ? rows[r + 1] : kZeros, width, out + r * width);
   }
 }
 
@@ -188,12 +193,14 @@ struct AttentionBackwardHead {
   }
 
   // sums[key] = to[key's row] + left[key] right, over the block's queries; then back to the rows.
-  void add_to_rows(const T* left, const T* right, const int32_t* rows, int count, int queries, float* to, float* sums) const {
+  void add_to_rows(const T* left, const T* right, const int32_t* rows, int count, int queries, float* to,
+                   float* sums) const {
     const int head_dim = p->shape.head_dim;
     for (int j = 0; j < count; ++j) memcpy(sums + j * head_dim, gradient(to, rows[j]), sizeof(float) * head_dim);
     in_groups<6>(count, [&](int r, auto height) {
       constexpr int R = decltype(height)::value;
-      page_values_sum<Isa, T, R>(left + r * kPage, kPage, kDepth, right, head_dim, 0, queries, kOnes, sums + r * head_dim);
+      page_values_sum<Isa, T, R>(left + r * kPage, kPage, kDepth, right, head_dim, 0, queries, kOnes,
+                                 sums + r * head_dim);
     });
     for (int j = 0; j < count; ++j) memcpy(gradient(to, rows[j]), sums + j * head_dim, sizeof(float) * head_dim);
   }
@@ -202,7 +209,8 @@ struct AttentionBackwardHead {
   void block_of_keys(Queries* block, const int32_t* rows, int first_key, int count, Keys* keys) const {
     const int head_dim = p->shape.head_dim, kv_heads = p->shape.kv_heads;
     const T *k[kPage], *v[kPage];
-    for (int j = 0; j < count; ++j) k[j] = row_of(p->k, rows[j], kv_heads, g), v[j] = row_of(p->v, rows[j], kv_heads, g);
+    for (int j = 0; j < count; ++j)
+      k[j] = row_of(p->k, rows[j], kv_heads, g), v[j] = row_of(p->v, rows[j], kv_heads, g);
     in_groups<6>(count, [&](int r, auto height) {
       constexpr int R = decltype(height)::value;
       page_scores<Isa, T, R>(k + r, block->q_lanes, head_dim, p->scale, kPage, keys->s + r * kPage);
@@ -218,8 +226,8 @@ struct AttentionBackwardHead {
     pack_steps<Isa>(k, count, head_dim, keys->k_steps);
     in_groups<6>(block->count, [&](int r, auto height) {
       constexpr int R = decltype(height)::value;
-      page_values_sum<Isa, T, R>(keys->ds_steps + r * kDepth, kDepth, kPage * kDepth, keys->k_steps, head_dim, 0, count, kOnes,
-                                 block->dq + r * head_dim);
+      page_values_sum<Isa, T, R>(keys->ds_steps + r * kDepth, kDepth, kPage * kDepth, keys->k_steps, head_dim, 0, count,
+                                 kOnes, block->dq + r * head_dim);
     });
   }
 
@@ -283,8 +291,8 @@ size_t attention_backward_workspace(const credence_attention_backward* p) {
 template <class Isa>
 int attention_backward(credence_backend* backend, const credence_attention_backward* p, void* workspace) {
   if (p->shape.head_dim > kMaxHeadDim)
-    return fail(backend, "attention_backward: head_dim is %d; this back end has room for %d (kMaxHeadDim)", p->shape.head_dim,
-                kMaxHeadDim);
+    return fail(backend, "attention_backward: head_dim is %d; this back end has room for %d (kMaxHeadDim)",
+                p->shape.head_dim, kMaxHeadDim);
   AttentionBackwardPlan plan;
   if (attention_backward_plan<Isa>(backend, p, workspace, &plan)) return 1;
   const int32_t kv_heads = p->shape.kv_heads;

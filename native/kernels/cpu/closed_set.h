@@ -50,7 +50,8 @@ void closed_set_gradient(const credence_closed_set* p, int64_t r) {
   for (int64_t c = 0; c < count; ++c) {
     const float dz = upstream[c] - exp_of<Isa>(logprob[c]) * sum;
     const T* panel = panels + p->candidates[c] / kPanel * stride;
-    for (int64_t i = 0; i < p->width; ++i) dh[i] += dz * Isa::get(panel + panel_element(p->dtype, p->candidates[c] % kPanel, i));
+    for (int64_t i = 0; i < p->width; ++i)
+      dh[i] += dz * Isa::get(panel + panel_element(p->dtype, p->candidates[c] % kPanel, i));
   }
 }
 

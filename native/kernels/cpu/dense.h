@@ -31,7 +31,8 @@ float dense_dot(const float* a, const float* b, int64_t count) {
 template <class Isa>
 int dense(credence_backend* backend, const credence_dense* p, void*) {
   if (p->activation != CREDENCE_IDENTITY && p->activation != CREDENCE_RELU)
-    return fail(backend, "dense: a head's layer has activation %d; identity and ReLU exist", static_cast<int>(p->activation));
+    return fail(backend, "dense: a head's layer has activation %d; identity and ReLU exist",
+                static_cast<int>(p->activation));
   backend->pool.parallel(*p->rows, [&](int64_t r, int) {
     for (int64_t o = 0; o < p->out; ++o) {
       float y = dense_dot<Isa>(p->x + r * p->in, p->weight + o * p->in, p->in);
@@ -59,7 +60,8 @@ void dense_add(float* to, float a, const float* x, int64_t count) {
 template <class Isa>
 int dense_backward(credence_backend* backend, const credence_dense_backward* p, void*) {
   if (p->activation != CREDENCE_IDENTITY && p->activation != CREDENCE_RELU)
-    return fail(backend, "dense: a head's layer has activation %d; identity and ReLU exist", static_cast<int>(p->activation));
+    return fail(backend, "dense: a head's layer has activation %d; identity and ReLU exist",
+                static_cast<int>(p->activation));
   const int64_t rows = *p->rows;
   backend->pool.parallel(rows, [&](int64_t r, int) {
     float* dy = p->dy + r * p->out;

@@ -51,10 +51,12 @@ struct DivergencePass {
             size_t logits) const {
     const Product<T> product = product_of<T>(static_cast<const T*>(h) + first * ldh, ldh, weights);
     backend->pool.parallel(plan.blocks, [&](int64_t block, int) {
-      visit_blocks<Isa, T>(product, 0, count, block, block + 1, p->vocabulary, [&](int64_t r, int64_t, const float* z, int n) {
-        reinterpret_cast<BlockSums*>(workspace + sums)[r * plan.blocks + block] = block_sums<Isa>(z, n, false);
-        memcpy(reinterpret_cast<float*>(workspace + logits) + r * plan.row + block * kVocabularyBlock, z, n * sizeof(float));
-      });
+      visit_blocks<Isa, T>(
+          product, 0, count, block, block + 1, p->vocabulary, [&](int64_t r, int64_t, const float* z, int n) {
+            reinterpret_cast<BlockSums*>(workspace + sums)[r * plan.blocks + block] = block_sums<Isa>(z, n, false);
+            memcpy(reinterpret_cast<float*>(workspace + logits) + r * plan.row + block * kVocabularyBlock, z,
+                   n * sizeof(float));
+          });
     });
   }
 
@@ -73,7 +75,10 @@ struct DivergencePass {
         const double log_p = z[v] - lse_p, log_q = other[v] - lse_q, a = exp(log_p), b = exp(log_q);
         const double log_m = p->kind == 2 ? log((a + b) / 2) : 0;
         // p slope: q / p times p is q, also where p is too small to divide by
-        const double weighted = p->kind == 0 ? a * (log_p - log_q) : p->kind == 1 ? -b : a > 0 ? a * (log_p - log_m) / 2 : 0;
+        const double weighted = p->kind == 0   ? a * (log_p - log_q)
+                                : p->kind == 1 ? -b
+                                : a > 0        ? a * (log_p - log_m) / 2
+                                               : 0;
         body(v, a, b, log_p, log_q, log_m, weighted);
       }
     };
@@ -99,9 +104,9 @@ struct DivergencePass {
     for (int64_t r = 0; r < count; ++r) memset(p->dh + (first + r) * p->lddh, 0, p->width * sizeof(float));
     backend->pool.parallel(panels_of(p->width), [&](int64_t panel, int) {
       in_groups<Isa::kTileRows>(static_cast<int>(count), [&](int r, auto height) {
-        add_dz_product<Isa, T, decltype(height)::value>(dz + r * plan.row, plan.row, p->vocabulary, transposed + panel * stride,
-                                                        p->dh + (first + r) * p->lddh + panel * kPanel, p->lddh,
-                                                        p->width - panel * kPanel);
+        add_dz_product<Isa, T, decltype(height)::value>(
+            dz + r * plan.row, plan.row, p->vocabulary, transposed + panel * stride,
+            p->dh + (first + r) * p->lddh + panel * kPanel, p->lddh, p->width - panel * kPanel);
       });
     });
   }

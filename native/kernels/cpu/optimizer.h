@@ -48,7 +48,8 @@ int adamw(credence_backend* backend, const credence_adamw* p, void*) {
     const double ratio = p->max_norm / (static_cast<double>(*p->norm) * p->gradient_scale + 1e-6);
     clip = ratio < 1 ? ratio : 1;
   }
-  const double c1 = 1 - pow(p->beta1, static_cast<double>(p->step)), c2 = 1 - pow(p->beta2, static_cast<double>(p->step));
+  const double c1 = 1 - pow(p->beta1, static_cast<double>(p->step)),
+               c2 = 1 - pow(p->beta2, static_cast<double>(p->step));
   const auto scale = Isa::set(static_cast<float>(p->gradient_scale * clip));
   const auto beta1 = Isa::set(static_cast<float>(p->beta1)), rest1 = Isa::set(static_cast<float>(1 - p->beta1));
   const auto beta2 = Isa::set(static_cast<float>(p->beta2)), rest2 = Isa::set(static_cast<float>(1 - p->beta2));

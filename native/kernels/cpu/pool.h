@@ -14,7 +14,8 @@ size_t pool_workspace(const credence_pool*) {
 template <class Isa>
 int pool(credence_backend* backend, const credence_pool* p, void*) {
   for (int32_t s = 0; s < *p->rows; ++s)
-    if (p->from[s] >= p->to[s]) return fail(backend, "pool: span %d covers no row (from %d to %d)", s, p->from[s], p->to[s]);
+    if (p->from[s] >= p->to[s])
+      return fail(backend, "pool: span %d covers no row (from %d to %d)", s, p->from[s], p->to[s]);
   backend->pool.parallel(*p->rows, [&](int64_t s, int) {
     const auto share = Isa::set(1.0f / static_cast<float>(p->to[s] - p->from[s]));
     for (int64_t i = 0; i < p->width; i += Isa::W) {

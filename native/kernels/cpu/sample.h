@@ -40,7 +40,7 @@ struct BeforeOf {
 };
 
 struct SamplePlan {
-  int64_t blocks, part_blocks, words;                                    // words: of a row's bit map of seen ids
+  int64_t blocks, part_blocks, words;                                 // words: of a row's bit map of seen ids
   size_t sums, thresholds, counts, seen, lists, whole, order, bytes;  // offsets of what lies in the workspace
 };
 
@@ -197,7 +197,8 @@ struct SamplePass {
   // From candidates in order, of which `kept` count and weigh `total` together; weigh(i) is what candidate i weighs, candidates
   // beyond `ready` are put in order when they are needed.
   template <class Weigh, class More>
-  void draw(int64_t r, const Candidate* in_order, int64_t kept, double total, const Weigh& weigh, const More& more) const {
+  void draw(int64_t r, const Candidate* in_order, int64_t kept, double total, const Weigh& weigh,
+            const More& more) const {
     double mass = 0;
     if (p->top_p[r] < 1) {
       for (int64_t i = 0; i < kept; ++i) {
@@ -246,7 +247,8 @@ struct SamplePass {
     const double temperature = p->temperature[r];
     double weights[kShortTopK], total = 0;
     for (int32_t i = 0; i < count; ++i)
-      total += weights[i] = i == 0 || temperature == 0 ? 1 : exp((static_cast<double>(all[i].value) - all[0].value) / temperature);
+      total += weights[i] =
+          i == 0 || temperature == 0 ? 1 : exp((static_cast<double>(all[i].value) - all[0].value) / temperature);
     draw(r, all, count, total, [&](int64_t i) { return weights[i]; }, [](int64_t) {});
     return true;
   }
@@ -259,7 +261,8 @@ struct SamplePass {
     for (int64_t i = 0; i < vocabulary; ++i)
       if (z[i] == z[i]) all[count++] = {z[i], static_cast<int32_t>(i)};
     if (count == 0) return false;
-    const float most = std::min_element(all, all + count, Before())->value, factor = std::min(1 / p->temperature[r], 1e30f);
+    const float most = std::min_element(all, all + count, Before())->value,
+                factor = std::min(1 / p->temperature[r], 1e30f);
     const auto weigh = [&](int64_t i) { return static_cast<double>(exp_of<Isa>((all[i].value - most) * factor)); };
     int64_t kept = count, ready = 0;
     if (cut_of(r) > 0 && cut_of(r) < count) {
@@ -305,8 +308,8 @@ struct SamplePass {
       if (!penalised(r)) continue;
       for (int32_t i = p->seen_offsets[r]; i < p->seen_offsets[r + 1]; ++i)
         if (p->seen[i] < 0 || p->seen[i] >= p->vocabulary)
-          return fail(backend, "sample: row %d has seen token %d; the vocabulary has %d tokens", static_cast<int>(r), p->seen[i],
-                      p->vocabulary);
+          return fail(backend, "sample: row %d has seen token %d; the vocabulary has %d tokens", static_cast<int>(r),
+                      p->seen[i], p->vocabulary);
     }
     const int64_t step = all_short ? rows : kWholeRows;
     int32_t lost = -1;
@@ -316,11 +319,14 @@ struct SamplePass {
       read(row0, row1);
       backend->pool.parallel(row1 - row0, [&](int64_t i, int) {
         const int64_t r = row0 + i;
-        if (!(is_short(r) ? draw_short(r) : draw_whole(r, row0))) __atomic_store_n(&lost, static_cast<int32_t>(r), __ATOMIC_RELAXED);
+        if (!(is_short(r) ? draw_short(r) : draw_whole(r, row0)))
+          __atomic_store_n(&lost, static_cast<int32_t>(r), __ATOMIC_RELAXED);
       });
     }
     if (lost >= 0)
-      return fail(backend, "sample: every logit of row %d is not a number; the weights or the adapter hold NaN or overflow", lost);
+      return fail(backend,
+                  "sample: every logit of row %d is not a number; the weights or the adapter hold NaN or overflow",
+                  lost);
     return 0;
   }
 };

@@ -49,7 +49,8 @@ struct UpstreamRow {
 
 // dz[i] = -p (d_logprob + d_entropy (log p + entropy)) + [i = target] d_logprob, for `count` logits of a block, rounded to D.
 template <class Isa, class K, class D>
-void block_dz(const UpstreamRow& u, const K* kept, float block_most, int64_t first, int count, bool logits_kept, D* dz) {
+void block_dz(const UpstreamRow& u, const K* kept, float block_most, int64_t first, int count, bool logits_kept,
+              D* dz) {
   constexpr int W = Isa::W;
   const auto slope = Isa::set(-u.d_logprob), lse = Isa::set(u.lse);
   const float scale = exp_of<Isa>(block_most - u.lse) * -u.d_logprob;
@@ -58,7 +59,8 @@ void block_dz(const UpstreamRow& u, const K* kept, float block_most, int64_t fir
     typename Isa::F x = Isa::load(kept + i, lanes);
     if (logits_kept) {
       const auto log_p = Isa::sub(x, lse);
-      const auto bonus = Isa::mul(Isa::set(-u.d_entropy), Isa::add(Isa::max(log_p, Isa::set(-200.0f)), Isa::set(u.entropy)));
+      const auto bonus =
+          Isa::mul(Isa::set(-u.d_entropy), Isa::add(Isa::max(log_p, Isa::set(-200.0f)), Isa::set(u.entropy)));
       x = Isa::mul(Isa::exp(log_p), Isa::add(slope, bonus));
     } else {
       x = Isa::mul(x, Isa::set(scale));
@@ -73,7 +75,8 @@ void block_dz(const UpstreamRow& u, const K* kept, float block_most, int64_t fir
 
 // R rows of dh [.., 32] += dz [R, count] times `count` inputs of a transposed panel.
 template <class Isa, class T, int R>
-void add_dz_product(const T* dz, int64_t lddz, int64_t count, const T* panel, float* dh, int64_t lddh, int64_t columns) {
+void add_dz_product(const T* dz, int64_t lddz, int64_t count, const T* panel, float* dh, int64_t lddh,
+                    int64_t columns) {
   constexpr int V = kPanel / Isa::W;
   typename Isa::F c[R][V];
 #pragma GCC unroll 16
@@ -101,7 +104,8 @@ struct LogprobsPass {
 
   UpstreamRow upstream(int64_t first, int64_t r) const {
     const int32_t target = target_of(first + r);
-    const float dl = p->d_logprob && target >= 0 ? p->d_logprob[first + r] : 0, de = p->d_entropy ? p->d_entropy[first + r] : 0;
+    const float dl = p->d_logprob && target >= 0 ? p->d_logprob[first + r] : 0,
+                de = p->d_entropy ? p->d_entropy[first + r] : 0;
     return {dl, de, rows[r].lse, rows[r].entropy, target_z[r], target};
   }
 
@@ -121,22 +125,23 @@ struct LogprobsPass {
     const bool entropy = p->entropy || plan.entropy_backward;
     const int64_t row = plan.blocks * kVocabularyBlock;
     backend->pool.parallel(plan.blocks, [&](int64_t block, int) {
-      visit_blocks<Isa, T>(product, 0, count, block, block + 1, p->vocabulary, [&](int64_t r, int64_t, const float* z, int n) {
-        const BlockSums s = block_sums<Isa>(z, n, entropy);
-        sums[r * plan.blocks + block] = s;
-        const int64_t at = block * kVocabularyBlock, target = target_of(first + r) - at;
-        if (target >= 0 && target < n) target_z[r] = z[target];
-        if (p->logits) memcpy(p->logits + (first + r) * p->vocabulary + at, z, n * sizeof(float));
-        if (plan.entropy_backward) {
-          memcpy(static_cast<float*>(kept) + r * row + at, z, n * sizeof(float));
-        } else if (plan.backward) {
-          T* to = static_cast<T*>(kept) + r * row + at;
-          for (int i = 0; i < n; i += Isa::W) {
-            const auto lanes = Isa::first(n - i);
-            Isa::store(to + i, Isa::exp(Isa::sub(Isa::load(z + i, lanes), Isa::set(s.most))), lanes);
-          }
-        }
-      });
+      visit_blocks<Isa, T>(
+          product, 0, count, block, block + 1, p->vocabulary, [&](int64_t r, int64_t, const float* z, int n) {
+            const BlockSums s = block_sums<Isa>(z, n, entropy);
+            sums[r * plan.blocks + block] = s;
+            const int64_t at = block * kVocabularyBlock, target = target_of(first + r) - at;
+            if (target >= 0 && target < n) target_z[r] = z[target];
+            if (p->logits) memcpy(p->logits + (first + r) * p->vocabulary + at, z, n * sizeof(float));
+            if (plan.entropy_backward) {
+              memcpy(static_cast<float*>(kept) + r * row + at, z, n * sizeof(float));
+            } else if (plan.backward) {
+              T* to = static_cast<T*>(kept) + r * row + at;
+              for (int i = 0; i < n; i += Isa::W) {
+                const auto lanes = Isa::first(n - i);
+                Isa::store(to + i, Isa::exp(Isa::sub(Isa::load(z + i, lanes), Isa::set(s.most))), lanes);
+              }
+            }
+          });
     });
     backend->pool.parallel(ceil_div(count, 16), [&](int64_t task, int) {
       for (int64_t r = task * 16; r < least(count, task * 16 + 16); ++r) {
@@ -150,8 +155,10 @@ struct LogprobsPass {
 
   // dh = dz W: a work item is some rows over the whole vocabulary in order, a block of dz at a time.
   void backward(int64_t first, int64_t count) const {
-    const int64_t threads = backend->pool.threads(), items = ceil_div(ceil_div(count, kBackwardRows), threads) * threads;
-    const int64_t group = ceil_div(ceil_div(count, items), Isa::kTileRows) * Isa::kTileRows, panels = panels_of(p->width);
+    const int64_t threads = backend->pool.threads(),
+                  items = ceil_div(ceil_div(count, kBackwardRows), threads) * threads;
+    const int64_t group = ceil_div(ceil_div(count, items), Isa::kTileRows) * Isa::kTileRows,
+                  panels = panels_of(p->width);
     const int64_t stride = panel_elements(p->dtype, p->vocabulary);
     const T* transposed = static_cast<const T*>(p->weights->transposed);
     backend->pool.parallel(ceil_div(count, group), [&](int64_t task, int) {
@@ -193,7 +200,8 @@ struct LogprobsPass {
 };
 
 template <class Isa, class T>
-void token_logprobs_of(credence_backend* backend, const credence_token_logprobs* p, const LogprobsPlan& plan, char* workspace) {
+void token_logprobs_of(credence_backend* backend, const credence_token_logprobs* p, const LogprobsPlan& plan,
+                       char* workspace) {
   const LogprobsPass<Isa, T> pass{backend,
                                   p,
                                   plan,
@@ -218,10 +226,12 @@ template <class Isa>
 int token_logprobs(credence_backend* backend, const credence_token_logprobs* p, void* workspace) {
   const LogprobsPlan plan = logprobs_plan(p);
   if (plan.backward && p->dh && !p->weights->transposed)
-    return fail(backend, "token_logprobs: dh was asked for, but the vocabulary's weights were packed without backward = 1");
+    return fail(backend,
+                "token_logprobs: dh was asked for, but the vocabulary's weights were packed without backward = 1");
   for (int32_t r = 0; p->targets && r < *p->rows; ++r)
     if (p->targets[r] >= p->vocabulary)
-      return fail(backend, "token_logprobs: row %d has target %d; the vocabulary has %d tokens", r, p->targets[r], p->vocabulary);
+      return fail(backend, "token_logprobs: row %d has target %d; the vocabulary has %d tokens", r, p->targets[r],
+                  p->vocabulary);
   if (p->dtype == CREDENCE_BF16) token_logprobs_of<Isa, bf16>(backend, p, plan, static_cast<char*>(workspace));
   else token_logprobs_of<Isa, float>(backend, p, plan, static_cast<char*>(workspace));
   return 0;

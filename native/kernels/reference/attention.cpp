@@ -79,7 +79,8 @@ AttentionResult attention(const Attention& p) {
 // With P = softmax(S): dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = scale dS K, dK = scale dS^T Q.
 AttentionGradients attention_backward(const Attention& p, const std::vector<double>& d_o) {
   const int d = p.head_dim;
-  AttentionGradients r{std::vector<double>(p.q.size()), std::vector<double>(p.k.size()), std::vector<double>(p.v.size())};
+  AttentionGradients r{std::vector<double>(p.q.size()), std::vector<double>(p.k.size()),
+                       std::vector<double>(p.v.size())};
   for_each_query(p, [&](int t, const std::vector<int>& visible) {
     for (int head = 0; head < p.heads; ++head) {
       const size_t row = (static_cast<size_t>(t) * p.heads + head) * d;

@@ -14,8 +14,8 @@ std::vector<double> pool(const std::vector<double>& x, int width, const std::vec
   return y;
 }
 
-std::vector<double> pool_backward(const std::vector<double>& dy, int width, int x_rows, const std::vector<int32_t>& from,
-                                  const std::vector<int32_t>& to) {
+std::vector<double> pool_backward(const std::vector<double>& dy, int width, int x_rows,
+                                  const std::vector<int32_t>& from, const std::vector<int32_t>& to) {
   std::vector<double> dx(static_cast<size_t>(x_rows) * width);
   for (size_t s = 0; s < from.size(); ++s)
     for (int r = from[s]; r < to[s]; ++r)

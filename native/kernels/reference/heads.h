@@ -10,8 +10,8 @@ namespace credence::reference {
 std::vector<double> pool(const std::vector<double>& x, int width, const std::vector<int32_t>& from,
                          const std::vector<int32_t>& to);
 /// Gradient of pool for x of x_rows rows.
-std::vector<double> pool_backward(const std::vector<double>& dy, int width, int x_rows, const std::vector<int32_t>& from,
-                                  const std::vector<int32_t>& to);
+std::vector<double> pool_backward(const std::vector<double>& dy, int width, int x_rows,
+                                  const std::vector<int32_t>& from, const std::vector<int32_t>& to);
 
 struct Dense {
   int rows = 0, in = 0, out = 0;

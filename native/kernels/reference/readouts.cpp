@@ -140,7 +140,8 @@ std::vector<double> divergence(const Readout& p, const Readout& q, int kind) {
 }
 
 // dz = p (slope - sum p slope).
-ReadoutGradients divergence_backward(const Readout& p, const Readout& q, int kind, const std::vector<double>& upstream) {
+ReadoutGradients divergence_backward(const Readout& p, const Readout& q, int kind,
+                                     const std::vector<double>& upstream) {
   ReadoutGradients g = zeros(p);
   for (int r = 0; r < p.rows; ++r) {
     const auto log_p = log_softmax(logits_of(p, r));

@@ -14,8 +14,8 @@ struct Readout {
 };
 
 struct TokenLogprobs {
-  std::vector<double> logits;                  // [R, V]
-  std::vector<double> logprob, entropy, lse;   // [R]
+  std::vector<double> logits;                 // [R, V]
+  std::vector<double> logprob, entropy, lse;  // [R]
 };
 
 struct ReadoutGradients {
