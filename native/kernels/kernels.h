@@ -468,13 +468,13 @@ typedef struct {
 // ------------------------------------------------------------------------------------------------------------------ table
 
 // Every operator, once. CREDENCE_OPERATORS(X) is expanded into the table below and wherever all of them are listed.
-#define CREDENCE_OPERATORS(X)                                                                                        \
-  X(embed)                                                                                                           \
-  X(norm)                                                                                                            \
-  X(attention_input) X(attention) X(project) X(mlp_input) X(norm_backward) X(project_backward) X(mlp_input_backward) \
-      X(attention_backward) X(attention_input_backward) X(embed_backward) X(token_logprobs) X(closed_set)            \
-          X(divergence) X(pool) X(pool_backward) X(dense) X(dense_backward) X(sample) X(gradient_norm) X(adamw)      \
-              X(advantage)
+// clang-format off: a list, not calls
+#define CREDENCE_OPERATORS(X)                                                                                  \
+  X(embed) X(norm) X(attention_input) X(attention) X(project) X(mlp_input)                                     \
+  X(norm_backward) X(project_backward) X(mlp_input_backward) X(attention_backward) X(attention_input_backward) \
+  X(embed_backward) X(token_logprobs) X(closed_set) X(divergence) X(pool) X(pool_backward) X(dense)            \
+  X(dense_backward) X(sample) X(gradient_norm) X(adamw) X(advantage)
+// clang-format on
 
 typedef credence_pool credence_pool_backward;
 

@@ -60,6 +60,7 @@ export const comparisons: [string, string][] = [
   ["probe-answer", "probe-answer-calibration-only"],
   ["probe-answer", "probe-answer-elicitation-only"],
   ["probe-answer", "probe-question"],
+  ["probe-answer", "sequence-probability"],
   ["probe-answer", "mean-token-probability"],
   ["probe-question", "probe-question-calibration-only"],
   ["lora-question", "lora-question-calibration-only"],
