@@ -1,7 +1,7 @@
 /**
  * The addon's typed surface, and nothing else: token ids and offsets go in, per-token or per-row float32 comes out,
  * handles stand for the rest. Every long call runs on the engine's own thread and returns a promise. A handle keeps what
- * it depends on alive; `dispose()` waits for work in flight, and later use throws `EngineError` with code "DISPOSED".
+ * it depends on alive; after `dispose()` work in flight still finishes, and later use throws an Error with code "DISPOSED".
  */
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";

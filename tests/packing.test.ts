@@ -93,7 +93,12 @@ t.test("folds test every row once, and choose on groups of their own", async (t)
     folds.flatMap((fold) => fold.test).sort((a, b) => a - b),
     upTo(200),
   );
-  for (const { train, test, inner } of folds) {
+  for (const { train, test, inner: parts } of folds) {
+    const inner = parts[0]!;
+    t.same(
+      parts.flat().sort((a, b) => a - b),
+      train,
+    );
     t.equal(train.length + test.length, 200);
     t.ok(inner.length > 0 && inner.every((i) => train.includes(i)));
     const chosen = new Set(inner.map((i) => rows[i]!.group));

@@ -52,7 +52,7 @@ test("every row is the reference's, with its own choices of rows", async (t) => 
         data: Float64Array.from(golden.features[`${family}_${depth}`]!),
       }));
       const [, , name, penalty] = golden.chosen.find(([fold, of]) => fold === f && of === family)!;
-      const free = await elicit({ features, agreement: golden.agreement, train, inner, fit });
+      const free = await elicit({ features, agreement: golden.agreement, train, inner: [inner], fit });
       same += Number(`${family}_${free.depth}` === name && free.penalty === penalty);
       // The reference breaks ties of agreement by position where ours share a rank: follow its choice to compare the rest.
       const following = features.filter(({ depth }) => name === `${family}_${depth}`);
@@ -61,7 +61,7 @@ test("every row is the reference's, with its own choices of rows", async (t) => 
         penalties: [penalty],
         agreement: golden.agreement,
         train,
-        inner,
+        inner: [inner],
         fit,
       });
       t.ok(
@@ -122,7 +122,7 @@ function planted(n: number, honest: number, seed: number) {
   }
   const rows = Array.from({ length: n }, (_, i) => i);
   const train = rows.slice(0, n / 2);
-  return { features, agreement, correct, train, inner: train.filter((i) => i % 5 === 0), test: rows.slice(n / 2) };
+  return { features, agreement, correct, train, inner: [train.filter((i) => i % 5 === 0)], test: rows.slice(n / 2) };
 }
 
 const brier = (p: Float64Array, y: Uint8Array, rows: readonly number[]) =>

@@ -55,15 +55,15 @@ function divide(names: string[], tested: (name: string) => boolean): Split {
   return split;
 }
 
-/** One fold: its rows are tested, the others train; `inner` says which training rows choose between settings. */
+/** One fold: its rows are tested, the others train; `inner` cuts these into parts, whole groups each, that choose between settings. */
 export interface Fold extends Split {
-  inner: number[];
+  inner: number[][];
 }
 
 /**
- * Folds by group: group i of a shuffled order is tested in fold i mod `folds`, and chooses settings where
- * floor(i / folds) mod `folds` is 0. With 5 folds and seed 0 these are the folds of the probe reference
- * (default_rng(0).permutation of the sorted groups; i % 5; i % 25 // 5 == 0).
+ * Folds by group: group i of a shuffled order is tested in fold i mod `folds`, and is in inner part floor(i / folds) mod
+ * `folds` where it trains. With 5 folds and seed 0 these are the folds of the probe reference, and its one inner part is
+ * the first (default_rng(0).permutation of the sorted groups; i % 5; i % 25 // 5 == 0).
  *
  * @throws CredenceError "BAD_INPUT" when there are fewer groups than a fold needs
  */
@@ -79,8 +79,9 @@ export function foldsByGroup(rows: readonly Grouped[], { folds = 5, seed = 0 } =
   const place = new Map(order.map((name, i) => [name, i]));
   return Array.from({ length: folds }, (_, fold) => {
     const split = divide(names, (name) => place.get(name)! % folds === fold);
-    const inner = split.train.filter((i) => Math.floor(place.get(names[i]!)! / folds) % folds === 0);
-    return { ...split, inner };
+    const partOf = (row: number) => Math.floor(place.get(names[row]!)! / folds) % folds;
+    const inner = Array.from({ length: folds }, (_, part) => split.train.filter((row) => partOf(row) === part));
+    return { ...split, inner: inner.filter((part) => part.length) };
   });
 }
 

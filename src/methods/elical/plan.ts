@@ -11,7 +11,7 @@ export interface Division extends Fold {
   parts(labels: number[], seed: number): number[][];
 }
 
-/** A fifth of the training groups chooses depth and penalty. */
+/** Depth and penalty are chosen over so many parts of the training groups: one part alone picks depths by luck. */
 const innerFolds = 5;
 
 /** The split whose training questions come first in the file, as LoRA and a run without folds use it. */
@@ -23,7 +23,7 @@ export function split(questions: LabelledRecord[]): Division {
   const inner = foldsByGroup(
     train.map((row) => questions[row]!),
     { folds: Math.min(innerFolds, groups) },
-  )[0]!.test.map((place) => train[place]!);
+  ).map(({ test: part }) => part.map((place) => train[place]!));
   return {
     train,
     test,

@@ -2,7 +2,8 @@
  * A linear probe on the frozen model's hidden states that is elicited from agreement and calibrated on a few labels.
  *
  * Elicit: a ridge logistic fit to the agreement of all training questions (soft targets). Its depth and penalty are those
- * whose probe ranks the agreement of inner groups best (Spearman): no label has a say.
+ * whose probe ranks the agreement of groups it was not fitted to best, on average over the inner folds (Spearman): no
+ * label has a say.
  * Calibrate: a ridge fit to the labels that pulls towards the elicited weights (Platt-scaled on the same labels) or towards
  * zero. Which, and how hard, is what five-fold cross-validation on those labels likes best by log loss: the probe leans on
  * agreement as far as agreement tells.
@@ -26,8 +27,8 @@ export interface ElicitOptions {
   agreement: ArrayLike<number>;
   /** Rows to learn from. */
   train: readonly number[];
-  /** Those of them, whole groups, that only choose depth and penalty. */
-  inner: readonly number[];
+  /** Parts of them, whole groups each: depth and penalty are judged on one part after the other, fitted to the rest. */
+  inner: readonly (readonly number[])[];
   fit: FitLogistic;
   penalties?: readonly number[];
   signal?: AbortSignal;
@@ -37,7 +38,7 @@ export interface ElicitOptions {
 export interface Elicited {
   depth: number;
   penalty: number;
-  /** Spearman's correlation with agreement on the inner groups; null where it is undefined for every candidate. */
+  /** Spearman's correlation with agreement, mean over the inner parts; null where it is undefined for every candidate. */
   rank: number | null;
   /** Mean and deviation of each feature over the training rows. */
   mean: Float64Array;
@@ -167,37 +168,53 @@ export function spearman(a: Float64Array, b: Float64Array): number | null {
   return xx > 0 && yy > 0 ? xy / Math.sqrt(xx * yy) : null;
 }
 
+/** Mean of those that are defined; null where none is. */
+function mean(values: readonly (number | null)[]): number | null {
+  const defined = values.filter((value) => value !== null);
+  return defined.length ? defined.reduce((sum, value) => sum + value, 0) / defined.length : null;
+}
+
 /**
  * Learns agreement from the training rows.
  *
- * @throws CredenceError "BAD_INPUT" where the inner groups are none or all of the training rows
+ * @throws CredenceError "BAD_INPUT" where there is no inner part, or one of them is empty or all of the training rows
  */
 export async function elicit(options: ElicitOptions): Promise<Elicited> {
   const { features, agreement, train, inner, fit, penalties = elicitPenalties, signal } = options;
-  const held = new Set(inner);
-  const outer = train.filter((row) => !held.has(row));
-  if (features.length === 0 || inner.length === 0 || outer.length === 0) {
+  const parts = inner.map((part) => {
+    const held = new Set(part);
+    return { held: part, rest: train.filter((row) => !held.has(row)) };
+  });
+  if (
+    features.length === 0 ||
+    parts.length === 0 ||
+    parts.some(({ held, rest }) => held.length === 0 || rest.length === 0)
+  ) {
     throw new CredenceError(
       "BAD_INPUT",
-      `probe: ${train.length} training questions, ${inner.length} of them to choose depth and penalty by; give more questions, in at least 5 groups`,
+      `probe: ${train.length} training questions in ${parts.length} parts to choose depth and penalty by; give more questions, in at least 5 groups`,
     );
   }
-  const innerAgreement = pick(agreement, inner);
   let best: (Omit<Elicited, "weights"> & { width: number }) | undefined;
   for (const feature of features) {
-    checkAborted(signal);
     const { width, depth } = feature;
     const scaled = standardise(feature, train);
-    const rows = gather(scaled.standardised, width, outer);
-    const targets = pick(agreement, outer);
-    const fits = await Promise.all(
-      penalties.map((penalty) => fit({ features: rows, rows: outer.length, width, targets, penalty })),
-    );
-    fits.forEach((weights, i) => {
-      const rank = spearman(logits(scaled.standardised, weights, inner), innerAgreement);
-      if (best === undefined || (rank ?? -2) > (best.rank ?? -2)) {
-        best = { depth, width, penalty: penalties[i]!, rank, ...scaled };
-      }
+    const ranks: (number | null)[][] = penalties.map(() => []);
+    for (const { held, rest } of parts) {
+      checkAborted(signal);
+      const rows = gather(scaled.standardised, width, rest);
+      const targets = pick(agreement, rest);
+      const heldAgreement = pick(agreement, held);
+      const fits = await Promise.all(
+        penalties.map((penalty) => fit({ features: rows, rows: rest.length, width, targets, penalty })),
+      );
+      fits.forEach((weights, i) => {
+        ranks[i]!.push(spearman(logits(scaled.standardised, weights, held), heldAgreement));
+      });
+    }
+    penalties.forEach((penalty, i) => {
+      const rank = mean(ranks[i]!);
+      if (best === undefined || (rank ?? -2) > (best.rank ?? -2)) best = { depth, width, penalty, rank, ...scaled };
     });
   }
   checkAborted(signal);
