@@ -17,7 +17,12 @@ import { writeTinyModel, writeTinyQuestions } from "./fixtures/tiny-model.js";
 const stride = process.env.CREDENCE_TEST_ALL === "1" ? 1 : 4;
 const offset = Math.floor(Date.now() / 86_400_000) % stride;
 
+/** All of some 250 kills take five minutes on two quiet cores, and a multiple of that on busy ones. */
+const patience = { timeout: 25 * 60_000 };
+t.setTimeout(patience.timeout);
+
 const bin = fileURLToPath(new URL("../dist/cli/bin.js", import.meta.url));
+const skip = existsSync(bin) ? false : "the command line is not built";
 
 interface Ended {
   code: number | null;
@@ -68,12 +73,12 @@ function recipeFile(folder: string, name: string, extra: Setting[]): string {
   return path;
 }
 
-t.test("a run that dies", { skip: existsSync(bin) ? false : "the command line is not built" }, async (t) => {
+t.test("a run that dies", { skip, ...patience }, async (t) => {
   const folder = t.testdir();
   writeTinyModel(join(folder, "model"));
   writeTinyQuestions(join(folder, "questions.jsonl"), 48);
 
-  t.test("at each write, fsync and rename", async (t) => {
+  t.test("at each write, fsync and rename", patience, async (t) => {
     // One optimiser step, and with it one checkpoint, for each of the three LoRA trainings.
     const recipe = recipeFile(folder, "short", [
       ["labels.counts", [12]],
@@ -104,7 +109,7 @@ t.test("a run that dies", { skip: existsSync(bin) ? false : "the command line is
     t.same(wrong, []);
   });
 
-  t.test("at random moments", async (t) => {
+  t.test("at random moments", patience, async (t) => {
     const recipe = recipeFile(folder, "long", []);
     const whole = join(folder, "long-whole");
     const ended = await run(recipe, whole);
