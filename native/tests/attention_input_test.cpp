@@ -174,7 +174,7 @@ std::vector<double> slot_of(Backend& backend, const credence_shape& shape, const
 
 }  // namespace
 
-TEST(attention_input_is_the_reference) {
+OPERATOR_TEST("attention_input", "reference odd-shapes", is_the_reference) {
   for (const Shape& shape : kShapes)
     for (int rows : {1, 5, 30, 230})  // the last: blocks of rows
       for (int threads : {1, 2})
@@ -192,7 +192,7 @@ TEST(attention_input_is_the_reference) {
         });
 }
 
-TEST(rows_of_queries_and_keys_have_the_same_bits_in_any_batch) {
+OPERATOR_TEST("attention_input", "bits", rows_have_the_same_bits_in_any_batch) {
   constexpr int kRows = 230;
   for (const Shape& shape : {kShapes[1], kShapes[3]}) {
     const reference::AttentionInput p = input(shape, kRows);
@@ -224,7 +224,8 @@ TEST(rows_of_queries_and_keys_have_the_same_bits_in_any_batch) {
   }
 }
 
-TEST(keys_and_values_lie_in_their_pages_and_the_rest_of_a_page_is_zero) {
+OPERATOR_TEST("attention_input", "reference odd-shapes",
+              keys_and_values_lie_in_their_pages_and_the_rest_of_a_page_is_zero) {
   for (const Shape& shape : kShapes)
     for (int threads : {1, 2})
       each_backend(threads, [&](Backend& backend) {
@@ -275,7 +276,7 @@ TEST(keys_and_values_lie_in_their_pages_and_the_rest_of_a_page_is_zero) {
       });
 }
 
-TEST(attention_input_backward_is_the_reference) {
+OPERATOR_TEST("attention_input_backward", "reference odd-shapes bits", is_the_reference) {
   for (const Shape& shape : kShapes)
     for (int rows : {1, 13, 130})
       for (int threads : {1, 2})
@@ -336,7 +337,7 @@ TEST(attention_input_backward_is_the_reference) {
         });
 }
 
-TEST(the_references_qkv_gradients_are_finite_differences) {
+OPERATOR_TEST("attention_input_backward", "finite-difference", the_reference_is_the_finite_difference) {
   for (const Shape& shape : kShapes) {
     reference::AttentionInput p = input(shape, 3);
     const auto uq = normal(21, static_cast<size_t>(3) * shape.heads * shape.head_dim);

@@ -155,7 +155,7 @@ Forward run_forward(Backend& backend, const reference::Attention& p) {
 
 }  // namespace
 
-TEST(attention_is_its_definition) {
+OPERATOR_TEST("attention", "reference odd-shapes", is_its_definition) {
   for (int threads : {1, 2})
     each_backend(threads, [](Backend& backend) {
       for (const Case& c : kCases) {
@@ -168,7 +168,7 @@ TEST(attention_is_its_definition) {
     });
 }
 
-TEST(attention_has_the_same_bits_for_any_number_of_threads) {
+OPERATOR_TEST("attention", "bits", has_the_same_bits_for_any_number_of_threads) {
   for (const Case& c : kCases) {
     const auto p = example(c, 3);
     std::vector<std::vector<uint8_t>> bits[2];
@@ -179,7 +179,7 @@ TEST(attention_has_the_same_bits_for_any_number_of_threads) {
 }
 
 // The last token alone, with the earlier keys in its pages, is what decoding runs.
-TEST(decoding_has_the_bits_of_prefilling) {
+OPERATOR_TEST("attention", "bits", decoding_has_the_bits_of_prefilling) {
   each_backend(1, [](Backend& backend) {
     for (int n : {1, 2, 17, 64, 65, 130}) {
       const auto p = example({{n, 40}, 6, 2, 64, n == 130 ? 70 : 0}, n);
@@ -202,7 +202,7 @@ TEST(decoding_has_the_bits_of_prefilling) {
   });
 }
 
-TEST(attention_does_not_see_a_neighbour_or_the_future) {
+OPERATOR_TEST("attention", "bits", does_not_see_a_neighbour_or_the_future) {
   each_backend(1, [](Backend& backend) {
     auto p = example({{70, 90}, 4, 2, 20, 0}, 5);
     const auto before = run_forward(backend, p);
@@ -217,7 +217,7 @@ TEST(attention_does_not_see_a_neighbour_or_the_future) {
   });
 }
 
-TEST(attention_backward_is_its_definition) {
+OPERATOR_TEST("attention_backward", "reference odd-shapes bits", is_its_definition) {
   for (const Case& c : kCases) {
     const auto p = example(c, 7);
     const auto d_o = normal(23, p.q.size());
@@ -236,7 +236,7 @@ TEST(attention_backward_is_its_definition) {
   }
 }
 
-TEST(attention_backward_refuses_keys_of_an_earlier_call) {
+OPERATOR_TEST("attention_backward", "refusal", refuses_keys_of_an_earlier_call) {
   each_backend(1, [](Backend& backend) {
     const auto p = example({{5, 3}, 2, 1, 20, 0}, 1);
     OnDevice device(backend, p);
@@ -250,7 +250,7 @@ TEST(attention_backward_refuses_keys_of_an_earlier_call) {
   });
 }
 
-TEST(attention_refuses_heads_it_has_no_room_for) {
+OPERATOR_TEST("attention", "refusal", refuses_heads_it_has_no_room_for) {
   each_backend(1, [](Backend& backend) {
     credence_attention parameters{};
     parameters.shape.heads = parameters.shape.kv_heads = 1;
@@ -260,7 +260,7 @@ TEST(attention_refuses_heads_it_has_no_room_for) {
   });
 }
 
-TEST(attention_gradient_is_the_finite_difference) {
+OPERATOR_TEST("attention_backward", "finite-difference", the_reference_is_the_finite_difference) {
   for (const Case& c :
        {Case{{5, 1, 9}, 4, 2, 6, 0}, {{12, 7}, 4, 2, 5, 4, true}, {{9, 6, 7, 2}, 2, 1, 5, 0, false, true}}) {
     Case smaller = c;

@@ -48,7 +48,7 @@ DenseResult run(Backend& backend, const reference::Dense& p, const std::vector<d
 
 }  // namespace
 
-TEST(pool_is_its_definition) {
+OPERATOR_TEST("pool pool_backward", "reference odd-shapes", is_its_definition) {
   for (int threads : {1, 2})
     each_backend(threads, [](Backend& backend) {
       for (const Pooling& c : kPoolings) {
@@ -77,7 +77,7 @@ TEST(pool_is_its_definition) {
     });
 }
 
-TEST(pooling_no_row_is_an_error) {
+OPERATOR_TEST("pool", "refusal", pooling_no_row_is_an_error) {
   each_backend(1, [](Backend& backend) {
     const auto rows = on_device(backend, std::vector<int32_t>{2}),
                from = on_device(backend, std::vector<int32_t>{0, 3}),
@@ -88,7 +88,7 @@ TEST(pooling_no_row_is_an_error) {
   });
 }
 
-TEST(dense_is_its_definition) {
+OPERATOR_TEST("dense dense_backward", "reference odd-shapes bits", is_its_definition) {
   std::vector<DenseResult> results[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
@@ -110,7 +110,7 @@ TEST(dense_is_its_definition) {
   EXPECT(results[0] == results[1]);
 }
 
-TEST(a_row_of_a_head_is_its_own) {
+OPERATOR_TEST("dense dense_backward", "bits", a_row_is_its_own) {
   each_backend(2, [](Backend& backend) {
     auto p = dense_example(5, 61, 7, true, 3);
     const auto before = run(backend, p, normal(4, 35), 0);
@@ -122,7 +122,7 @@ TEST(a_row_of_a_head_is_its_own) {
   });
 }
 
-TEST(head_gradients_are_finite_differences) {
+OPERATOR_TEST("pool_backward dense_backward", "finite-difference", the_reference_is_the_finite_difference) {
   auto x = normal(1, 12 * 5);
   const std::vector<int32_t> from = {0, 3, 2}, to = {4, 12, 3};
   const auto dy = normal(2, 15);

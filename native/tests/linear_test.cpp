@@ -63,7 +63,7 @@ reference::Linear rows_of(const reference::Linear& p, int first, int count) {
 
 }  // namespace
 
-TEST(project_is_the_reference) {
+OPERATOR_TEST("project", "reference odd-shapes", is_the_reference) {
   for (const Shape& shape : kShapes)
     for (int threads : {1, 2})
       each_backend(threads, [&](Backend& backend) {
@@ -77,7 +77,7 @@ TEST(project_is_the_reference) {
       });
 }
 
-TEST(a_row_has_the_same_bits_alone_in_any_batch_and_on_any_number_of_threads) {
+OPERATOR_TEST("project", "bits", a_row_has_the_same_bits_alone_in_any_batch_and_on_any_number_of_threads) {
   const reference::Linear p = layer(79, 70, 101, 2, true);
   const auto residual = normal(9, static_cast<size_t>(p.rows) * p.outputs);
   std::vector<std::vector<uint8_t>> all;
@@ -98,7 +98,7 @@ TEST(a_row_has_the_same_bits_alone_in_any_batch_and_on_any_number_of_threads) {
   }
 }
 
-TEST(project_backward_is_the_reference) {
+OPERATOR_TEST("project_backward", "reference odd-shapes bits", is_the_reference) {
   for (const Shape& shape : kShapes) {
     std::vector<std::vector<uint8_t>> all;
     for (int threads : {1, 2}) {
@@ -147,7 +147,7 @@ TEST(project_backward_is_the_reference) {
   }
 }
 
-TEST(the_references_gradients_are_finite_differences) {
+OPERATOR_TEST("project_backward", "finite-difference", the_reference_is_the_finite_difference) {
   reference::Linear p = layer(6, 23, 17, 2, true);
   const auto upstream = normal(11, static_cast<size_t>(p.rows) * p.outputs);
   const auto gradients = reference::linear_backward(p, upstream);
@@ -161,7 +161,7 @@ TEST(the_references_gradients_are_finite_differences) {
   }
 }
 
-TEST(repacking_is_packing) {
+OPERATOR_TEST("project", "bits", repacking_is_packing) {
   each_backend(2, [&](Backend& backend) {
     const reference::Linear p = layer(7, 45, 39, 0, false);
     const auto residual = normal(9, static_cast<size_t>(p.rows) * p.outputs);
@@ -185,7 +185,7 @@ TEST(repacking_is_packing) {
   });
 }
 
-TEST(what_cannot_be_done_is_refused_with_the_reason) {
+OPERATOR_TEST("project", "refusal", what_cannot_be_done_is_refused_with_the_reason) {
   each_backend(1, [&](Backend& backend) {
     const reference::Linear p = layer(2, 8, 8, 1, false);
     const Weights weights(backend, p.weights, p.outputs, p.columns);

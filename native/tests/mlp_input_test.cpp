@@ -93,7 +93,7 @@ Ran run(Backend& backend, const reference::MlpInput& p, int first, int count) {
 
 }  // namespace
 
-TEST(mlp_input_is_the_reference) {
+OPERATOR_TEST("mlp_input", "reference odd-shapes", is_the_reference) {
   for (const Shape& shape : kShapes)
     for (int threads : {1, 2})
       each_backend(threads, [&](Backend& backend) {
@@ -108,7 +108,7 @@ TEST(mlp_input_is_the_reference) {
       });
 }
 
-TEST(a_row_of_the_mlp_has_the_same_bits_in_any_batch) {
+OPERATOR_TEST("mlp_input", "bits", a_row_has_the_same_bits_in_any_batch) {
   for (int intermediate : {64, 70}) {
     const reference::MlpInput p = mlp({78, 33, intermediate, true, false, silu});
     std::vector<std::vector<uint8_t>> all;
@@ -128,7 +128,7 @@ TEST(a_row_of_the_mlp_has_the_same_bits_in_any_batch) {
   }
 }
 
-TEST(mlp_input_backward_is_the_reference) {
+OPERATOR_TEST("mlp_input_backward", "reference odd-shapes bits", is_the_reference) {
   for (const Shape& shape : kShapes)
     for (int threads : {1, 2})
       each_backend(threads, [&](Backend& backend) {
@@ -193,7 +193,7 @@ TEST(mlp_input_backward_is_the_reference) {
       });
 }
 
-TEST(the_references_mlp_gradients_are_finite_differences) {
+OPERATOR_TEST("mlp_input_backward", "finite-difference", the_reference_is_the_finite_difference) {
   for (const Shape& shape : {kShapes[1], kShapes[3], kShapes[4], kShapes[8], Shape{4, 9, 7, true, false, gelu_tanh}}) {
     reference::MlpInput p = mlp({4, shape.hidden, shape.intermediate, shape.gated, shape.layer, shape.activation});
     const auto da = normal(11, static_cast<size_t>(4) * shape.intermediate);

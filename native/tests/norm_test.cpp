@@ -29,7 +29,7 @@ std::vector<double> gathered(const std::vector<double>& x, int width, const std:
 
 }  // namespace
 
-TEST(norm_is_the_reference) {
+OPERATOR_TEST("norm", "reference odd-shapes", is_the_reference) {
   for (auto [rows, width] : kShapes)
     for (bool layer : {false, true})
       each_backend(2, [&, rows = rows, width = width](Backend& backend) {
@@ -75,7 +75,7 @@ TEST(norm_is_the_reference) {
       });
 }
 
-TEST(norm_backward_is_the_reference) {
+OPERATOR_TEST("norm_backward", "reference odd-shapes bits", is_the_reference) {
   for (auto [rows, width] : kShapes)
     for (bool layer : {false, true})
       for (bool by_index : {false, true}) {
@@ -127,7 +127,7 @@ TEST(norm_backward_is_the_reference) {
       }
 }
 
-TEST(the_references_norm_gradients_are_finite_differences) {
+OPERATOR_TEST("norm_backward", "finite-difference", the_reference_is_the_finite_difference) {
   for (bool layer : {false, true}) {
     reference::Norm p = row_norm(4, 13, layer);
     const auto upstream = normal(6, p.x.size());
@@ -139,7 +139,7 @@ TEST(the_references_norm_gradients_are_finite_differences) {
   }
 }
 
-TEST(embed_gathers_rows_of_the_packed_table_and_its_backward_adds_them_up) {
+OPERATOR_TEST("embed embed_backward", "reference odd-shapes", rows_are_gathered_and_added_up_again) {
   for (int width : {1, 37, 64, 130})
     for (int32_t transposed : {0, 1})
       each_backend(2, [&](Backend& backend) {

@@ -5,7 +5,7 @@
 using namespace credence;
 using namespace credence::testing;
 
-TEST(gradient_norm_is_its_definition) {
+OPERATOR_TEST("gradient_norm", "reference odd-shapes bits", is_its_definition) {
   std::vector<float> norms[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
@@ -20,7 +20,7 @@ TEST(gradient_norm_is_its_definition) {
   EXPECT(norms[0] == norms[1]);
 }
 
-TEST(gradient_norm_does_not_overflow_in_float32) {
+OPERATOR_TEST("gradient_norm", "reference", does_not_overflow_in_float32) {
   each_backend(1, [](Backend& backend) {
     const auto g = floats_on_device(backend, std::vector<double>(100, 1e30)), norm = float_space(backend, 1);
     RUN_OPERATOR(backend, gradient_norm, (credence_gradient_norm{100, *g, *norm}));
@@ -28,7 +28,7 @@ TEST(gradient_norm_does_not_overflow_in_float32) {
   });
 }
 
-TEST(adamw_is_its_definition) {
+OPERATOR_TEST("adamw", "reference odd-shapes bits", is_its_definition) {
   std::vector<std::vector<uint8_t>> bits[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
@@ -63,7 +63,7 @@ TEST(adamw_is_its_definition) {
   EXPECT(bits[0] == bits[1]);
 }
 
-TEST(adamw_without_a_norm_does_not_clip) {
+OPERATOR_TEST("adamw", "reference", without_a_norm_does_not_clip) {
   each_backend(1, [](Backend& backend) {
     std::vector<double> p = {1, 2}, m = {0, 0}, v = {0, 0};
     const std::vector<double> g = {3, -4};

@@ -15,7 +15,7 @@ reference::Readout example(int rows, int width, int vocabulary, uint64_t seed) {
 
 }  // namespace
 
-TEST(closed_set_is_its_definition) {
+OPERATOR_TEST("closed_set", "reference odd-shapes bits", is_its_definition) {
   std::vector<std::vector<uint8_t>> bits[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
@@ -40,7 +40,7 @@ TEST(closed_set_is_its_definition) {
   EXPECT(bits[0] == bits[1]);
 }
 
-TEST(closed_set_refuses_a_candidate_beyond_the_vocabulary) {
+OPERATOR_TEST("closed_set", "refusal", refuses_a_candidate_beyond_the_vocabulary) {
   each_backend(1, [](Backend& backend) {
     const auto p = example(1, 20, 33, 1);
     const Weights weights(backend, p.weights, 33, 20);
@@ -54,7 +54,7 @@ TEST(closed_set_refuses_a_candidate_beyond_the_vocabulary) {
   });
 }
 
-TEST(divergence_is_its_definition) {
+OPERATOR_TEST("divergence", "reference odd-shapes bits", is_its_definition) {
   std::vector<std::vector<uint8_t>> bits[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
@@ -80,7 +80,7 @@ TEST(divergence_is_its_definition) {
   EXPECT(bits[0] == bits[1]);
 }
 
-TEST(advantages_are_their_definition) {
+OPERATOR_TEST("advantage", "reference odd-shapes", is_its_definition) {
   for (int threads : {1, 2})
     each_backend(threads, [](Backend& backend) {
       for (int estimator : {1, 2, 3})

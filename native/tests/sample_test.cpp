@@ -111,7 +111,7 @@ Result run(Backend& backend, const Example& e, int first = 0, int rows = -1) {
 
 }  // namespace
 
-TEST(sampling_draws_from_the_defined_distribution) {
+OPERATOR_TEST("sample", "reference odd-shapes", draws_from_the_defined_distribution) {
   for (int threads : {1, 2})
     each_backend(threads, [](Backend& backend) {
       for (auto [rows, width, vocabulary] : {std::array{15, 20, 50}, {60, 24, 4000}}) {
@@ -135,7 +135,7 @@ TEST(sampling_draws_from_the_defined_distribution) {
     });
 }
 
-TEST(a_sampled_token_has_the_log_probability_that_scoring_gives) {
+OPERATOR_TEST("sample token_logprobs", "bits", a_token_has_the_log_probability_that_scoring_gives) {
   for (int threads : {1, 2})
     each_backend(threads, [](Backend& backend) {
       const Example e = example(70, 36, 1500, 3);
@@ -153,7 +153,7 @@ TEST(a_sampled_token_has_the_log_probability_that_scoring_gives) {
     });
 }
 
-TEST(a_sample_has_the_same_bits_alone_in_any_batch_and_for_any_number_of_threads) {
+OPERATOR_TEST("sample", "bits", has_the_same_bits_alone_in_any_batch_and_for_any_number_of_threads) {
   const Example e = example(75, 20, 2100, 5);
   std::vector<Result> results[2];
   for (int threads : {1, 2})
@@ -172,7 +172,7 @@ TEST(a_sample_has_the_same_bits_alone_in_any_batch_and_for_any_number_of_threads
   EXPECT(results[0] == results[1]);
 }
 
-TEST(ties_go_to_the_lower_id) {
+OPERATOR_TEST("sample", "reference", ties_go_to_the_lower_id) {
   each_backend(1, [](Backend& backend) {
     Example e = example(3, 20, 600, 7);
     for (int v = 1; v < e.vocabulary; ++v) std::copy_n(e.p.weights.begin(), e.width, e.p.weights.begin() + v * e.width);
@@ -193,7 +193,7 @@ TEST(ties_go_to_the_lower_id) {
   });
 }
 
-TEST(logits_that_are_no_numbers_are_an_error) {
+OPERATOR_TEST("sample", "refusal", logits_that_are_no_numbers_are_an_error) {
   each_backend(1, [](Backend& backend) {
     Example e = example(2, 20, 90, 9);
     for (int i = 0; i < e.width; ++i) e.p.h[e.width + i] = NAN;

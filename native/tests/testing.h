@@ -1,7 +1,9 @@
-// A plain test executable in one header: TEST registers, EXPECT_* record, TESTING_MAIN runs and ends in `N passed, N
-// failed`.
-//   program [substring]    runs the tests whose name contains the substring
-// A test that cannot run here (an input is absent) says why with SKIP and counts as neither.
+// A plain test executable in one header: TEST and OPERATOR_TEST register, EXPECT_* record, TESTING_MAIN runs and ends in
+// `N passed, N failed`.
+//   program [name]    runs the test of that name, else all whose name contains it
+//   program --list    a line a test: name, operators, kinds, with tabs between; docs/kernels.md is made from it
+// CTest runs each test as one of its own, under that name. A test that cannot run here (an input is absent) says why with
+// SKIP and counts as neither.
 #pragma once
 
 #include <cmath>
@@ -9,13 +11,17 @@
 #include <exception>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
+
+#include "kernels/kernels.h"
 
 namespace credence::testing {
 
 struct Test {
-  const char* name;
+  std::string name;
+  const char *operators, *kinds;
   void (*body)();
 };
 
@@ -35,8 +41,37 @@ inline State& state() {
   return now;
 }
 
+/// Each word of the list, which has one space between words and at least one word, is among the words.
+constexpr bool are_words(std::string_view list, std::string_view words) {
+  for (;;) {
+    const size_t space = list.find(' ');
+    const std::string_view word = list.substr(0, space);
+    bool found = false;
+    for (size_t begin = 0; begin < words.size() && !found;) {
+      const size_t end = words.find(' ', begin) == std::string_view::npos ? words.size() : words.find(' ', begin);
+      found = !word.empty() && words.substr(begin, end - begin) == word;
+      begin = end + 1;
+    }
+    if (!found) return false;
+    if (space == std::string_view::npos) return true;
+    list.remove_prefix(space + 1);
+  }
+}
+
+#define CREDENCE_OPERATOR_WORD(name) #name " "
+inline constexpr std::string_view kOperators = CREDENCE_OPERATORS(CREDENCE_OPERATOR_WORD);
+#undef CREDENCE_OPERATOR_WORD
+inline constexpr std::string_view kKinds = "reference finite-difference odd-shapes bits refusal";
+
 struct Register {
-  Register(const char* name, void (*body)()) { tests().push_back({name, body}); }
+  Register(const char* name, void (*body)()) { tests().push_back({name, "", "", body}); }
+  /// "norm norm_backward" and "is_it": norm+norm_backward.is_it.
+  Register(const char* operators, const char* kinds, const char* what, void (*body)()) {
+    std::string name = operators;
+    for (char& c : name)
+      if (c == ' ') c = '+';
+    tests().push_back({name.append(".").append(what), operators, kinds, body});
+  }
 };
 
 inline void report(const char* file, int line, const std::string& what) {
@@ -53,30 +88,35 @@ std::string show(const T& value) {
   return text.str();
 }
 
-/// Runs the registered tests whose name contains argv[1], if given. Exit status: 1 if any failed, 77 if all were
-/// skipped.
+/// Runs the registered tests that argv[1] names, or all. Exit status: 1 if any failed, 77 if all were skipped.
 inline int run(int argc, char** argv) {
   const std::string filter = argc > 1 ? argv[1] : "";
+  if (filter == "--list") {
+    for (const Test& test : tests()) std::printf("%s\t%s\t%s\n", test.name.c_str(), test.operators, test.kinds);
+    return 0;
+  }
+  bool whole = false;
+  for (const Test& test : tests()) whole = whole || test.name == filter;
   int passed = 0, failed = 0, skipped = 0;
   for (const Test& test : tests()) {
-    if (std::string(test.name).find(filter) == std::string::npos) continue;
+    if (whole ? test.name != filter : test.name.find(filter) == std::string::npos) continue;
     state() = {};
     try {
       test.body();
     } catch (const std::exception& error) {
-      report(test.name, 0, std::string("threw: ") + error.what());
+      report(test.name.c_str(), 0, std::string("threw: ") + error.what());
     } catch (...) {
-      report(test.name, 0, "threw something that is not an exception");
+      report(test.name.c_str(), 0, "threw something that is not an exception");
     }
     if (state().failures) {
       ++failed;
-      std::printf("FAILED  %s\n", test.name);
+      std::printf("FAILED  %s\n", test.name.c_str());
     } else if (!state().skipped.empty()) {
       ++skipped;
-      std::printf("skipped %s: %s\n", test.name, state().skipped.c_str());
+      std::printf("skipped %s: %s\n", test.name.c_str(), state().skipped.c_str());
     } else {
       ++passed;
-      std::printf("ok      %s\n", test.name);
+      std::printf("ok      %s\n", test.name.c_str());
     }
     std::fflush(stdout);
   }
@@ -96,6 +136,22 @@ inline int run(int argc, char** argv) {
   static void test_##name();                                                       \
   static const ::credence::testing::Register register_##name(#name, &test_##name); \
   static void test_##name()
+
+/// A test of operators of the table: their names and what the test shows, one space between words, and its own name.
+///   OPERATOR_TEST("norm_backward", "reference odd-shapes", by_row_and_by_index) { ... }
+///   reference          in every table the operator gives what the plain definition in kernels/reference gives
+///   finite-difference  the definition's gradient is the quotient of differences
+///   odd-shapes         sizes that are multiples of nothing, one row, one column
+///   bits               the same bits over threads, in any batch, beside any neighbour
+///   refusal            what cannot be done is an error that names the cause
+#define OPERATOR_TEST(operators, kinds, name) OPERATOR_TEST_AT(operators, kinds, name, __LINE__)
+#define OPERATOR_TEST_AT(operators, kinds, name, line) OPERATOR_TEST_AS(operators, kinds, name, line)
+#define OPERATOR_TEST_AS(operators, kinds, name, line)                                                                 \
+  static_assert(::credence::testing::are_words(operators, ::credence::testing::kOperators), "no operator");            \
+  static_assert(::credence::testing::are_words(kinds, ::credence::testing::kKinds), "no kind of test");                \
+  static void test_##line##_##name();                                                                                  \
+  static const ::credence::testing::Register register_##line##_##name(operators, kinds, #name, &test_##line##_##name); \
+  static void test_##line##_##name()
 
 #define TESTING_MAIN \
   int main(int argc, char** argv) { return ::credence::testing::run(argc, argv); }

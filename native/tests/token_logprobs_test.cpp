@@ -74,7 +74,7 @@ Result run(Backend& backend, const Example& e, bool logprob_gradient, bool entro
 
 }  // namespace
 
-TEST(token_logprobs_are_their_definition) {
+OPERATOR_TEST("token_logprobs", "reference odd-shapes", are_their_definition) {
   for (int threads : {1, 2})
     each_backend(threads, [](Backend& backend) {
       for (auto [rows, width, vocabulary] : {std::array{1, 20, 33}, {13, 64, 256}, {70, 21, 1000}, {130, 36, 517}}) {
@@ -96,7 +96,7 @@ TEST(token_logprobs_are_their_definition) {
     });
 }
 
-TEST(token_logprobs_without_an_upstream_for_the_target) {
+OPERATOR_TEST("token_logprobs", "reference", without_an_upstream_for_the_target) {
   each_backend(1, [](Backend& backend) {
     const Example e = example(7, 20, 100, 4);
     const auto gradients = reference::token_logprobs_backward(e.p, e.targets, {}, e.d_entropy);
@@ -104,7 +104,7 @@ TEST(token_logprobs_without_an_upstream_for_the_target) {
   });
 }
 
-TEST(token_logprobs_of_a_row_have_the_same_bits_alone_and_in_any_batch) {
+OPERATOR_TEST("token_logprobs", "bits", a_row_has_the_same_bits_alone_and_in_any_batch) {
   const Example e = example(150, 36, 1100, 6);
   std::vector<std::vector<double>> bits[2];
   for (int threads : {1, 2})
@@ -123,7 +123,7 @@ TEST(token_logprobs_of_a_row_have_the_same_bits_alone_and_in_any_batch) {
 }
 
 // More rows than a chunk of the backward pass holds: the vocabulary is large enough for that.
-TEST(token_logprobs_in_chunks_are_the_same) {
+OPERATOR_TEST("token_logprobs", "bits", in_chunks_are_the_same) {
   each_backend(2, [](Backend& backend) {
     if (std::string(backend.table->isa) == "scalar") return;  // 40,000 tokens are too many for it
     const Example e = example(900, 8, 40000, 8);
@@ -133,7 +133,7 @@ TEST(token_logprobs_in_chunks_are_the_same) {
   });
 }
 
-TEST(token_logprobs_refuse_a_target_beyond_the_vocabulary) {
+OPERATOR_TEST("token_logprobs", "refusal", refuse_a_target_beyond_the_vocabulary) {
   each_backend(1, [](Backend& backend) {
     Example e = example(3, 20, 40, 1);
     const Weights weights(backend, e.p.weights, 40, 20);
@@ -147,7 +147,7 @@ TEST(token_logprobs_refuse_a_target_beyond_the_vocabulary) {
   });
 }
 
-TEST(read_out_gradients_are_finite_differences) {
+OPERATOR_TEST("token_logprobs closed_set divergence", "finite-difference", the_reference_is_the_finite_difference) {
   Example e = example(4, 6, 11, 2);
   const auto g = reference::token_logprobs_backward(e.p, e.targets, e.d_logprob, e.d_entropy);
   std::vector<double> upstream = e.d_logprob;
