@@ -10,6 +10,7 @@ import {
   existsSync,
   fsyncSync,
   ftruncateSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -149,6 +150,21 @@ export function writeFileAtomic(path: string, data: FileData): void {
   } catch (error) {
     discard(temporary);
     throw explain(error, "write", path);
+  }
+}
+
+/** Makes a file, whole, unless there is one of that name: then false, and that one stays as it is. */
+export function createFileAtomic(path: string, data: FileData): boolean {
+  const temporary = join(dirname(resolve(path)), `${temporaryPrefix}${basename(path)}-${process.pid}`);
+  try {
+    writeNew(temporary, listed(data));
+    linkSync(temporary, path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    throw explain(error, "write", path);
+  } finally {
+    discard(temporary);
   }
 }
 

@@ -1,10 +1,12 @@
 /** Recipes and run folders: what is refused and how it is said, and that stopping changes nothing. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import { appendFile, isWholeFolder, writeFileAtomic, writeFolderAtomic } from "../src/files.js";
 import { loadRecipe, parseSetting, runRecipe } from "../src/methods/recipes.js";
 import { progressOn } from "../src/tracking/progress.js";
+import { lockFolder, lockName } from "../src/training/lock.js";
 import { fakeEngine } from "./fixtures/fake-native.js";
 import { fitLogistic } from "./fixtures/fit-logistic.js";
 import { runBytes, tinySettings } from "./fixtures/runs.js";
@@ -39,6 +41,23 @@ t.test("recipes", async (t) => {
     message: /prompt\.user: has no \{question\}/,
   });
   t.throws(() => parseSetting("questions.limit"), { code: "USAGE" });
+});
+
+t.test("one process at a time", async (t) => {
+  const folder = t.testdir();
+  const lock = join(folder, lockName);
+  const unlock = lockFolder(folder);
+  t.throws(() => lockFolder(folder), { code: "RUN_IN_USE", message: new RegExp(`process ${process.pid} `) });
+  unlock();
+  t.notOk(existsSync(lock));
+
+  const holder = { host: hostname(), pid: process.ppid, started: "1" };
+  writeFileSync(lock, JSON.stringify(holder));
+  lockFolder(folder)(); // that number belongs to another process now
+  writeFileSync(lock, JSON.stringify({ ...holder, pid: 2 ** 22 + 1 }));
+  lockFolder(folder)(); // nobody has it
+  writeFileSync(lock, JSON.stringify({ ...holder, host: "elsewhere" }));
+  t.throws(() => lockFolder(folder), { code: "RUN_IN_USE", message: /on elsewhere.*delete/ });
 });
 
 t.test("a run folder", async (t) => {

@@ -10,6 +10,7 @@ import { z } from "zod";
 import { CredenceError } from "../errors.js";
 import { makeFolder, readJson, readText, sweep, writeFileAtomic, writeJsonAtomic } from "../files.js";
 import { clock, type Progress } from "../tracking/progress.js";
+import { lockFolder, lockName } from "./lock.js";
 
 export interface StageContext {
   /** The stage's own folder. */
@@ -72,13 +73,12 @@ export function openRun({
   const text = stringify(plain, { lineWidth: 120 });
   const sum = createHash("sha256").update(text).digest("hex");
   if (!existsSync(recipePath)) {
-    if (existsSync(directory) && readdirSync(directory).length > 0) {
+    if (existsSync(directory) && readdirSync(directory).some((name) => name !== lockName)) {
       throw new CredenceError(
         "NOT_A_RUN",
         `${directory} has files in it and is no run's folder. Choose another with --run-dir`,
       );
     }
-    makeFolder(directory);
     writeFileAtomic(recipePath, text);
   } else if (readText(recipePath) !== text) {
     const paths = differences(parse(readText(recipePath)), plain);
@@ -118,8 +118,19 @@ const peakBytes = (): number => process.resourceUsage().maxRSS * 1024;
  * Runs the stages that are not done yet.
  *
  * @throws CredenceError "ABORTED" when the signal fires; the folder can be resumed
+ * @throws CredenceError "RUN_IN_USE" when another process runs in the folder
  */
 export async function executeRun(options: RunOptions): Promise<RunState> {
+  makeFolder(options.directory);
+  const unlock = lockFolder(options.directory);
+  try {
+    return await runStages(options);
+  } finally {
+    unlock();
+  }
+}
+
+async function runStages(options: RunOptions): Promise<RunState> {
   const { directory, stages, progress, signal } = options;
   const state = openRun(options);
   const left = stages.filter((stage) => !state.stages[stage.name]);
