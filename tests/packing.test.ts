@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import fc from "fast-check";
 import t from "tap";
 import {
   flatten,
@@ -168,4 +169,26 @@ t.test("packing into a budget of tokens", async (t) => {
   const least = Math.ceil(lengths.reduce((a, b) => a + b) / 1024);
   t.ok(packed.length <= least + 2, `${packed.length} batches; at least ${least}`);
   t.same(microBatches([4, 4, 4, 20, 1], 10), [[0, 1], [2], [3], [4]]);
+});
+
+t.test("best fit: every row once, the budget kept, no two packs that would go into one", async (t) => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.integer({ min: 1, max: 40 }), { maxLength: 80 }),
+      fc.integer({ min: 1, max: 60 }),
+      (lengths, budget) => {
+        const packs = packBestFit(lengths, budget);
+        const size = (pack: number[]) => pack.reduce((sum, row) => sum + lengths[row]!, 0);
+        t.same(
+          packs.flat().sort((a, b) => a - b),
+          upTo(lengths.length),
+        );
+        t.ok(packs.every((pack) => pack.length === 1 || size(pack) <= budget));
+        const sizes = packs.map(size).sort((a, b) => a - b);
+        t.ok(sizes.length < 2 || sizes[0]! + sizes[1]! > budget);
+        t.same(packBestFit(lengths, budget), packs);
+      },
+    ),
+    { numRuns: 200 },
+  );
 });
