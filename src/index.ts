@@ -9,12 +9,14 @@ export {
   pairedBootstrap,
   type Runs,
 } from "./evaluation/bootstrap.js";
+export { type CalibratorKind, fitCalibrator } from "./evaluation/calibrators.js";
 export { agreeF1, hasAnswer } from "./evaluation/match.js";
 export { type MetricName, measure } from "./evaluation/metrics.js";
 export type { Prediction } from "./evaluation/rows.js";
 export type { RecipeRunOptions } from "./methods/elical/run.js";
 export type { ElicalSummary } from "./methods/elical/summary.js";
 export { checkRecipe, loadRecipe, presets, type Recipe, runRecipe, type Setting } from "./methods/recipes.js";
+export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
 export type { Card, Prompt } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";
 export type {

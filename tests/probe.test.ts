@@ -8,7 +8,6 @@ import {
   selfConsistencyPlatt,
   sequenceProbability,
 } from "../src/methods/elical/baselines.js";
-import { sigmoid } from "../src/methods/elical/platt.js";
 import {
   calibrate,
   type Elicited,
@@ -17,6 +16,7 @@ import {
   labelParts,
   spearman,
 } from "../src/methods/elical/probe.js";
+import { sigmoid } from "../src/model/calibrator.js";
 import { fitLogistic as fit } from "./fixtures/fit-logistic.js";
 
 interface Golden {

@@ -3,6 +3,7 @@ import yargs, { type Argv, type CommandModule } from "yargs";
 import { version } from "../version.js";
 import * as ask from "./ask.js";
 import * as bench from "./bench.js";
+import * as calibrate from "./calibrate.js";
 import * as doctor from "./doctor.js";
 import * as evaluate from "./evaluate.js";
 import * as generate from "./generate.js";
@@ -25,6 +26,7 @@ const commands = [
   train,
   score,
   evaluate,
+  calibrate,
   reports,
   golden,
   bench,

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { CredenceError } from "../errors.js";
 import { readJson } from "../files.js";
+import { calibratorSchema } from "./calibrator.js";
 
 /** Name of the card's file. */
 export const cardName = "credence.json";
@@ -37,9 +38,10 @@ const cardSchema = z.strictObject({
     at: z.enum(["answer-mean", "prompt-last"]),
     /** The prompt it reads from, where that is not the one that is answered. */
     prompt: promptSchema.optional(),
-    /** confidence = sigmoid(slope * logit + offset). */
+    /** confidence = sigmoid(slope * logit + offset), then as the calibrator has it. */
     slope: z.number().default(1),
     offset: z.number().default(0),
+    calibrator: calibratorSchema.optional(),
   }),
   base: z.strictObject({
     name: z.string(),

@@ -1,9 +1,10 @@
 /** A policy on the disk: a PEFT adapter folder with the heads and the card beside it. */
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { CredenceError } from "../errors.js";
-import type { FileData } from "../files.js";
+import { type FileData, manifestName, writeFolderAtomic } from "../files.js";
 import type { AdapterSpec, HeadSpec, NativePolicy, Projection, TensorData } from "../native.js";
+import type { Calibrator } from "./calibrator.js";
 import { type Card, cardName, readCard } from "./card.js";
 import { encodeSafetensors, readSafetensors } from "./safetensors.js";
 
@@ -100,4 +101,32 @@ export function restoreHeads(policy: NativePolicy, folder: PolicyFolder): void {
     }
   }
   if (folder.headTensors.length) policy.setTensors(folder.headTensors);
+}
+
+/** What a checkpoint has beside the policy; a copy of the policy is no checkpoint. */
+const notThePolicy = new Set([manifestName, "optimizer.safetensors", "state.json"]);
+
+/**
+ * Copies a policy's folder, its card with a calibrator that was fitted to the policy's predictions.
+ *
+ * @throws CredenceError "NO_CARD" where no card says how its confidence is read; "BAD_INPUT" where it has a calibrator
+ *   already, or `to` exists
+ */
+export function copyWithCalibrator(from: string, to: string, calibrator: Calibrator): void {
+  const { card } = readPolicyFolder(from);
+  if (!card) throw new CredenceError("NO_CARD", `${from} has no ${cardName} that could say how its confidence is read`);
+  if (card.confidence.calibrator) {
+    throw new CredenceError(
+      "BAD_INPUT",
+      `${from} has a calibrator already (${card.confidence.calibrator.kind}). Score with the policy it was made from, and calibrate that one`,
+    );
+  }
+  if (existsSync(to))
+    throw new CredenceError("BAD_INPUT", `${to} is there already. Choose another folder, or delete it`);
+  const names = readdirSync(from).filter((name) => !notThePolicy.has(name));
+  const files: Record<string, FileData> = Object.fromEntries(
+    names.map((name) => [name, readFileSync(join(from, name))]),
+  );
+  const calibrated: Card = { ...card, confidence: { ...card.confidence, calibrator } };
+  writeFolderAtomic(to, { ...files, [cardName]: `${JSON.stringify(calibrated, null, 2)}\n` });
 }

@@ -2,6 +2,7 @@
 import { flatten } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import { writeFolderAtomic } from "../files.js";
+import { confidenceOf } from "../model/calibrator.js";
 import type { Card, Prompt } from "../model/card.js";
 import { adapterConfig, policyFiles } from "../model/policy-folder.js";
 import type { AdapterSpec, ForwardResult, GenerateStats, HeadSpec, NativePolicy, ReadSpan } from "../native.js";
@@ -61,8 +62,6 @@ export interface Answer {
   finish: "stop" | "length";
   tokens: number;
 }
-
-const sigmoid = (logit: number): number => 1 / (1 + Math.exp(-logit));
 
 /** How many prompts are scored in one forward pass. */
 const scoreBatch = 32;
@@ -229,7 +228,7 @@ export class Policy implements AsyncDisposable {
    */
   async score(prompts: PromptInput[], { signal }: { signal?: AbortSignal } = {}): Promise<number[]> {
     const card = this.needCard();
-    const { head, at, prompt, slope, offset } = card.confidence;
+    const { head, at, prompt } = card.confidence;
     if (at === "answer-mean") {
       const out: number[] = [];
       const settings = {
@@ -239,11 +238,11 @@ export class Policy implements AsyncDisposable {
         signal,
       };
       for await (const sample of this.generate(prompts, settings))
-        out.push(sigmoid(slope * sample.answerHeads![0]! + offset));
+        out.push(confidenceOf(card.confidence, sample.answerHeads![0]!));
       return out;
     }
     const tokens = await Promise.all(prompts.map((input) => this.tokens(input, prompt ?? card.prompt, 0)));
-    return Array.from(await this.logits(tokens, head, { signal }), (logit) => sigmoid(slope * logit + offset));
+    return Array.from(await this.logits(tokens, head, { signal }), (logit) => confidenceOf(card.confidence, logit));
   }
 
   /**
@@ -268,11 +267,11 @@ export class Policy implements AsyncDisposable {
     for await (const sample of this.generate([tokens], settings)) {
       const answer = { text: sample.text, finish: sample.finish, tokens: sample.tokens.length };
       if (!card) return { ...answer, confidence: null };
-      const { head, prompt, slope, offset } = card.confidence;
+      const { head, prompt } = card.confidence;
       const logit = reads
         ? sample.answerHeads![0]!
         : (await this.logits([await this.tokens(question, prompt ?? card.prompt, 0, history)], head, { signal }))[0]!;
-      return { ...answer, confidence: sigmoid(slope * logit + offset) };
+      return { ...answer, confidence: confidenceOf(card.confidence, logit) };
     }
     throw new CredenceError("ABORTED", "stopped before the answer was there");
   }

@@ -1,5 +1,5 @@
 /** What the answer itself, or asking again, already tells: the rows that a trained confidence has to beat. */
-import { applyPlatt, type FitLogistic, fitPlatt } from "./platt.js";
+import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
 
 const sum = (values: ArrayLike<number>) => Array.from(values).reduce((total, value) => total + value, 0);
 

@@ -9,8 +9,9 @@
  * agreement as far as agreement tells.
  */
 import { CredenceError } from "../../errors.js";
+import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
 import { shuffled } from "../../evaluation/random.js";
-import { applyPlatt, type FitLogistic, fitPlatt, sigmoid } from "./platt.js";
+import { sigmoid } from "../../model/calibrator.js";
 
 /** Hidden states of every question at one depth. */
 export interface ProbeFeatures {

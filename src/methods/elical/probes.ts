@@ -3,6 +3,7 @@
  * tells, for every seed and number of labels of one division of the questions.
  */
 import { join } from "node:path";
+import type { FitLogistic } from "../../evaluation/calibrators.js";
 import { writeFolderAtomic } from "../../files.js";
 import type { Card } from "../../model/card.js";
 import { policyFiles } from "../../model/policy-folder.js";
@@ -14,7 +15,6 @@ import { type StagePrediction, writePredictions } from "./evaluate.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead } from "./lora.js";
 import type { Division } from "./plan.js";
-import type { FitLogistic } from "./platt.js";
 import { calibrate, elicit, type LinearHead } from "./probe.js";
 import type { ElicalRecipe } from "./recipe.js";
 

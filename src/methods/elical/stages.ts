@@ -1,6 +1,8 @@
 /** EliCal's stages: questions, answers, labels, probes, LoRA, evaluation, report. */
 import { join } from "node:path";
+import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
 import { linkAtomic, readJson, writeFileAtomic, writeJsonAtomic } from "../../files.js";
+import { sigmoid } from "../../model/calibrator.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import type { Progress } from "../../tracking/progress.js";
@@ -17,7 +19,6 @@ import {
 import { type LabelledRecord, labelRecord, readLabels, writeLabels } from "./labels.js";
 import { confidenceHead, stageFolder, trainLora } from "./lora.js";
 import { divisions, split, stageNames } from "./plan.js";
-import { applyPlatt, type FitLogistic, fitPlatt, sigmoid } from "./platt.js";
 import { fitProbes, probeFolder } from "./probes.js";
 import { prepareQuestions, readStageQuestions, writeQuestions } from "./questions.js";
 import type { ElicalRecipe } from "./recipe.js";
