@@ -23,16 +23,25 @@ export type {
   AdapterSpec,
   BaseInfo,
   BaseOptions,
+  DivergenceKind,
   ForwardResult,
   GenerateStats,
   HeadSpec,
   OptimizerSpec,
   ReadSpan,
   TensorData,
+  Upstream,
 } from "./native.js";
 export { Model, type ModelOptions, type PolicyOptions } from "./policy/model.js";
 export { type Answer, type GenerateSettings, Policy, type PromptInput, type Sample } from "./policy/policy.js";
-export { type OpenPass, type StepResult, Trainer, type TrainerOptions, type TrainingBatch } from "./policy/trainer.js";
+export {
+  type OpenPass,
+  type PassReadouts,
+  type StepResult,
+  Trainer,
+  type TrainerOptions,
+  type TrainingBatch,
+} from "./policy/trainer.js";
 export type { Message, RenderOptions } from "./text/chat.js";
 export { Tokenizer } from "./text/tokenizer.js";
 export { type Progress, progressOn, silent, type Task } from "./tracking/progress.js";

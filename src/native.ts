@@ -1,10 +1,11 @@
 /**
  * The addon's typed surface, and nothing else: token ids and offsets go in, per-token or per-row float32 comes out,
  * handles stand for the rest. Every long call runs on the engine's own thread and returns a promise. A handle keeps what
- * it depends on alive; after `dispose()` work in flight still finishes, and later use throws an Error with code "DISPOSED".
+ * it depends on alive; after `dispose()` work in flight still finishes, and later use throws a CredenceError "DISPOSED".
  */
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import { CredenceError } from "./errors.js";
 import { loadAddon } from "./native-loader.js";
 
 export type Dtype = "f32" | "bf16";
@@ -129,8 +130,34 @@ export interface ForwardResult {
   entropy?: Float32Array;
   /** [spans] logits for each head named. */
   heads?: Record<string, Float32Array>;
+  /** [rows, candidates] log-probabilities over the candidates alone. */
+  closedSet?: Float32Array;
+  /** Token-aligned [T], nats; 0 outside the mask. */
+  divergence?: Float32Array;
   /** [spans, depths, H] */
   hidden?: Float32Array;
+}
+
+/** p is the adapter on, q the adapter off: sum p log(p/q), sum q log(q/p), and the mean of both's distance from (p + q) / 2. */
+export type DivergenceKind = "kl" | "reverse-kl" | "jsd";
+
+/** What a forward pass is asked for besides heads and hidden states. */
+export interface NativeReadouts {
+  logprobs?: boolean;
+  entropy?: boolean;
+  /** Read at these rows of the flat batch. */
+  closedSet?: { candidates: Int32Array; rows: Int32Array };
+  /** Read where the mask [T], token-aligned, is not 0. */
+  divergence?: { kind: DivergenceKind; mask: Uint8Array };
+}
+
+/** Gradients of the summed loss with respect to each read-out, in its layout. */
+export interface Upstream {
+  logprobs?: Float32Array;
+  entropy?: Float32Array;
+  heads?: Record<string, Float32Array>;
+  closedSet?: Float32Array;
+  divergence?: Float32Array;
 }
 
 export interface OptimizerSpec {
@@ -147,7 +174,17 @@ export type NativeLoss =
   /** weights[T], token-aligned: sum of weight * nll. */
   | { kind: "nll"; weights: Float32Array }
   /** (sigmoid(head) - target)^2 summed over spans. */
-  | { kind: "sigmoid-mse"; head: string; spans: ReadSpan[]; targets: Float32Array };
+  | { kind: "sigmoid-mse"; head: string; spans: ReadSpan[]; targets: Float32Array }
+  /** Sum over rows of -weight * log-probability of candidates[label] among the candidates alone. */
+  | {
+      kind: "closed-set";
+      candidates: Int32Array;
+      rows: Int32Array;
+      labels: Int32Array;
+      weights: Float32Array;
+    }
+  /** weights[T], token-aligned: sum of weight * divergence from the base. */
+  | { kind: "divergence"; divergence: DivergenceKind; weights: Float32Array };
 
 export interface TensorData {
   name: string;
@@ -158,12 +195,12 @@ export interface TensorData {
 export interface NativeTrainer {
   /** Forward and backward of one micro-batch; gradients add up. Returns the summed (not yet divided) loss. */
   accumulate(batch: NativeBatch, loss: NativeLoss): Promise<number>;
-  /** A forward held open for a loss of the caller's own: then backward(gradients per token / per span), token-aligned. */
+  /** A forward held open for a loss of the caller's own: then backward(), once or more often; gradients add up. */
   forward(
     batch: NativeBatch,
-    readouts: { logprobs?: boolean; entropy?: boolean; heads?: { name: string; spans: ReadSpan[] }[] },
+    readouts: NativeReadouts & { heads?: { name: string; spans: ReadSpan[] }[] },
   ): Promise<ForwardResult>;
-  backward(upstream: { logprobs?: Float32Array; heads?: Record<string, Float32Array> }): Promise<void>;
+  backward(upstream: Upstream): Promise<void>;
   /** Divides the gradients by count, clips, takes one AdamW step at this learning rate, clears the gradients. */
   update(options: { learningRate: number; count: number }): Promise<{ gradientNorm: number }>;
   gradients(): TensorData[];
@@ -186,14 +223,7 @@ export interface NativePolicy {
   ): Promise<GenerateStats>;
   forward(
     batch: NativeBatch,
-    options: {
-      adapter?: boolean;
-      logprobs?: boolean;
-      entropy?: boolean;
-      spans?: ReadSpan[];
-      heads?: string[];
-      collect?: number[];
-    },
+    options: NativeReadouts & { adapter?: boolean; spans?: ReadSpan[]; heads?: string[]; collect?: number[] },
     signal?: AbortSignal,
   ): Promise<ForwardResult>;
   /** The head's logit for rows of hidden states [n, H] that were collected before. */
@@ -223,6 +253,8 @@ export interface FitLogisticOptions {
 }
 
 export interface Addon {
+  /** What failures of the engine are thrown as, from now on. */
+  errors(type: new (code: string, message: string) => Error): void;
   openBase(path: string, options: BaseOptions): Promise<NativeBase>;
   /** Ridge logistic regression by Newton's method; returns [width + 1], offset last. */
   fitLogistic(options: FitLogisticOptions): Promise<Float64Array>;
@@ -239,6 +271,9 @@ let addon: Addon | undefined;
 
 /** The addon, loaded when first needed: importing this module has no side effect. */
 export function native(): Addon {
-  addon ??= loadAddon<Addon>(createRequire(import.meta.url), fileURLToPath(new URL("..", import.meta.url)));
+  if (!addon) {
+    addon = loadAddon<Addon>(createRequire(import.meta.url), fileURLToPath(new URL("..", import.meta.url)));
+    addon.errors(CredenceError);
+  }
   return addon;
 }

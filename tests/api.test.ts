@@ -2,8 +2,20 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { CredenceError, evaluate, learningRate, Model, type Sample } from "../src/index.js";
+import { flatten } from "../src/data/packing.js";
+import {
+  CredenceError,
+  evaluate,
+  learningRate,
+  Model,
+  type OpenPass,
+  type PassReadouts,
+  type Sample,
+  type Upstream,
+} from "../src/index.js";
 import { encodeSafetensors, readSafetensors } from "../src/model/safetensors.js";
+import type { NativeLoss } from "../src/native.js";
+import { defaultOptimizer } from "../src/policy/trainer.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const targets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
@@ -96,6 +108,111 @@ t.test("a program's use", async (t) => {
     t.ok(a!.every((value, i) => Math.abs(value - b![i]!) < 1e-4));
   });
 
+  t.test("log-prob, closed-set and divergence losses in TypeScript give the fused ones' gradients", async (t) => {
+    const policy = await model.policy({ adapter });
+    // A new adapter's B is zero, and with it every divergence.
+    policy.native.setTensors(
+      policy.native.tensors().adapter.map(({ name, shape, data }, i) => ({
+        name,
+        shape,
+        data: name.includes("lora_B") ? data.map((_, k) => 0.3 * Math.sin(k + i)) : data,
+      })),
+    );
+    const sequences = await Promise.all(questions.map((question) => model.promptTokens(question)));
+    const { tokens, offsets } = flatten(sequences);
+    const weights = Float32Array.from(tokens, (_, at) => (offsets.includes(at) ? 0 : ((at * 7) % 5) / 4));
+    const candidates = [7, 3, 11];
+    const labels = [2, 0, 1];
+    const rows = Int32Array.from(offsets.subarray(1), (end) => end - 1);
+    const mask = sequences.map((row, b) => Uint8Array.from(row, (_, i) => (weights[offsets[b]! + i] ? 1 : 0)));
+    const kinds = ["kl", "reverse-kl", "jsd"] as const;
+    const fusedTrainer = () => policy.native.trainer({ ...defaultOptimizer });
+    interface Case {
+      fused: NativeLoss;
+      asked: PassReadouts;
+      value: (pass: OpenPass) => number;
+      upstream: (pass: OpenPass) => Upstream;
+    }
+    const sum = (values: Float32Array) => values.reduce((total, value, at) => total + value * weights[at]!, 0);
+    const cases: Record<string, Case> = {
+      "log-probs": {
+        fused: { kind: "nll", weights },
+        asked: { readouts: ["logprobs"] },
+        value: (pass) => -sum(pass.logprobs!),
+        upstream: () => ({ logprobs: weights.map((weight) => -weight) }),
+      },
+      "closed set": {
+        fused: {
+          kind: "closed-set",
+          candidates: Int32Array.from(candidates),
+          rows,
+          labels: Int32Array.from(labels),
+          weights: new Float32Array(3).fill(1),
+        },
+        asked: { closedSet: { candidates } },
+        value: (pass) =>
+          -labels.reduce((total, label, b) => total + pass.closedSet![b * candidates.length + label]!, 0),
+        upstream: (pass) => ({
+          closedSet: pass.closedSet!.map((_, at) => (at % candidates.length === labels[Math.floor(at / 3)] ? -1 : 0)),
+        }),
+      },
+      ...Object.fromEntries(
+        kinds.map((kind) => [
+          kind,
+          {
+            fused: { kind: "divergence" as const, divergence: kind, weights },
+            asked: { divergence: { kind, mask } },
+            value: (pass: OpenPass) => sum(pass.divergence!),
+            upstream: () => ({ divergence: weights }),
+          },
+        ]),
+      ),
+    };
+    for (const [name, { fused, asked, value, upstream }] of Object.entries(cases)) {
+      const native = fusedTrainer();
+      const loss = await native.accumulate({ tokens, offsets }, fused);
+      const trainer = policy.trainer({ schedule: 1e-2 });
+      const pass = await trainer.forward(sequences, asked);
+      t.ok(Math.abs(value(pass) - loss) <= 1e-6 * Math.abs(loss), `${name}: ${value(pass)} ${loss}`);
+      await pass.backward(upstream(pass));
+      for (const [i, { name: tensor, data }] of trainer.gradients().entries()) {
+        const right = native.gradients()[i]!.data;
+        const largest = right.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+        const worst = data.reduce((most, x, k) => Math.max(most, Math.abs(x - right[k]!)), 0);
+        t.ok(largest > 0 && worst <= 1e-6 * largest, `${name}: ${tensor} differs by ${worst} of ${largest}`);
+      }
+      native.dispose();
+      trainer.dispose();
+    }
+  });
+
+  t.test("steps with a closed set and a divergence lower them; a pass is open until the next", async (t) => {
+    const sequences = await Promise.all(questions.map((question) => model.promptTokens(question)));
+    const policy = await model.policy({ adapter });
+    const trainer = policy.trainer({ schedule: 1e-2 });
+    const closed = { sequences, loss: { kind: "closed-set" as const, candidates: [5, 9], labels: [0, 1, 0] } };
+    const first = (await trainer.step(closed)).loss;
+    for (let step = 0; step < 10; step++) await trainer.step({ ...closed, microBatchTokens: 1 });
+    const { loss } = await trainer.step(closed);
+    t.ok(loss < first / 2, `${first} to ${loss}`);
+    const weights = sequences.map((row) => Float32Array.from(row, (_, i) => (i > 0 ? 1 : 0)));
+    const back = { sequences, loss: { kind: "divergence" as const, divergence: "jsd" as const, weights } };
+    const far = (await trainer.step(back)).loss;
+    for (let step = 0; step < 10; step++) await trainer.step(back);
+    const near = (await trainer.step(back)).loss;
+    t.ok(near < far / 2, `${far} to ${near}`);
+    const pass = await trainer.forward(sequences, { readouts: ["entropy"], divergence: { kind: "kl" } });
+    t.equal(pass.divergence!.filter((value) => value > 0).length, pass.divergence!.length - sequences.length);
+    await pass.backward({ entropy: new Float32Array(pass.entropy!.length).fill(1) });
+    await pass.backward({ divergence: pass.divergence!.map((value) => Math.sign(value)) });
+    await trainer.update({ count: 1 });
+    await t.rejects(pass.backward({ entropy: pass.entropy! }), { code: "STALE_PASS" });
+    await t.rejects(trainer.forward(sequences, { closedSet: { candidates: [1], at: [{ sequence: 0, index: 99 }] } }), {
+      code: "BAD_INPUT",
+    });
+    await t.rejects(trainer.step({ ...closed, loss: { ...closed.loss, labels: [0] } }), { code: "BAD_INPUT" });
+  });
+
   t.test("accumulation does not change a step, and training lowers the loss", async (t) => {
     const rows = await Promise.all(questions.map((question) => model.promptTokens(question)));
     const losses: number[][] = [];
@@ -163,11 +280,18 @@ t.test("a program's use", async (t) => {
       code: "TOO_LONG",
       message: /300 tokens.*context \(256 tokens\)/,
     });
-    await t.rejects(collect(policy.generate([Int32Array.of(1, 99999)])));
-    await t.rejects(collect(policy.generate([Int32Array.of(1, -5)])));
+    const badBatch = (error: unknown) => error instanceof CredenceError && error.code === "BAD_BATCH";
+    for (const token of [99999, -5]) {
+      const error = await collect(policy.generate([Int32Array.of(1, token)], { maxNewTokens: 2 })).catch(
+        (e: unknown) => e,
+      );
+      t.ok(badBatch(error), "a failure on the engine's thread is a CredenceError");
+    }
     await t.rejects(
       policy.forward([Int32Array.of(1, 2)], { spans: [{ sequence: 4, from: 0, to: 1 }], heads: ["none"] }),
     );
+    t.throws(() => policy.native.setTensors([{ name: "none", shape: [1], data: new Float32Array(2) }]), CredenceError);
+    t.throws(() => policy.native.trainer({ ...defaultOptimizer }), CredenceError);
     await t.rejects(policy.score(questions), { code: "NO_CARD" });
     await t.rejects(collect(policy.generate(questions, { temperature: -1 })));
   });

@@ -83,6 +83,13 @@ Napi::Value run_golden(const Napi::CallbackInfo& call) {
   });
 }
 
+void set_error(const Napi::CallbackInfo& call) {
+  guarded(call.Env(), [&] {
+    if (!call[0].IsFunction()) fail("BAD_OPTION", "errors: expected a class that takes a code and a message");
+    Environment::of(call.Env()).error = Napi::Persistent(call[0].As<Napi::Function>());
+  });
+}
+
 Napi::Value machine_info(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   Napi::Object out = Napi::Object::New(env);
@@ -137,6 +144,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   BaseObject::init(env);
   PolicyObject::init(env);
   TrainerObject::init(env);
+  exports.Set("errors", Napi::Function::New(env, set_error, "errors"));
   exports.Set("openBase", Napi::Function::New(env, open_base, "openBase"));
   exports.Set("fitLogistic", Napi::Function::New(env, fit, "fitLogistic"));
   exports.Set("golden", Napi::Function::New(env, run_golden, "golden"));

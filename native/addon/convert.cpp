@@ -3,13 +3,18 @@
 #include <cmath>
 #include <cstring>
 
+#include "jobs.h"
+
 namespace credence::addon {
 
 Napi::Error to_error(Napi::Env env, const std::exception& error) {
-  Napi::Error out = Napi::Error::New(env, error.what());
   const auto* own = dynamic_cast<const Error*>(&error);
   const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
-  out.Value().Set("code", own ? own->code : memory ? "NO_MEMORY" : "INTERNAL");
+  const Napi::String code = Napi::String::New(env, own ? own->code : memory ? "NO_MEMORY" : "INTERNAL");
+  const Napi::FunctionReference& make = Environment::of(env).error;
+  if (!make.IsEmpty()) return {env, make.New({code, Napi::String::New(env, error.what())})};
+  Napi::Error out = Napi::Error::New(env, error.what());
+  out.Value().Set("code", code);
   return out;
 }
 
@@ -102,6 +107,9 @@ std::vector<int> integers_or_none(const Napi::Object& options, const char* name)
   return list<int>(options.Get(name), name, integer_of);
 }
 
+std::vector<uint8_t> bytes(const Napi::Value& value, const char* name) {
+  return typed<Napi::Uint8Array, uint8_t>(value, napi_uint8_array, name, "a Uint8Array");
+}
 std::vector<int32_t> int32s(const Napi::Value& value, const char* name) {
   return typed<Napi::Int32Array, int32_t>(value, napi_int32_array, name, "an Int32Array");
 }
@@ -171,6 +179,54 @@ std::vector<HeadSpec> heads_of(const Napi::Value& value) {
   });
 }
 
+ClosedSetRead closed_set_of(const Napi::Value& value) {
+  const Napi::Object object = object_of(value, "closedSet");
+  return {int32s(object.Get("candidates"), "closedSet.candidates"), int32s(object.Get("rows"), "closedSet.rows")};
+}
+
+Divergence divergence_of(const Napi::Value& value) {
+  const std::string kind = string_of(value, "divergence.kind");
+  if (kind == "kl") return Divergence::kKl;
+  if (kind == "reverse-kl") return Divergence::kReverseKl;
+  if (kind == "jsd") return Divergence::kJsd;
+  fail("BAD_OPTION", "divergence.kind: expected kl, reverse-kl or jsd but received \"%s\"", kind.c_str());
+}
+
+PassRequest request_of(const Napi::Object& options) {
+  PassRequest request;
+  request.logprobs = boolean_or(options, "logprobs", false);
+  request.entropy = boolean_or(options, "entropy", false);
+  if (!absent(options.Get("closedSet"))) request.closed_set = closed_set_of(options.Get("closedSet"));
+  if (!absent(options.Get("divergence"))) {
+    const Napi::Object object = object_of(options.Get("divergence"), "divergence");
+    request.divergence = {divergence_of(object.Get("kind")), bytes(object.Get("mask"), "divergence.mask")};
+  }
+  return request;
+}
+
+Loss loss_of(const Napi::Value& value) {
+  const Napi::Object options = object_of(value, "loss");
+  const std::string kind = string_of(options.Get("kind"), "loss.kind");
+  Loss loss;
+  if (kind == "nll") {
+    loss.nll_weights = floats(options.Get("weights"), "loss.weights");
+  } else if (kind == "sigmoid-mse") {
+    loss.read.head = string_of(options.Get("head"), "loss.head");
+    loss.read.spans = spans_of(options.Get("spans"), "loss.spans");
+    loss.targets = floats(options.Get("targets"), "loss.targets");
+  } else if (kind == "closed-set") {
+    loss.closed_set = {closed_set_of(value), int32s(options.Get("labels"), "loss.labels"),
+                       floats(options.Get("weights"), "loss.weights")};
+  } else if (kind == "divergence") {
+    loss.divergence = divergence_of(options.Get("divergence"));
+    loss.divergence_weights = floats(options.Get("weights"), "loss.weights");
+  } else {
+    fail("BAD_OPTION", "loss.kind: expected nll, sigmoid-mse, closed-set or divergence but received \"%s\"",
+         kind.c_str());
+  }
+  return loss;
+}
+
 AdapterSpec adapter_of(const Napi::Object& object) {
   AdapterSpec spec;
   spec.config.r = integer_of(object.Get("rank"), "adapter.rank");
@@ -220,6 +276,8 @@ Napi::Object pass_result(Napi::Env env, const PassResult& result, bool collected
   Napi::Object out = Napi::Object::New(env);
   if (!result.logprobs.empty()) out.Set("logprobs", float_array(env, result.logprobs));
   if (!result.entropy.empty()) out.Set("entropy", float_array(env, result.entropy));
+  if (!result.closed_set.empty()) out.Set("closedSet", float_array(env, result.closed_set));
+  if (!result.divergence.empty()) out.Set("divergence", float_array(env, result.divergence));
   if (collected) out.Set("hidden", float_array(env, result.collected));
   if (!result.heads.empty()) {
     Napi::Object heads = Napi::Object::New(env);

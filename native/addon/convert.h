@@ -43,6 +43,7 @@ std::string string_or(const Napi::Object& options, const char* name, const char*
 std::vector<std::string> strings_or_none(const Napi::Object& options, const char* name);
 std::vector<int> integers_or_none(const Napi::Object& options, const char* name);
 
+std::vector<uint8_t> bytes(const Napi::Value& value, const char* name);
 std::vector<int32_t> int32s(const Napi::Value& value, const char* name);
 std::vector<float> floats(const Napi::Value& value, const char* name);
 std::vector<double> doubles(const Napi::Value& value, const char* name);
@@ -54,6 +55,11 @@ DeviceOptions device_options(const Napi::Value& value);
 HostBatch batch_of(const Napi::Value& value);
 std::vector<ReadSpan> spans_of(const Napi::Value& value, const char* name);
 std::vector<HeadSpec> heads_of(const Napi::Value& value);
+ClosedSetRead closed_set_of(const Napi::Value& value);
+Divergence divergence_of(const Napi::Value& value);
+/// The read-outs that a pass held open and one that is not have in common.
+PassRequest request_of(const Napi::Object& options);
+Loss loss_of(const Napi::Value& value);
 AdapterSpec adapter_of(const Napi::Object& value);
 std::vector<NamedTensor> tensors_of(const Napi::Value& value, const char* name);
 /// [{name, shape, data}] of parameters in a flat buffer.

@@ -67,6 +67,7 @@ struct Environment {
   void enrol(const std::shared_ptr<Job>& job);
 
   Napi::FunctionReference base, policy, trainer;  // constructors
+  Napi::FunctionReference error;                  // of (code, message): what a failure is thrown as; empty: an Error
 
  private:
   std::mutex mutex_;

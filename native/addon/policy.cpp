@@ -133,10 +133,8 @@ Napi::Value PolicyObject::forward(const Napi::CallbackInfo& call) {
     const auto policy = policy_.get("policy");
     auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
     const Napi::Object options = object_of(call[1], "options");
-    auto request = std::make_shared<PassRequest>();
+    auto request = std::make_shared<PassRequest>(request_of(options));
     request->adapter = boolean_or(options, "adapter", true);
-    request->logprobs = boolean_or(options, "logprobs", false);
-    request->entropy = boolean_or(options, "entropy", false);
     request->spans = spans_of(options.Get("spans"), "spans");
     request->collect = integers_or_none(options, "collect");
     for (const std::string& head : strings_or_none(options, "heads")) request->heads.push_back({head, request->spans});

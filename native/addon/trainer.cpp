@@ -37,18 +37,7 @@ Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo& call) {
   return guarded(env, [&]() -> Napi::Value {
     const auto trainer = trainer_.get("trainer");
     auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
-    const Napi::Object options = object_of(call[1], "loss");
-    auto loss = std::make_shared<Loss>();
-    const std::string kind = string_of(options.Get("kind"), "loss.kind");
-    if (kind == "nll") {
-      loss->nll_weights = floats(options.Get("weights"), "loss.weights");
-    } else if (kind == "sigmoid-mse") {
-      loss->read.head = string_of(options.Get("head"), "loss.head");
-      loss->read.spans = spans_of(options.Get("spans"), "loss.spans");
-      loss->targets = floats(options.Get("targets"), "loss.targets");
-    } else {
-      fail("BAD_OPTION", "loss.kind: expected nll or sigmoid-mse but received \"%s\"", kind.c_str());
-    }
+    auto loss = std::make_shared<Loss>(loss_of(call[1]));
     return start<double>(
         env, *worker_, env.Undefined(),
         [trainer, batch, loss](Job& job) {
@@ -65,9 +54,7 @@ Napi::Value TrainerObject::forward(const Napi::CallbackInfo& call) {
     const auto trainer = trainer_.get("trainer");
     auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
     const Napi::Object options = object_of(call[1], "readouts");
-    auto request = std::make_shared<PassRequest>();
-    request->logprobs = boolean_or(options, "logprobs", false);
-    request->entropy = boolean_or(options, "entropy", false);
+    auto request = std::make_shared<PassRequest>(request_of(options));
     if (!absent(options.Get("heads"))) {
       const Napi::Array heads = options.Get("heads").As<Napi::Array>();
       for (uint32_t i = 0; i < heads.Length(); ++i) {
@@ -93,6 +80,10 @@ Napi::Value TrainerObject::backward(const Napi::CallbackInfo& call) {
     auto upstream = std::make_shared<Upstream>();
     if (!absent(options.Get("logprobs"))) upstream->logprobs = floats(options.Get("logprobs"), "upstream.logprobs");
     if (!absent(options.Get("entropy"))) upstream->entropy = floats(options.Get("entropy"), "upstream.entropy");
+    if (!absent(options.Get("closedSet")))
+      upstream->closed_set = floats(options.Get("closedSet"), "upstream.closedSet");
+    if (!absent(options.Get("divergence")))
+      upstream->divergence = floats(options.Get("divergence"), "upstream.divergence");
     if (!absent(options.Get("heads"))) {
       const Napi::Object heads = object_of(options.Get("heads"), "upstream.heads");
       const Napi::Array names = heads.GetPropertyNames();

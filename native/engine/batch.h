@@ -15,6 +15,8 @@ struct HostBatch {
   int tokens_count() const { return static_cast<int>(tokens.size()); }
   int segments() const { return static_cast<int>(offsets.size()) - 1; }
   int length(int segment) const { return offsets[segment + 1] - offsets[segment]; }
+  /// The row whose distribution is over token t of a segment: the one before it; -1 where there is none.
+  int row_before(int segment, int t) const { return t > offsets[segment] ? t - 1 : -1; }
   /// Throws Error "BAD_BATCH" unless offsets rise from 0 to the number of tokens, each segment has a token and fits the
   /// context, and every id is in the vocabulary.
   void check(const Family& family) const;

@@ -67,7 +67,18 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
   for (int depth : request_.collect) {
     if (depth < 0 || depth > f.layers) fail("BAD_OPTION", "collect: depth %d is not one of 0 to %d", depth, f.layers);
   }
+  if (request_.closed_set) check_closed_set();
+  if (request_.divergence) keep_reference(abort);
+  run_blocks(read_depth, abort);
+  if (request_.hidden) read_hidden(result);
+  read_vocabulary(result);
+  if (request_.closed_set) read_closed_set(result);
+  if (request_.divergence && request_.divergence->values) read_divergence(result, nullptr);
+  return result;
+}
 
+void Pass::run_blocks(const std::function<void(int)>& read_depth, const AbortFlag* abort) {
+  const Family& f = base_->family();
   device_->embed({batch_.view(), base_->embedding(), 1.0f, residual(0), f.hidden});
   for (int layer = 0; layer < f.layers; ++layer) {
     check_abort(abort);
@@ -77,8 +88,6 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
               {layer, &batch_, adapter(), &at(layer), x_out, pages_.as<>(), base_->rotary(longest_), request_.keep});
   }
   read_depth(f.layers);
-  read_vocabulary(result);
-  return result;
 }
 
 }  // namespace credence

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,12 +23,31 @@ struct HeadRead {
   std::vector<ReadSpan> spans;
 };
 
+/// Log-probabilities over a few tokens alone, at rows of the flat batch.
+struct ClosedSetRead {
+  std::vector<int32_t> candidates, rows;
+};
+
+/// How far p, the adapter on, is from q, the adapter off: sum p log(p/q), sum q log(q/p), or the mean of both's distance
+/// from (p + q) / 2. The order is that of kernels.h.
+enum class Divergence { kKl, kReverseKl, kJsd };
+
+/// Read where `mask` [T], token-aligned, is not 0.
+struct DivergenceRead {
+  Divergence kind = Divergence::kKl;
+  std::vector<uint8_t> mask;
+  /// false: only what backward() needs, which gives the values too.
+  bool values = true;
+};
+
 struct PassRequest {
   bool adapter = true;
   /// Keeps what backward() needs.
   bool keep = false;
   bool logprobs = false, entropy = false, logits = false;
   std::vector<HeadRead> heads;
+  std::optional<ClosedSetRead> closed_set;
+  std::optional<DivergenceRead> divergence;
   /// Hidden states pooled over `spans` at these depths (see HeadSpec::layer).
   std::vector<int> collect;
   std::vector<ReadSpan> spans;
@@ -42,6 +62,8 @@ struct PassResult {
   std::vector<float> hidden;                        // [T, H]
   std::vector<float> collected;                     // [spans, depths, H]
   std::map<std::string, std::vector<float>> heads;  // [spans, outputs] logits
+  std::vector<float> closed_set;                    // [rows, candidates]
+  std::vector<float> divergence;                    // [T] token-aligned, nats; 0 outside the mask
 };
 
 /// d(loss) / d(read-out), in the read-out's own layout; empty: none.
@@ -49,6 +71,8 @@ struct Upstream {
   std::vector<float> logprobs;  // [T] token-aligned
   std::vector<float> entropy;   // [T] row-aligned
   std::map<std::string, std::vector<float>> heads;
+  std::vector<float> closed_set;  // [rows, candidates]
+  std::vector<float> divergence;  // [T] token-aligned
 };
 
 class Pass {
@@ -56,9 +80,18 @@ class Pass {
   explicit Pass(std::shared_ptr<Policy> policy);
 
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
-  /// Adds to the policy's flat gradient buffer. Returns the log-probabilities [T] of the tokens that had an upstream
-  /// gradient, 0 elsewhere: a fused loss needs no second pass over the vocabulary.
-  std::vector<float> backward(const Upstream& upstream, float* gradients, const AbortFlag* abort = nullptr);
+  /// Adds to the policy's flat gradient buffer. Returns what it read again on the way, log-probabilities and divergence of
+  /// the tokens that had an upstream gradient: a fused loss needs no second pass over the vocabulary.
+  PassResult backward(const Upstream& upstream, float* gradients, const AbortFlag* abort = nullptr);
+
+  /// Some rows of the last residual, normed, and where the gradient of those goes that the read-out leaves in dh.
+  struct NormedRows {
+    size_t begin;  // of the rows asked for
+    int count;
+    const Buffer& counted;  // [1] count
+    const Buffer& h;        // [count, H] act
+    float* dh;              // [count, H], null without gradients
+  };
 
  private:
   struct HeadState {
@@ -73,10 +106,19 @@ class Pass {
 
   Activations& at(int layer) { return request_.keep ? kept_[layer] : kept_[0]; }
   float* residual(int layer);
+  /// body for kRowsAtOnce of these rows at a time; with `gradients` what it leaves in dh goes on into dx_.
+  void over_rows(const std::vector<int32_t>& rows, bool gradients, const std::function<void(const NormedRows&)>& body);
+  void run_blocks(const std::function<void(int)>& read_depth, const AbortFlag* abort);
+  void read_hidden(PassResult& result);
   void read_vocabulary(PassResult& result);
+  void check_closed_set() const;
+  void read_closed_set(PassResult& result);
+  void keep_reference(const AbortFlag* abort);
+  void read_divergence(PassResult& result, const std::vector<float>* upstream);
   void read_head(HeadState& state, PassResult& result);
   void pool(const std::vector<ReadSpan>& spans, int depth, const float* x, HeadState& state);
-  std::vector<float> backward_vocabulary(const Upstream& upstream);
+  void backward_vocabulary(const Upstream& upstream, PassResult& result);
+  void backward_closed_set(const std::vector<float>& upstream);
   void backward_block(int layer, float* gradients, bool below);
   void backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual);
   const Policy* adapter() const;
@@ -91,6 +133,9 @@ class Pass {
   std::vector<Activations> kept_;
   Buffer pages_, final_x_;  // final_x_: [T, H] residual after the last block
   std::map<std::string, HeadState> heads_;
+  // Of a divergence: the tokens in the mask, the rows over them, and those rows [.., H] act normed with the adapter off.
+  std::vector<int32_t> divergence_tokens_, divergence_rows_;
+  Buffer reference_;
   Buffer dx_, da_, do_, dq_, dk_, dv_;  // gradients of the residual and inside a block
 };
 

@@ -6,7 +6,7 @@
 
 namespace credence {
 
-std::vector<float> Pass::backward(const Upstream& upstream, float* gradients, const AbortFlag* abort) {
+PassResult Pass::backward(const Upstream& upstream, float* gradients, const AbortFlag* abort) {
   if (!request_.keep) fail("BAD_STATE", "backward: no forward pass is held open");
   const Family& f = base_->family();
   const size_t rows = host_.tokens.size(), act = device_->act_bytes();
@@ -17,7 +17,10 @@ std::vector<float> Pass::backward(const Upstream& upstream, float* gradients, co
   const int lowest = request_.adapter ? policy_->lowest_adapted() : f.layers;
   fit(dx_, rows * f.hidden * 4);
   dx_.zero();
-  std::vector<float> logprobs = backward_vocabulary(upstream);
+  PassResult result;
+  backward_vocabulary(upstream, result);
+  if (!upstream.closed_set.empty()) backward_closed_set(upstream.closed_set);
+  if (!upstream.divergence.empty()) read_divergence(result, &upstream.divergence);
   auto heads_at = [&](int depth) {
     for (auto& [name, state] : heads_) {
       const auto found = upstream.heads.find(name);
@@ -40,7 +43,7 @@ std::vector<float> Pass::backward(const Upstream& upstream, float* gradients, co
     if (layer >= lowest) backward_block(layer, gradients, layer > lowest);
     heads_at(layer);
   }
-  return logprobs;
+  return result;
 }
 
 void Pass::backward_block(int layer, float* gradients, bool below) {

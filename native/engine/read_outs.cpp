@@ -1,5 +1,7 @@
-// What a pass is asked for: token log-probabilities with entropy, heads, pooled hidden states; and their way back.
+// What a pass reads from the last hidden states through the vocabulary's matrix: token log-probabilities with entropy,
+// closed sets, divergence from the base; and their way back. (docs/derivations/token-logprobs.md.)
 #include <algorithm>
+#include <set>
 
 #include "pass.h"
 
@@ -7,268 +9,323 @@ namespace credence {
 
 namespace {
 
-Buffer uploaded(const std::shared_ptr<Device>& device, const std::vector<int32_t>& values) {
-  Buffer buffer(device, std::max<size_t>(values.size(), 1) * sizeof(int32_t));
-  if (!values.empty()) buffer.write(values.data(), values.size() * sizeof(int32_t));
-  return buffer;
+/// Bounds what one read-out holds at once.
+constexpr int kRowsAtOnce = 1024;
+
+std::vector<int32_t> part(const std::vector<int32_t>& values, size_t begin, int count) {
+  return {values.begin() + begin, values.begin() + begin + count};
 }
 
-/// Rows read per call: bounds what the vocabulary's read-outs hold at once.
-constexpr int kRowsAtOnce = 1024;
+credence_closed_set closed_set(const Base& base, const Buffer& candidates, size_t width, const Pass::NormedRows& some,
+                               const Buffer& logprob) {
+  credence_closed_set op{};
+  op.rows = some.counted.i32();
+  op.capacity = some.count;
+  op.width = base.family().hidden;
+  op.candidates_count = static_cast<int32_t>(width);
+  op.dtype = base.device()->dtype();
+  op.weights = base.head();
+  op.h = some.h.as<>();
+  op.ldh = op.width;
+  op.candidates = candidates.i32();
+  op.logprob = logprob.f32();
+  return op;
+}
 
 }  // namespace
 
-void Pass::read_vocabulary(PassResult& result) {
+void Pass::over_rows(const std::vector<int32_t>& rows, bool gradients,
+                     const std::function<void(const NormedRows&)>& body) {
+  if (rows.empty()) return;
+  const int width = base_->family().hidden, last = base_->family().layers;
+  const size_t capacity = std::min<size_t>(kRowsAtOnce, rows.size());
+  Buffer h(device_, capacity * width * device_->act_bytes()), dh(device_), inv(device_);
+  if (gradients) {
+    dh.reserve(capacity * width * 4);
+    inv.reserve(capacity * 4);
+  }
+  for (size_t begin = 0; begin < rows.size(); begin += capacity) {
+    const int n = static_cast<int>(std::min(capacity, rows.size() - begin));
+    Buffer count(device_), index(device_);
+    count.upload(std::vector<int32_t>{n});
+    index.upload(part(rows, begin, n));
+    credence_norm norm = final_norm(*base_, residual(last), count, index, n);
+    norm.y = h.as<>();
+    norm.ldy = width;
+    norm.inv_rms = gradients ? inv.f32() : nullptr;
+    device_->norm(norm);
+    body({begin, n, count, h, gradients ? dh.f32() : nullptr});
+    if (!gradients) continue;
+    credence_norm_backward back{};
+    back.rows = count.i32();
+    back.capacity = n;
+    back.width = width;
+    back.kind = norm.kind;
+    back.eps = norm.eps;
+    back.index = index.i32();
+    back.x = norm.x;
+    back.ldx = width;
+    back.weight = norm.weight;
+    back.inv_rms = inv.f32();
+    back.dy = dh.f32();
+    back.lddy = width;
+    back.dx = dx_.f32();
+    back.lddx = width;
+    device_->norm_backward(back);
+  }
+}
+
+void Pass::read_hidden(PassResult& result) {
   const Family& f = base_->family();
   const int total = host_.tokens_count();
-  if (request_.hidden) {
-    std::vector<int32_t> index(total);
-    for (int t = 0; t < total; ++t) index[t] = t;
-    const Buffer count = uploaded(device_, {total}), rows = uploaded(device_, index);
-    Buffer normed(device_, static_cast<size_t>(total) * f.hidden * 4);
-    credence_norm norm = final_norm(*base_, residual(f.layers), count, rows, total);
-    norm.y_f32 = normed.f32();
-    norm.ldy_f32 = f.hidden;
-    device_->norm(norm);
-    result.hidden = normed.download<float>(static_cast<size_t>(total) * f.hidden);
-  }
+  std::vector<int32_t> rows(total);
+  for (int t = 0; t < total; ++t) rows[t] = t;
+  Buffer count(device_), index(device_), normed(device_, static_cast<size_t>(total) * f.hidden * 4);
+  count.upload(std::vector<int32_t>{total});
+  index.upload(rows);
+  credence_norm norm = final_norm(*base_, residual(f.layers), count, index, total);
+  norm.y_f32 = normed.f32();
+  norm.ldy_f32 = f.hidden;
+  device_->norm(norm);
+  result.hidden = normed.download<float>(static_cast<size_t>(total) * f.hidden);
+}
+
+void Pass::read_vocabulary(PassResult& result) {
   const bool every_row = request_.entropy || request_.logits;
   if (!request_.logprobs && !every_row) return;
-  std::vector<int32_t> index, targets;
+  const int total = host_.tokens_count(), vocabulary = base_->family().vocabulary;
+  // Row rows[i] is read for token at[i], or for itself alone where that is -1.
+  std::vector<int32_t> rows, at, targets;
+  auto read = [&](int row, int token) {
+    rows.push_back(row);
+    at.push_back(token);
+    targets.push_back(token < 0 ? -1 : host_.tokens[token]);
+  };
   for (int b = 0; b < host_.segments(); ++b) {
     for (int t = host_.offsets[b]; t < host_.offsets[b + 1]; ++t) {
-      const bool last = t + 1 == host_.offsets[b + 1];
-      if (last && !every_row) continue;
-      index.push_back(t);
-      targets.push_back(last ? -1 : host_.tokens[t + 1]);
+      const int row = host_.row_before(b, t);
+      if (row >= 0) read(row, t);
     }
+    if (every_row) read(host_.offsets[b + 1] - 1, -1);
   }
   if (request_.logprobs) result.logprobs.assign(total, 0.0f);
   if (request_.entropy) result.entropy.assign(total, 0.0f);
-  Buffer h(device_, static_cast<size_t>(kRowsAtOnce) * f.hidden * device_->act_bytes());
-  Buffer logprob(device_, kRowsAtOnce * 4), entropy(device_, kRowsAtOnce * 4), logits(device_);
-  for (size_t begin = 0; begin < index.size(); begin += kRowsAtOnce) {
-    const int n = static_cast<int>(std::min<size_t>(kRowsAtOnce, index.size() - begin));
-    const Buffer count = uploaded(device_, {n});
-    const Buffer rows = uploaded(device_, std::vector<int32_t>(index.begin() + begin, index.begin() + begin + n));
-    const Buffer target = uploaded(device_, std::vector<int32_t>(targets.begin() + begin, targets.begin() + begin + n));
-    credence_norm norm = final_norm(*base_, residual(f.layers), count, rows, n);
-    norm.y = h.as<>();
-    norm.ldy = f.hidden;
-    device_->norm(norm);
-    credence_token_logprobs read = token_logprobs(*base_, h, count, target, n);
-    read.logprob = request_.logprobs ? logprob.f32() : nullptr;
-    read.entropy = request_.entropy ? entropy.f32() : nullptr;
+  if (request_.logits) result.logits.assign(static_cast<size_t>(total) * vocabulary, 0.0f);
+  Buffer target(device_), logprob(device_, kRowsAtOnce * 4), entropy(device_, kRowsAtOnce * 4), logits(device_);
+  over_rows(rows, false, [&](const NormedRows& some) {
+    const int n = some.count;
+    target.upload(part(targets, some.begin, n));
+    credence_token_logprobs op = token_logprobs(*base_, some.h, some.counted, target, n);
+    op.logprob = request_.logprobs ? logprob.f32() : nullptr;
+    op.entropy = request_.entropy ? entropy.f32() : nullptr;
     if (request_.logits) {
-      logits.reserve(static_cast<size_t>(n) * f.vocabulary * 4);
-      read.logits = logits.f32();
+      logits.reserve(static_cast<size_t>(n) * vocabulary * 4);
+      op.logits = logits.f32();
     }
-    device_->token_logprobs(read);
+    device_->token_logprobs(op);
     if (request_.logprobs) {
       const auto values = logprob.download<float>(n);
       for (int i = 0; i < n; ++i) {
-        if (targets[begin + i] >= 0) result.logprobs[index[begin + i] + 1] = values[i];
+        if (at[some.begin + i] >= 0) result.logprobs[at[some.begin + i]] = values[i];
       }
     }
     if (request_.entropy) {
       const auto values = entropy.download<float>(n);
-      for (int i = 0; i < n; ++i) result.entropy[index[begin + i]] = values[i];
+      for (int i = 0; i < n; ++i) result.entropy[rows[some.begin + i]] = values[i];
     }
     if (request_.logits) {
-      const auto values = logits.download<float>(static_cast<size_t>(n) * f.vocabulary);
-      result.logits.insert(result.logits.end(), values.begin(), values.end());
+      const auto values = logits.download<float>(static_cast<size_t>(n) * vocabulary);
+      for (int i = 0; i < n; ++i) {
+        std::copy_n(values.begin() + static_cast<int64_t>(i) * vocabulary, vocabulary,
+                    result.logits.begin() + static_cast<int64_t>(rows[some.begin + i]) * vocabulary);
+      }
     }
-  }
+  });
 }
 
-std::vector<float> Pass::backward_vocabulary(const Upstream& upstream) {
-  const Family& f = base_->family();
+void Pass::backward_vocabulary(const Upstream& upstream, PassResult& result) {
   const int total = host_.tokens_count();
-  std::vector<float> logprobs(total, 0.0f);
-  std::vector<int32_t> index, targets;
-  std::vector<float> d_logprob, d_entropy;
-  for (int b = 0; b < host_.segments(); ++b) {
-    for (int t = host_.offsets[b]; t < host_.offsets[b + 1]; ++t) {
-      const bool last = t + 1 == host_.offsets[b + 1];
-      const float dl = last || upstream.logprobs.empty() ? 0.0f : upstream.logprobs[t + 1];
-      const float de = upstream.entropy.empty() ? 0.0f : upstream.entropy[t];
-      if (dl == 0 && de == 0) continue;
-      index.push_back(t);
-      targets.push_back(last ? -1 : host_.tokens[t + 1]);
-      d_logprob.push_back(dl);
-      d_entropy.push_back(de);
+  for (const auto* given : {&upstream.logprobs, &upstream.entropy}) {
+    if (!given->empty() && static_cast<int>(given->size()) != total) {
+      fail("BAD_BATCH", "upstream: expected one number for each of %d tokens but received %zu", total, given->size());
     }
   }
-  if (index.empty()) return logprobs;
+  result.logprobs.assign(total, 0.0f);
+  std::vector<int32_t> rows, at, targets;
+  std::vector<float> d_logprob, d_entropy;
+  auto read = [&](int row, int token, float dl, float de) {
+    if (dl == 0 && de == 0) return;
+    rows.push_back(row);
+    at.push_back(token);
+    targets.push_back(token < 0 ? -1 : host_.tokens[token]);
+    d_logprob.push_back(dl);
+    d_entropy.push_back(de);
+  };
+  for (int b = 0; b < host_.segments(); ++b) {
+    const int from = host_.offsets[b], to = host_.offsets[b + 1];
+    for (int t = from; t < to; ++t) {
+      const int row = host_.row_before(b, t);
+      const float dl = upstream.logprobs.empty() ? 0.0f : upstream.logprobs[t];
+      if (row < 0) {
+        if (dl != 0) fail("BAD_BATCH", "token %d begins sequence %d: nothing predicts it. Give it no weight", t, b);
+        continue;
+      }
+      read(row, t, dl, t == from || upstream.entropy.empty() ? 0.0f : upstream.entropy[row]);
+    }
+    if (!upstream.entropy.empty()) read(to - 1, -1, 0, upstream.entropy[to - 1]);
+  }
+  if (rows.empty()) return;
   base_->prepare_head_backward();
-  const int capacity = static_cast<int>(std::min<size_t>(kRowsAtOnce, index.size()));
-  Buffer h(device_, static_cast<size_t>(capacity) * f.hidden * device_->act_bytes());
-  Buffer dh(device_, static_cast<size_t>(capacity) * f.hidden * 4);
-  Buffer logprob(device_, capacity * 4), dl(device_, capacity * 4), de(device_, capacity * 4),
-      inv(device_, capacity * 4);
-  for (size_t begin = 0; begin < index.size(); begin += capacity) {
-    const int n = static_cast<int>(std::min<size_t>(capacity, index.size() - begin));
-    const Buffer count = uploaded(device_, {n});
-    const Buffer rows = uploaded(device_, std::vector<int32_t>(index.begin() + begin, index.begin() + begin + n));
-    const Buffer target = uploaded(device_, std::vector<int32_t>(targets.begin() + begin, targets.begin() + begin + n));
-    dl.write(d_logprob.data() + begin, n * 4);
-    de.write(d_entropy.data() + begin, n * 4);
-    credence_norm norm = final_norm(*base_, residual(f.layers), count, rows, n);
-    norm.y = h.as<>();
-    norm.ldy = f.hidden;
-    norm.inv_rms = inv.f32();
-    device_->norm(norm);
-    credence_token_logprobs read = token_logprobs(*base_, h, count, target, n);
-    read.logprob = logprob.f32();
-    read.d_logprob = dl.f32();
-    read.d_entropy = upstream.entropy.empty() ? nullptr : de.f32();
-    read.dh = dh.f32();
-    read.lddh = f.hidden;
-    device_->token_logprobs(read);
-    credence_norm_backward back{};
-    back.rows = count.i32();
-    back.capacity = n;
-    back.width = f.hidden;
-    back.kind = norm.kind;
-    back.eps = norm.eps;
-    back.index = rows.i32();
-    back.x = norm.x;
-    back.ldx = f.hidden;
-    back.weight = norm.weight;
-    back.inv_rms = inv.f32();
-    back.dy = dh.f32();
-    back.lddy = f.hidden;
-    back.dx = dx_.f32();
-    back.lddx = f.hidden;
-    device_->norm_backward(back);
+  const size_t capacity = std::min<size_t>(kRowsAtOnce, rows.size());
+  Buffer target(device_), logprob(device_, capacity * 4), dl(device_, capacity * 4), de(device_, capacity * 4);
+  over_rows(rows, true, [&](const NormedRows& some) {
+    const int n = some.count;
+    target.upload(part(targets, some.begin, n));
+    dl.write(d_logprob.data() + some.begin, n * 4);
+    de.write(d_entropy.data() + some.begin, n * 4);
+    credence_token_logprobs op = token_logprobs(*base_, some.h, some.counted, target, n);
+    op.logprob = logprob.f32();
+    op.d_logprob = dl.f32();
+    op.d_entropy = upstream.entropy.empty() ? nullptr : de.f32();
+    op.dh = some.dh;
+    op.lddh = base_->family().hidden;
+    device_->token_logprobs(op);
     const auto values = logprob.download<float>(n);
     for (int i = 0; i < n; ++i) {
-      if (targets[begin + i] >= 0) logprobs[index[begin + i] + 1] = values[i];
+      if (at[some.begin + i] >= 0) result.logprobs[at[some.begin + i]] = values[i];
     }
-  }
-  return logprobs;
+  });
 }
 
-void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, HeadState& state) {
+void Pass::check_closed_set() const {
+  const ClosedSetRead& read = *request_.closed_set;
+  const int vocabulary = base_->family().vocabulary, total = host_.tokens_count();
+  if (read.candidates.empty()) fail("BAD_OPTION", "closed set: expected at least one candidate but received none");
+  std::set<int32_t> distinct;
+  for (int32_t candidate : read.candidates) {
+    if (candidate < 0 || candidate >= vocabulary) {
+      fail("BAD_OPTION", "closed set: candidate %d is not in the vocabulary of %d", candidate, vocabulary);
+    }
+    if (!distinct.insert(candidate).second) {
+      fail("BAD_OPTION", "closed set: candidate %d stands twice; two answers need tokens of their own", candidate);
+    }
+  }
+  for (int32_t row : read.rows) {
+    if (row < 0 || row >= total) fail("BAD_BATCH", "closed set: row %d is not one of the batch's %d", row, total);
+  }
+}
+
+void Pass::read_closed_set(PassResult& result) {
+  const ClosedSetRead& read = *request_.closed_set;
+  const size_t width = read.candidates.size();
+  Buffer candidates(device_), logprob(device_, std::min<size_t>(kRowsAtOnce, read.rows.size()) * width * 4);
+  candidates.upload(read.candidates);
+  over_rows(read.rows, false, [&](const NormedRows& some) {
+    device_->closed_set(closed_set(*base_, candidates, width, some, logprob));
+    const auto values = logprob.download<float>(some.count * width);
+    result.closed_set.insert(result.closed_set.end(), values.begin(), values.end());
+  });
+}
+
+void Pass::backward_closed_set(const std::vector<float>& upstream) {
+  if (!request_.closed_set) fail("BAD_STATE", "upstream.closedSet: the forward pass read no closed set");
+  const ClosedSetRead& read = *request_.closed_set;
+  const size_t width = read.candidates.size(), capacity = std::min<size_t>(kRowsAtOnce, read.rows.size());
+  if (upstream.size() != read.rows.size() * width) {
+    fail("BAD_BATCH", "upstream.closedSet: expected %zu rows of %zu candidates but received %zu numbers",
+         read.rows.size(), width, upstream.size());
+  }
+  Buffer candidates(device_), logprob(device_, capacity * width * 4), d_logprob(device_, capacity * width * 4);
+  candidates.upload(read.candidates);
+  over_rows(read.rows, true, [&](const NormedRows& some) {
+    d_logprob.write(upstream.data() + some.begin * width, some.count * width * 4);
+    credence_closed_set op = closed_set(*base_, candidates, width, some, logprob);
+    op.d_logprob = d_logprob.f32();
+    op.dh = some.dh;
+    op.lddh = base_->family().hidden;
+    device_->closed_set(op);
+  });
+}
+
+void Pass::keep_reference(const AbortFlag* abort) {
+  const PassRequest asked = request_;
+  const int width = base_->family().hidden;
+  if (!asked.adapter || !policy_->has_adapter()) {
+    fail("BAD_OPTION", "divergence: p is the adapter on, q the adapter off; here there is none to switch");
+  }
+  const std::vector<uint8_t>& mask = asked.divergence->mask;
+  if (mask.size() != host_.tokens.size()) {
+    fail("BAD_BATCH", "divergence.mask: expected one for each of %zu tokens but received %zu", host_.tokens.size(),
+         mask.size());
+  }
+  divergence_tokens_.clear();
+  divergence_rows_.clear();
+  for (int b = 0; b < host_.segments(); ++b) {
+    for (int t = host_.offsets[b]; t < host_.offsets[b + 1]; ++t) {
+      if (!mask[t]) continue;
+      const int row = host_.row_before(b, t);
+      if (row < 0) fail("BAD_BATCH", "divergence.mask: token %d begins sequence %d: nothing predicts it", t, b);
+      divergence_tokens_.push_back(t);
+      divergence_rows_.push_back(row);
+    }
+  }
+  if (divergence_rows_.empty()) return;
+  // The base's pass needs no more than what the pass after it overwrites.
+  request_.adapter = request_.keep = false;
+  run_blocks([](int) {}, abort);
+  const size_t bytes = width * device_->act_bytes();
+  if (!reference_) reference_ = Buffer(device_);
+  reference_.reserve(divergence_rows_.size() * bytes);
+  over_rows(divergence_rows_, false, [&](const NormedRows& some) {
+    device_->check(device_->table().copy(device_->backend(), reference_.as<char>() + some.begin * bytes, some.h.as<>(),
+                                         some.count * bytes),
+                   "copy");
+  });
+  request_ = asked;
+}
+
+void Pass::read_divergence(PassResult& result, const std::vector<float>* upstream) {
+  if (!request_.divergence) fail("BAD_STATE", "upstream.divergence: the forward pass read no divergence");
   const Family& f = base_->family();
-  std::vector<int32_t> from, to, index;
-  for (const ReadSpan& span : spans) {
-    if (span.sequence < 0 || span.sequence >= host_.segments()) {
-      fail("BAD_BATCH", "a span names sequence %d; the batch has %d", span.sequence, host_.segments());
+  const size_t total = host_.tokens.size(), capacity = std::min<size_t>(kRowsAtOnce, divergence_rows_.size());
+  std::vector<float> slopes;
+  if (upstream) {
+    if (upstream->size() != total) {
+      fail("BAD_BATCH", "upstream.divergence: expected one for each of %zu tokens but received %zu", total,
+           upstream->size());
     }
-    if (span.from < 0 || span.to <= span.from || span.to > host_.length(span.sequence)) {
-      fail("BAD_BATCH", "a span covers rows %d to %d of sequence %d, which has %d", span.from, span.to, span.sequence,
-           host_.length(span.sequence));
+    for (size_t t = 0; t < total; ++t) {
+      if ((*upstream)[t] != 0 && !request_.divergence->mask[t])
+        fail("BAD_BATCH", "upstream.divergence: token %zu is outside the mask, so nothing was read there", t);
     }
-    const int first = host_.offsets[span.sequence] + span.from, last = host_.offsets[span.sequence] + span.to;
-    if (depth == f.layers) {
-      from.push_back(static_cast<int32_t>(index.size()));
-      for (int t = first; t < last; ++t) index.push_back(t);
-      to.push_back(static_cast<int32_t>(index.size()));
-    } else {
-      from.push_back(first);
-      to.push_back(last);
+    for (int32_t t : divergence_tokens_) slopes.push_back((*upstream)[t]);
+    base_->prepare_head_backward();
+  }
+  result.divergence.assign(total, 0.0f);
+  Buffer values(device_, std::max<size_t>(capacity, 1) * 4), slope(device_, std::max<size_t>(capacity, 1) * 4);
+  over_rows(divergence_rows_, upstream != nullptr, [&](const NormedRows& some) {
+    credence_divergence op{};
+    op.rows = some.counted.i32();
+    op.capacity = some.count;
+    op.width = f.hidden;
+    op.vocabulary = f.vocabulary;
+    op.kind = static_cast<int32_t>(request_.divergence->kind);
+    op.dtype = device_->dtype();
+    op.weights = op.weights_other = base_->head();
+    op.h = some.h.as<>();
+    op.h_other = reference_.as<char>() + some.begin * f.hidden * device_->act_bytes();
+    op.ldh = op.ldh_other = f.hidden;
+    op.divergence = values.f32();
+    if (upstream) {
+      slope.write(slopes.data() + some.begin, some.count * 4);
+      op.upstream = slope.f32();
+      op.dh = some.dh;
+      op.lddh = f.hidden;
     }
-  }
-  state.spans = static_cast<int>(spans.size());
-  state.from = uploaded(device_, from);
-  state.to = uploaded(device_, to);
-  state.count = uploaded(device_, {state.spans});
-  state.pooled = Buffer(device_, std::max<size_t>(1, spans.size()) * f.hidden * 4);
-  if (depth == f.layers) {
-    state.touched = static_cast<int>(index.size());
-    state.index = uploaded(device_, index);
-    state.rows = uploaded(device_, {state.touched});
-    state.normed = Buffer(device_, std::max<size_t>(1, index.size()) * f.hidden * 4);
-    credence_norm norm = final_norm(*base_, residual(f.layers), state.rows, state.index, state.touched);
-    norm.y_f32 = state.normed.f32();
-    norm.ldy_f32 = f.hidden;
-    device_->norm(norm);
-    x = state.normed.f32();
-  }
-  credence_pool pool{};
-  pool.rows = state.count.i32();
-  pool.capacity = state.spans;
-  pool.width = f.hidden;
-  pool.from = state.from.i32();
-  pool.to = state.to.i32();
-  pool.x = x;
-  pool.ldx = f.hidden;
-  pool.y = state.pooled.f32();
-  device_->pool(pool);
-}
-
-void Pass::read_head(HeadState& state, PassResult& result) {
-  const std::vector<HeadLayer>& layers = state.head->layers;
-  const float* x = state.pooled.f32();
-  state.outputs.clear();
-  for (size_t i = 0; i < layers.size(); ++i) {
-    state.outputs.emplace_back(device_, std::max<size_t>(1, state.spans) * layers[i].out * 4);
-    device_->dense({state.count.i32(), state.spans, layers[i].in, layers[i].out,
-                    i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY, x,
-                    policy_->parameters() + layers[i].weight, policy_->parameters() + layers[i].bias,
-                    state.outputs.back().f32()});
-    x = state.outputs.back().f32();
-  }
-  result.heads[state.head->spec.name] =
-      state.outputs.back().download<float>(static_cast<size_t>(state.spans) * layers.back().out);
-}
-
-void Pass::backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual) {
-  const Family& f = base_->family();
-  const std::vector<HeadLayer>& layers = state.head->layers;
-  const size_t expected = static_cast<size_t>(state.spans) * layers.back().out;
-  if (upstream.size() != expected) {
-    fail("BAD_BATCH", "upstream of head %s: expected %zu numbers but received %zu", state.head->spec.name.c_str(),
-         expected, upstream.size());
-  }
-  Buffer dy(device_);
-  dy.upload(upstream);
-  for (size_t i = layers.size(); i-- > 0;) {
-    const bool first = i == 0;
-    Buffer dx(device_, static_cast<size_t>(state.spans) * layers[i].in * 4);
-    device_->dense_backward(
-        {state.count.i32(), state.spans, layers[i].in, layers[i].out,
-         i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY,
-         first ? state.pooled.f32() : state.outputs[i - 1].f32(), policy_->parameters() + layers[i].weight,
-         state.outputs[i].f32(), dy.f32(), gradients ? gradients + layers[i].weight : nullptr,
-         gradients ? gradients + layers[i].bias : nullptr, first && !into_residual ? nullptr : dx.f32()});
-    dy = std::move(dx);
-  }
-  if (!into_residual) return;
-  const bool last = state.head->spec.layer == f.layers;
-  Buffer dnormed(device_);
-  if (last) {
-    dnormed.reserve(static_cast<size_t>(state.touched) * f.hidden * 4);
-    dnormed.zero();
-  }
-  credence_pool pool{};
-  pool.rows = state.count.i32();
-  pool.capacity = state.spans;
-  pool.width = f.hidden;
-  pool.from = state.from.i32();
-  pool.to = state.to.i32();
-  pool.ldx = f.hidden;
-  pool.dy = dy.f32();
-  pool.dx = last ? dnormed.f32() : dx_.f32();
-  pool.lddx = f.hidden;
-  device_->pool_backward(pool);
-  if (!last) return;
-  credence_norm_backward back{};
-  back.rows = state.rows.i32();
-  back.capacity = state.touched;
-  back.width = f.hidden;
-  back.kind = base_->shape().norm;
-  back.eps = base_->shape().norm_eps;
-  back.index = state.index.i32();
-  back.x = residual(f.layers);
-  back.ldx = f.hidden;
-  back.weight = base_->final_norm();
-  back.dy = dnormed.f32();
-  back.lddy = f.hidden;
-  back.dx = dx_.f32();
-  back.lddx = f.hidden;
-  device_->norm_backward(back);
+    device_->divergence(op);
+    const auto read = values.download<float>(some.count);
+    for (int i = 0; i < some.count; ++i) result.divergence[divergence_tokens_[some.begin + i]] = read[i];
+  });
 }
 
 }  // namespace credence

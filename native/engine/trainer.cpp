@@ -1,5 +1,6 @@
 #include "trainer.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace credence {
@@ -15,16 +16,77 @@ Trainer::Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer)
   norm_ = Buffer(device_, sizeof(float));
 }
 
-double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort) {
-  const bool nll = !loss.nll_weights.empty();
-  if (nll && loss.nll_weights.size() != batch.tokens.size()) {
-    fail("BAD_BATCH", "weights: expected one for each of %zu tokens but received %zu", batch.tokens.size(),
-         loss.nll_weights.size());
-  }
-  if (!nll && loss.targets.size() != loss.read.spans.size()) {
+namespace {
+
+void check(const HostBatch& batch, const Loss& loss) {
+  auto per_token = [&](const std::vector<float>& weights, const char* name) {
+    if (!weights.empty() && weights.size() != batch.tokens.size()) {
+      fail("BAD_BATCH", "%s: expected one for each of %zu tokens but received %zu", name, batch.tokens.size(),
+           weights.size());
+    }
+  };
+  per_token(loss.nll_weights, "weights");
+  per_token(loss.divergence_weights, "divergence weights");
+  if (loss.targets.size() != loss.read.spans.size()) {
     fail("BAD_BATCH", "targets: expected one for each of %zu spans but received %zu", loss.read.spans.size(),
          loss.targets.size());
   }
+  if (!loss.closed_set) return;
+  const auto& [read, labels, weights] = *loss.closed_set;
+  if (labels.size() != read.rows.size() || weights.size() != read.rows.size()) {
+    fail("BAD_BATCH", "closed set: expected a label and a weight for each of %zu rows but received %zu and %zu",
+         read.rows.size(), labels.size(), weights.size());
+  }
+  for (int32_t label : labels) {
+    if (label < 0 || label >= static_cast<int32_t>(read.candidates.size()))
+      fail("BAD_BATCH", "closed set: label %d is not one of the %zu candidates", label, read.candidates.size());
+  }
+}
+
+/// Of segments [begin, end), as a batch of their own.
+Loss part_of(const HostBatch& batch, const Loss& loss, int begin, int end) {
+  const int first = batch.offsets[begin], last = batch.offsets[end];
+  Loss out;
+  auto per_token = [&](const std::vector<float>& weights) {
+    return weights.empty() ? weights : std::vector<float>(weights.begin() + first, weights.begin() + last);
+  };
+  out.nll_weights = per_token(loss.nll_weights);
+  out.divergence = loss.divergence;
+  out.divergence_weights = per_token(loss.divergence_weights);
+  out.read.head = loss.read.head;
+  for (size_t s = 0; s < loss.read.spans.size(); ++s) {
+    const ReadSpan& span = loss.read.spans[s];
+    if (span.sequence < begin || span.sequence >= end) continue;
+    out.read.spans.push_back({span.sequence - begin, span.from, span.to});
+    out.targets.push_back(loss.targets[s]);
+  }
+  if (loss.closed_set) {
+    const auto& [read, labels, weights] = *loss.closed_set;
+    out.closed_set = {{read.candidates, {}}, {}, {}};
+    for (size_t r = 0; r < read.rows.size(); ++r) {
+      if (read.rows[r] < first || read.rows[r] >= last) continue;
+      out.closed_set->read.rows.push_back(read.rows[r] - first);
+      out.closed_set->labels.push_back(labels[r]);
+      out.closed_set->weights.push_back(weights[r]);
+    }
+  }
+  return out;
+}
+
+bool any(const std::vector<float>& weights) {
+  return std::any_of(weights.begin(), weights.end(), [](float weight) { return weight != 0; });
+}
+
+double inner(const std::vector<float>& weights, const std::vector<float>& values) {
+  double sum = 0;
+  for (size_t t = 0; t < weights.size(); ++t) sum += static_cast<double>(weights[t]) * values[t];
+  return sum;
+}
+
+}  // namespace
+
+double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort) {
+  check(batch, loss);
   batch.check(policy_->base()->family());
   double total = 0;
   for (int begin = 0; begin < batch.segments();) {
@@ -33,44 +95,57 @@ double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const Abort
     HostBatch part;
     part.tokens.assign(batch.tokens.begin() + batch.offsets[begin], batch.tokens.begin() + batch.offsets[end]);
     for (int b = begin; b <= end; ++b) part.offsets.push_back(batch.offsets[b] - batch.offsets[begin]);
-    PassRequest request;
-    request.keep = true;
-    Upstream upstream;
-    if (nll) {
-      pass_.forward(part, request, abort);
-      upstream.logprobs.resize(part.tokens.size());
-      const float* weights = loss.nll_weights.data() + batch.offsets[begin];
-      for (size_t t = 0; t < part.tokens.size(); ++t) upstream.logprobs[t] = -weights[t];
-      const std::vector<float> logprobs = pass_.backward(upstream, gradients_.f32(), abort);
-      for (size_t t = 0; t < part.tokens.size(); ++t) total -= static_cast<double>(weights[t]) * logprobs[t];
-    } else {
-      HeadRead read{loss.read.head, {}};
-      std::vector<float> targets;
-      for (size_t s = 0; s < loss.read.spans.size(); ++s) {
-        const ReadSpan& span = loss.read.spans[s];
-        if (span.sequence < begin || span.sequence >= end) continue;
-        read.spans.push_back({span.sequence - begin, span.from, span.to});
-        targets.push_back(loss.targets[s]);
-      }
-      if (!read.spans.empty()) {
-        request.heads.push_back(read);
-        const PassResult result = pass_.forward(part, request, abort);
-        const std::vector<float>& z = result.heads.at(read.head);
-        if (z.size() != targets.size())
-          fail("BAD_OPTION", "head %s has several outputs; this loss takes one", read.head.c_str());
-        std::vector<float>& dz = upstream.heads[read.head];
-        for (size_t s = 0; s < z.size(); ++s) {
-          const double score = 1 / (1 + std::exp(-static_cast<double>(z[s])));
-          total += (score - targets[s]) * (score - targets[s]);
-          dz.push_back(static_cast<float>(2 * (score - targets[s]) * score * (1 - score)));
-        }
-        pass_.backward(upstream, gradients_.f32(), abort);
-      }
-    }
+    total += accumulate_part(part, part_of(batch, loss, begin, end), abort);
     begin = end;
   }
   if (!std::isfinite(total))
     fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");
+  return total;
+}
+
+double Trainer::accumulate_part(const HostBatch& batch, const Loss& loss, const AbortFlag* abort) {
+  const bool nll = any(loss.nll_weights), divergence = any(loss.divergence_weights);
+  const bool closed = loss.closed_set && any(loss.closed_set->weights), head = !loss.read.spans.empty();
+  if (!nll && !divergence && !closed && !head) return 0;
+  PassRequest request;
+  request.keep = true;
+  if (head) request.heads.push_back(loss.read);
+  if (closed) request.closed_set = loss.closed_set->read;
+  if (divergence) {
+    std::vector<uint8_t> mask;
+    for (float weight : loss.divergence_weights) mask.push_back(weight != 0);
+    request.divergence = {loss.divergence, std::move(mask), false};
+  }
+  const PassResult read = pass_.forward(batch, request, abort);
+  double total = 0;
+  Upstream upstream;
+  if (nll) {
+    for (float weight : loss.nll_weights) upstream.logprobs.push_back(-weight);
+  }
+  if (head) {
+    const std::vector<float>& z = read.heads.at(loss.read.head);
+    if (z.size() != loss.targets.size())
+      fail("BAD_OPTION", "head %s has several outputs; this loss takes one", loss.read.head.c_str());
+    std::vector<float>& dz = upstream.heads[loss.read.head];
+    for (size_t s = 0; s < z.size(); ++s) {
+      const double score = 1 / (1 + std::exp(-static_cast<double>(z[s])));
+      total += (score - loss.targets[s]) * (score - loss.targets[s]);
+      dz.push_back(static_cast<float>(2 * (score - loss.targets[s]) * score * (1 - score)));
+    }
+  }
+  if (closed) {
+    const size_t width = loss.closed_set->read.candidates.size();
+    upstream.closed_set.assign(read.closed_set.size(), 0.0f);
+    for (size_t r = 0; r < loss.closed_set->labels.size(); ++r) {
+      const size_t at = r * width + loss.closed_set->labels[r];
+      upstream.closed_set[at] = -loss.closed_set->weights[r];
+      total -= static_cast<double>(loss.closed_set->weights[r]) * read.closed_set[at];
+    }
+  }
+  if (divergence) upstream.divergence = loss.divergence_weights;
+  const PassResult again = pass_.backward(upstream, gradients_.f32(), abort);
+  if (nll) total -= inner(loss.nll_weights, again.logprobs);
+  if (divergence) total += inner(loss.divergence_weights, again.divergence);
   return total;
 }
 

@@ -14,11 +14,23 @@ struct OptimizerSpec {
   double max_gradient_norm = 0;  // 0: no clipping
 };
 
-/// sum over tokens of weight * nll, token-aligned weights [T]; or sum over spans of (sigmoid(head) - target)^2.
+/// A sum of the terms that are there:
+///   nll         sum over tokens of weight * nll, weights [T] token-aligned
+///   read        sum over spans of (sigmoid(head) - target)^2
+///   closed_set  sum over rows of -weight * log-probability of candidates[label]
+///   divergence  sum over tokens of weight * divergence from the base, weights [T] token-aligned
 struct Loss {
   std::vector<float> nll_weights;
   HeadRead read;
   std::vector<float> targets;
+  struct ClosedSet {
+    ClosedSetRead read;
+    std::vector<int32_t> labels;
+    std::vector<float> weights;
+  };
+  std::optional<ClosedSet> closed_set;
+  Divergence divergence = Divergence::kKl;
+  std::vector<float> divergence_weights;
 };
 
 class Trainer {
@@ -44,6 +56,8 @@ class Trainer {
 
  private:
   static constexpr int kTokensAtOnce = 1024;
+
+  double accumulate_part(const HostBatch& batch, const Loss& loss, const AbortFlag* abort);
 
   std::shared_ptr<Policy> policy_;
   std::shared_ptr<Device> device_;

@@ -1,6 +1,7 @@
 // Passes and learning: rows are their own, sums do not depend on how a batch is cut, gradients are finite differences.
 #include <cmath>
 
+#include "backends.h"
 #include "engine/trainer.h"
 #include "engine_support.h"
 
@@ -113,10 +114,16 @@ TEST(gradients_are_finite_differences_of_the_loss) {
   const auto policy = small_policy(folder.path(), {"cpu", "f32", "scalar", 2}, {linear, mlp});
   std::mt19937 random(5);
   const HostBatch batch = batch_of({random_tokens(random, 9), random_tokens(random, 4)});
-  for (const std::string kind : {"nll", "sure", "deep"}) {
+  for (const std::string kind : {"nll", "closed set", "kl", "reverse kl", "jsd", "sure", "deep"}) {
     Loss loss;
+    const std::vector<float> weights = {0, 1, 1, 0, 2, 1, 1, 1, 1, 0, 1, 0.5, 1};
     if (kind == "nll") {
-      loss.nll_weights = {0, 1, 1, 0, 2, 1, 1, 1, 1, 0, 1, 0.5, 1};
+      loss.nll_weights = weights;
+    } else if (kind == "closed set") {
+      loss.closed_set = {{{5, 90, 33}, {12, 3, 8}}, {2, 0, 1}, {1, 0.5f, 2}};
+    } else if (kind == "kl" || kind == "reverse kl" || kind == "jsd") {
+      loss.divergence = kind == "kl" ? Divergence::kKl : kind == "jsd" ? Divergence::kJsd : Divergence::kReverseKl;
+      loss.divergence_weights = weights;
     } else {
       loss.read = {kind, {{0, 8, 9}, {1, 1, 4}}};
       loss.targets = {0.2f, 0.9f};
@@ -135,7 +142,7 @@ TEST(gradients_are_finite_differences_of_the_loss) {
           norm += static_cast<double>(gradient[p.offset + i]) * gradient[p.offset + i];
         norm = std::sqrt(norm);
         if (norm < 1e-4 * scale) continue;
-        constexpr double kStep = 2e-2;
+        constexpr double kStep = 5e-3;
         auto moved = [&](double by) {
           NamedTensor tensor{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
           for (int64_t i = 0; i < p.count(); ++i)
@@ -155,6 +162,85 @@ TEST(gradients_are_finite_differences_of_the_loss) {
       }
     }
   }
+}
+
+TEST(closed_sets_and_divergences_follow_from_the_logits) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 2});
+  const HostBatch batch = problem().batch;
+  const int total = batch.tokens_count(), vocabulary = policy->base()->family().vocabulary;
+  PassRequest request;
+  request.logits = true;
+  const std::vector<float> on = Pass(policy).forward(batch, request).logits;
+  request.adapter = false;
+  const std::vector<float> off = Pass(policy).forward(batch, request).logits;
+  auto softmax = [](std::vector<double> z) {
+    double sum = 0;
+    for (double& x : z) sum += x = std::exp(x);
+    for (double& x : z) x /= sum;
+    return z;
+  };
+  auto row = [&](const std::vector<float>& logits, int t) {
+    return softmax({logits.begin() + static_cast<int64_t>(t) * vocabulary,
+                    logits.begin() + static_cast<int64_t>(t + 1) * vocabulary});
+  };
+  auto kl = [](const std::vector<double>& p, const std::vector<double>& q) {
+    double sum = 0;
+    for (size_t v = 0; v < p.size(); ++v) sum += p[v] * std::log(p[v] / q[v]);
+    return sum;
+  };
+  for (const Divergence kind : {Divergence::kKl, Divergence::kReverseKl, Divergence::kJsd}) {
+    PassRequest asked;
+    asked.keep = true;
+    asked.logits = true;
+    asked.closed_set = ClosedSetRead{{96, 0, 17}, {0, total - 1, 40}};
+    asked.divergence = {kind, std::vector<uint8_t>(total, 0)};
+    std::vector<double> expected(total, 0.0);
+    for (int b = 0; b < batch.segments(); ++b) {
+      for (int t = batch.offsets[b] + 1; t < batch.offsets[b + 1]; ++t) {
+        if (t % 3 == 0) continue;
+        asked.divergence->mask[t] = 1;
+        const std::vector<double> p = row(on, t - 1), q = row(off, t - 1);
+        std::vector<double> m(p);
+        for (size_t v = 0; v < m.size(); ++v) m[v] = (p[v] + q[v]) / 2;
+        expected[t] = kind == Divergence::kKl          ? kl(p, q)
+                      : kind == Divergence::kReverseKl ? kl(q, p)
+                                                       : (kl(p, m) + kl(q, m)) / 2;
+      }
+    }
+    const PassResult got = Pass(policy).forward(batch, asked);
+    EXPECT(got.logits == on);  // the base's pass leaves nothing behind
+    EXPECT_CLOSE(std::vector<double>(got.divergence.begin(), got.divergence.end()), expected, 1e-5);
+    std::vector<double> closed;
+    for (int32_t r : asked.closed_set->rows) {
+      std::vector<double> z;
+      for (int32_t c : asked.closed_set->candidates) z.push_back(on[static_cast<size_t>(r) * vocabulary + c]);
+      for (double p : softmax(z)) closed.push_back(std::log(p));
+    }
+    EXPECT_CLOSE(std::vector<double>(got.closed_set.begin(), got.closed_set.end()), closed, 1e-5);
+  }
+}
+
+TEST(terms_of_a_loss_add_up) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const Problem p = problem();
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 2}, {{"sure", -1, {}, 1, 4}});
+  Loss parts[4], all;
+  all.nll_weights = parts[0].nll_weights = p.loss.nll_weights;
+  all.closed_set = parts[1].closed_set = {{{4, 3}, {0, 200}}, {1, 0}, {1, 2}};
+  all.divergence = parts[2].divergence = Divergence::kJsd;
+  all.divergence_weights = parts[2].divergence_weights = p.loss.nll_weights;
+  all.read = parts[3].read = {"sure", {{1, 3, 60}, {4, 0, 1}}};
+  all.targets = parts[3].targets = {0, 1};
+  Trainer together(policy, {}), apart(policy, {});
+  const double total = together.accumulate(p.batch, all);
+  double sum = 0;
+  for (const Loss& part : parts) sum += apart.accumulate(p.batch, part);
+  EXPECT(std::fabs(total - sum) <= 1e-9 * total);
+  const auto a = together.gradients(), b = apart.gradients();
+  EXPECT_CLOSE(std::vector<double>(a.begin(), a.end()), std::vector<double>(b.begin(), b.end()), 1e-5);
 }
 
 TEST(a_forward_held_open_gives_the_gradients_of_the_fused_loss) {
@@ -233,6 +319,20 @@ TEST(bad_batches_are_named) {
   EXPECT_THROWS(trainer.accumulate(batch_of({{1, 2}}), loss),
                 "weights: expected one for each of 2 tokens but received 3");
   EXPECT_THROWS(trainer.update(0.1, 0), "Was anything in the step supervised");
+  loss.nll_weights = {1, 1};
+  EXPECT_THROWS(trainer.accumulate(batch_of({{1, 2}}), loss), "token 0 begins sequence 0: nothing predicts it");
+  PassRequest closed, diverging;
+  closed.closed_set = ClosedSetRead{{3, 4}, {2}};
+  EXPECT_THROWS(Pass(policy).forward(batch_of({{1, 2}}), closed), "row 2 is not one of the batch's 2");
+  closed.closed_set = ClosedSetRead{{3, 3}, {1}};
+  EXPECT_THROWS(Pass(policy).forward(batch_of({{1, 2}}), closed), "candidate 3 stands twice");
+  closed.closed_set = ClosedSetRead{{97}, {1}};
+  EXPECT_THROWS(Pass(policy).forward(batch_of({{1, 2}}), closed), "not in the vocabulary of 97");
+  diverging.divergence = DivergenceRead{Divergence::kKl, {1, 0}};
+  EXPECT_THROWS(Pass(policy).forward(batch_of({{1, 2}}), diverging), "token 0 begins sequence 0");
+  diverging.divergence->mask = {0, 1};
+  diverging.adapter = false;
+  EXPECT_THROWS(Pass(policy).forward(batch_of({{1, 2}}), diverging), "there is none to switch");
   std::mt19937 random(1);
   EXPECT_THROWS(Pass(policy).forward(batch_of({random_tokens(random, 401)}), {}), "the model's context is 400");
 }

@@ -1,7 +1,16 @@
 /** One optimiser over a policy's numbers: a step with a loss of the engine's, or a forward held open for one of your own. */
 import { flatten, flattenValues, microBatches } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
-import type { ForwardResult, NativeLoss, NativeTrainer, OptimizerSpec, ReadSpan, TensorData } from "../native.js";
+import type {
+  DivergenceKind,
+  ForwardResult,
+  NativeLoss,
+  NativeTrainer,
+  OptimizerSpec,
+  ReadSpan,
+  TensorData,
+  Upstream,
+} from "../native.js";
 import type { Policy } from "./policy.js";
 
 export interface TrainerOptions {
@@ -16,7 +25,11 @@ export interface TrainingBatch {
   loss: /** Weight of each token's negative log-likelihood, row by row; 0: not supervised. */
     | { kind: "nll"; weights: Float32Array[] }
     /** (sigmoid(head at the last token) - target)^2 for each row. */
-    | { kind: "confidence"; head: string; targets: number[] };
+    | { kind: "confidence"; head: string; targets: number[] }
+    /** Negative log-likelihood of candidates[label] after each row's last token, among the candidates alone. */
+    | { kind: "closed-set"; candidates: number[]; labels: number[] }
+    /** Weight of each token's divergence between the adapter on (p) and off (q), row by row; q is constant. */
+    | { kind: "divergence"; divergence: DivergenceKind; weights: Float32Array[] };
   /** Tokens in one forward and backward pass at most (one row at least); default all. The loss is divided once for all. */
   microBatchTokens?: number;
 }
@@ -29,10 +42,25 @@ export interface StepResult {
   learningRate: number;
 }
 
+/** What a forward pass held open is asked for. */
+export interface PassReadouts {
+  readouts?: ("logprobs" | "entropy")[];
+  heads?: { name: string; spans: ReadSpan[] }[];
+  /** Log-probabilities over these tokens alone; at the last token of each row unless told where. */
+  closedSet?: { candidates: number[]; at?: { sequence: number; index: number }[] };
+  /** Divergence between the adapter on (p) and off (q), at the tokens whose mask is not 0; default: all that something predicts. */
+  divergence?: { kind: DivergenceKind; mask?: Uint8Array[] };
+}
+
 /** Read-outs of a forward pass that waits for its gradients. */
 export interface OpenPass extends ForwardResult {
-  /** Gradients of the summed loss: per token for log-probs, per span for heads. */
-  backward(upstream: { logprobs?: Float32Array; heads?: Record<string, Float32Array> }): Promise<void>;
+  /**
+   * Adds the gradients of a loss, given its derivatives with respect to each read-out, in the read-out's layout. Once or
+   * more often, until the trainer's next forward, step or update.
+   *
+   * @throws CredenceError "STALE_PASS" after that
+   */
+  backward(upstream: Upstream): Promise<void>;
 }
 
 export const defaultOptimizer: OptimizerSpec = {
@@ -43,15 +71,55 @@ export const defaultOptimizer: OptimizerSpec = {
   maxGradientNorm: 1,
 };
 
+/** What a loss gives for each row, and how it is called. */
+function perRow({ loss }: TrainingBatch): [ArrayLike<unknown>, string] {
+  if (loss.kind === "confidence") return [loss.targets, "targets"];
+  return loss.kind === "closed-set" ? [loss.labels, "labels"] : [loss.weights, "weights"];
+}
+
+/** What the loss is divided by: supervised tokens, or rows. */
+function countOf({ sequences, loss }: TrainingBatch): number {
+  if (loss.kind !== "nll" && loss.kind !== "divergence") return sequences.length;
+  return loss.weights.reduce((sum, row) => sum + row.filter((weight) => weight !== 0).length, 0);
+}
+
 /** The part of a loss that some rows have. */
 function lossOf({ sequences, loss }: TrainingBatch, rows: number[]): NativeLoss {
-  if (loss.kind === "nll") return { kind: "nll", weights: flattenValues(rows.map((row) => loss.weights[row]!)) };
-  const spans = rows.map((row, sequence) => ({
-    sequence,
-    from: sequences[row]!.length - 1,
-    to: sequences[row]!.length,
-  }));
+  if (loss.kind === "nll" || loss.kind === "divergence")
+    return { ...loss, weights: flattenValues(rows.map((row) => loss.weights[row]!)) };
+  const lengths = rows.map((row) => sequences[row]!.length);
+  if (loss.kind === "closed-set") {
+    return {
+      kind: "closed-set",
+      candidates: Int32Array.from(loss.candidates),
+      rows: lastRows(lengths),
+      labels: Int32Array.from(rows, (row) => loss.labels[row]!),
+      weights: new Float32Array(rows.length).fill(1),
+    };
+  }
+  const spans = lengths.map((length, sequence) => ({ sequence, from: length - 1, to: length }));
   return { kind: "sigmoid-mse", head: loss.head, spans, targets: Float32Array.from(rows, (row) => loss.targets[row]!) };
+}
+
+/** Where each sequence's last token lies in a flat batch. */
+function lastRows(lengths: number[]): Int32Array {
+  let end = 0;
+  return Int32Array.from(lengths, (length) => {
+    end += length;
+    return end - 1;
+  });
+}
+
+/** The flat batch's row of a token of a sequence. */
+function rowAt(sequences: Int32Array[], offsets: Int32Array, sequence: number, index: number): number {
+  const length = sequences[sequence]?.length ?? 0;
+  if (!(index >= 0 && index < length)) {
+    throw new CredenceError(
+      "BAD_INPUT",
+      `closedSet.at: expected a token of a sequence but received token ${index} of sequence ${sequence}, which has ${length}`,
+    );
+  }
+  return offsets[sequence]! + index;
 }
 
 export class Trainer implements Disposable {
@@ -59,6 +127,8 @@ export class Trainer implements Disposable {
   private readonly rate: (step: number) => number;
   private readonly forget: () => void;
   private steps = 0;
+  /** Counts what ends a pass held open. */
+  private passes = 0;
   private disposed = false;
 
   /** Made by `policy.trainer()`. */
@@ -72,17 +142,10 @@ export class Trainer implements Disposable {
   async step(batch: TrainingBatch): Promise<StepResult> {
     this.checkAlive();
     const rows = batch.sequences.length;
-    const { loss } = batch;
-    const given = loss.kind === "nll" ? loss.weights.length : loss.targets.length;
-    if (given !== rows)
-      throw new CredenceError(
-        "BAD_INPUT",
-        `a batch of ${rows} rows has ${loss.kind === "nll" ? "weights" : "targets"} for ${given}`,
-      );
-    const count =
-      loss.kind === "nll"
-        ? loss.weights.reduce((sum, row) => sum + row.filter((weight) => weight !== 0).length, 0)
-        : rows;
+    const [given, name] = perRow(batch);
+    if (given.length !== rows)
+      throw new CredenceError("BAD_INPUT", `a batch of ${rows} rows has ${name} for ${given.length}`);
+    const count = countOf(batch);
     if (!count)
       throw new CredenceError(
         "NOTHING_SUPERVISED",
@@ -90,6 +153,7 @@ export class Trainer implements Disposable {
       );
     const lengths = batch.sequences.map((row) => row.length);
     let sum = 0;
+    this.passes += 1;
     for (const part of microBatches(lengths, batch.microBatchTokens ?? Number.POSITIVE_INFINITY)) {
       sum += await this.native.accumulate(flatten(part.map((row) => batch.sequences[row]!)), lossOf(batch, part));
     }
@@ -97,26 +161,51 @@ export class Trainer implements Disposable {
   }
 
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
-  async forward(
-    sequences: Int32Array[],
-    {
-      readouts = [],
-      heads = [],
-    }: { readouts?: ("logprobs" | "entropy")[]; heads?: { name: string; spans: ReadSpan[] }[] },
-  ): Promise<OpenPass> {
+  async forward(sequences: Int32Array[], asked: PassReadouts): Promise<OpenPass> {
     this.checkAlive();
-    const result = await this.native.forward(flatten(sequences), {
+    const { readouts = [], heads = [], closedSet, divergence } = asked;
+    const batch = flatten(sequences);
+    this.passes += 1;
+    const pass = this.passes;
+    const result = await this.native.forward(batch, {
       logprobs: readouts.includes("logprobs"),
       entropy: readouts.includes("entropy"),
       heads,
+      closedSet: closedSet && {
+        candidates: Int32Array.from(closedSet.candidates),
+        rows: closedSet.at
+          ? Int32Array.from(closedSet.at, ({ sequence, index }) => rowAt(sequences, batch.offsets, sequence, index))
+          : lastRows(sequences.map((sequence) => sequence.length)),
+      },
+      divergence: divergence && {
+        kind: divergence.kind,
+        mask: Uint8Array.from(
+          flattenValues(
+            divergence.mask ?? sequences.map((sequence) => Uint8Array.from(sequence, (_, i) => (i > 0 ? 1 : 0))),
+          ),
+        ),
+      },
     });
-    return { ...result, backward: (upstream) => this.native.backward(upstream) };
+    return {
+      ...result,
+      backward: async (upstream) => {
+        this.checkAlive();
+        if (pass !== this.passes) {
+          throw new CredenceError(
+            "STALE_PASS",
+            "this pass is no longer held open: the trainer has run another since. Call backward before the next forward, step or update",
+          );
+        }
+        await this.native.backward(upstream);
+      },
+    };
   }
 
   /** Divides what was accumulated by `count`, clips, takes one step. */
   async update({ count }: { count: number }): Promise<{ gradientNorm: number; learningRate: number }> {
     this.checkAlive();
     const learningRate = this.rate(this.steps);
+    this.passes += 1;
     const { gradientNorm } = await this.native.update({ learningRate, count });
     if (!Number.isFinite(gradientNorm)) {
       throw new CredenceError(

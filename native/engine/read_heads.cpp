@@ -1,0 +1,140 @@
+// Heads and pooled hidden states of a pass, and their way back.
+#include <algorithm>
+
+#include "pass.h"
+
+namespace credence {
+
+namespace {
+
+Buffer uploaded(const std::shared_ptr<Device>& device, const std::vector<int32_t>& values) {
+  Buffer buffer(device, std::max<size_t>(values.size(), 1) * sizeof(int32_t));
+  if (!values.empty()) buffer.write(values.data(), values.size() * sizeof(int32_t));
+  return buffer;
+}
+
+}  // namespace
+
+void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, HeadState& state) {
+  const Family& f = base_->family();
+  std::vector<int32_t> from, to, index;
+  for (const ReadSpan& span : spans) {
+    if (span.sequence < 0 || span.sequence >= host_.segments()) {
+      fail("BAD_BATCH", "a span names sequence %d; the batch has %d", span.sequence, host_.segments());
+    }
+    if (span.from < 0 || span.to <= span.from || span.to > host_.length(span.sequence)) {
+      fail("BAD_BATCH", "a span covers rows %d to %d of sequence %d, which has %d", span.from, span.to, span.sequence,
+           host_.length(span.sequence));
+    }
+    const int first = host_.offsets[span.sequence] + span.from, last = host_.offsets[span.sequence] + span.to;
+    if (depth == f.layers) {
+      from.push_back(static_cast<int32_t>(index.size()));
+      for (int t = first; t < last; ++t) index.push_back(t);
+      to.push_back(static_cast<int32_t>(index.size()));
+    } else {
+      from.push_back(first);
+      to.push_back(last);
+    }
+  }
+  state.spans = static_cast<int>(spans.size());
+  state.from = uploaded(device_, from);
+  state.to = uploaded(device_, to);
+  state.count = uploaded(device_, {state.spans});
+  state.pooled = Buffer(device_, std::max<size_t>(1, spans.size()) * f.hidden * 4);
+  if (depth == f.layers) {
+    state.touched = static_cast<int>(index.size());
+    state.index = uploaded(device_, index);
+    state.rows = uploaded(device_, {state.touched});
+    state.normed = Buffer(device_, std::max<size_t>(1, index.size()) * f.hidden * 4);
+    credence_norm norm = final_norm(*base_, residual(f.layers), state.rows, state.index, state.touched);
+    norm.y_f32 = state.normed.f32();
+    norm.ldy_f32 = f.hidden;
+    device_->norm(norm);
+    x = state.normed.f32();
+  }
+  credence_pool pool{};
+  pool.rows = state.count.i32();
+  pool.capacity = state.spans;
+  pool.width = f.hidden;
+  pool.from = state.from.i32();
+  pool.to = state.to.i32();
+  pool.x = x;
+  pool.ldx = f.hidden;
+  pool.y = state.pooled.f32();
+  device_->pool(pool);
+}
+
+void Pass::read_head(HeadState& state, PassResult& result) {
+  const std::vector<HeadLayer>& layers = state.head->layers;
+  const float* x = state.pooled.f32();
+  state.outputs.clear();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    state.outputs.emplace_back(device_, std::max<size_t>(1, state.spans) * layers[i].out * 4);
+    device_->dense({state.count.i32(), state.spans, layers[i].in, layers[i].out,
+                    i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY, x,
+                    policy_->parameters() + layers[i].weight, policy_->parameters() + layers[i].bias,
+                    state.outputs.back().f32()});
+    x = state.outputs.back().f32();
+  }
+  result.heads[state.head->spec.name] =
+      state.outputs.back().download<float>(static_cast<size_t>(state.spans) * layers.back().out);
+}
+
+void Pass::backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual) {
+  const Family& f = base_->family();
+  const std::vector<HeadLayer>& layers = state.head->layers;
+  const size_t expected = static_cast<size_t>(state.spans) * layers.back().out;
+  if (upstream.size() != expected) {
+    fail("BAD_BATCH", "upstream of head %s: expected %zu numbers but received %zu", state.head->spec.name.c_str(),
+         expected, upstream.size());
+  }
+  Buffer dy(device_);
+  dy.upload(upstream);
+  for (size_t i = layers.size(); i-- > 0;) {
+    const bool first = i == 0;
+    Buffer dx(device_, static_cast<size_t>(state.spans) * layers[i].in * 4);
+    device_->dense_backward(
+        {state.count.i32(), state.spans, layers[i].in, layers[i].out,
+         i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY,
+         first ? state.pooled.f32() : state.outputs[i - 1].f32(), policy_->parameters() + layers[i].weight,
+         state.outputs[i].f32(), dy.f32(), gradients ? gradients + layers[i].weight : nullptr,
+         gradients ? gradients + layers[i].bias : nullptr, first && !into_residual ? nullptr : dx.f32()});
+    dy = std::move(dx);
+  }
+  if (!into_residual) return;
+  const bool last = state.head->spec.layer == f.layers;
+  Buffer dnormed(device_);
+  if (last) {
+    dnormed.reserve(static_cast<size_t>(state.touched) * f.hidden * 4);
+    dnormed.zero();
+  }
+  credence_pool pool{};
+  pool.rows = state.count.i32();
+  pool.capacity = state.spans;
+  pool.width = f.hidden;
+  pool.from = state.from.i32();
+  pool.to = state.to.i32();
+  pool.ldx = f.hidden;
+  pool.dy = dy.f32();
+  pool.dx = last ? dnormed.f32() : dx_.f32();
+  pool.lddx = f.hidden;
+  device_->pool_backward(pool);
+  if (!last) return;
+  credence_norm_backward back{};
+  back.rows = state.rows.i32();
+  back.capacity = state.touched;
+  back.width = f.hidden;
+  back.kind = base_->shape().norm;
+  back.eps = base_->shape().norm_eps;
+  back.index = state.index.i32();
+  back.x = residual(f.layers);
+  back.ldx = f.hidden;
+  back.weight = base_->final_norm();
+  back.dy = dnormed.f32();
+  back.lddy = f.hidden;
+  back.dx = dx_.f32();
+  back.lddx = f.hidden;
+  device_->norm_backward(back);
+}
+
+}  // namespace credence
