@@ -100,7 +100,15 @@ Buffer vector_of(const std::shared_ptr<Device>& device, const BaseFiles& files, 
 }
 
 std::string in_block(int layer, const std::string& rest) {
-  return "model.layers." + std::to_string(layer) + "." + rest + ".weight";
+  return "model.layers." + std::to_string(layer) + "." + rest;
+}
+
+/// The projections whose rows stand one below the other in a product.
+std::vector<Projection> parts_of(Product product) {
+  std::vector<Projection> parts;
+  for (const Projection projection : kProjections)
+    if (product_of(projection) == product) parts.push_back(projection);
+  return parts;
 }
 
 credence_shape shape_of(const Family& f) {
@@ -133,10 +141,7 @@ std::shared_ptr<Base> Base::open(const std::string& path, const DeviceOptions& o
   base->blocks_.resize(f.layers);
   for (int layer = 0; layer < f.layers; ++layer) {
     base->pack_block(layer, false);
-    base->blocks_[layer].attention_norm =
-        vector_of(base->device_, *base->files_, in_block(layer, "input_layernorm"), f.hidden);
-    base->blocks_[layer].mlp_norm =
-        vector_of(base->device_, *base->files_, in_block(layer, "post_attention_layernorm"), f.hidden);
+    base->read_vectors(layer);
   }
   base->final_norm_ = vector_of(base->device_, *base->files_, "model.norm.weight", f.hidden);
   base->embedding_ =
@@ -147,16 +152,40 @@ std::shared_ptr<Base> Base::open(const std::string& path, const DeviceOptions& o
 
 void Base::pack_block(int layer, bool backward) {
   const Family& f = family();
-  auto part = [&](Projection p) { return std::pair{in_block(layer, projection_path(p)), projection_out(f, p)}; };
   Block& block = blocks_[layer];
-  auto put = [&](Product product, std::vector<std::pair<std::string, int>> parts, int columns) {
-    block.product[static_cast<int>(product)] = pack(device_, *files_, std::move(parts), columns, backward, false);
-  };
-  put(Product::kQkv, {part(Projection::kQ), part(Projection::kK), part(Projection::kV)}, f.hidden);
-  put(Product::kOut, {part(Projection::kO)}, f.query_width());
-  put(Product::kMlpIn, {part(Projection::kGate), part(Projection::kUp)}, f.hidden);
-  put(Product::kMlpOut, {part(Projection::kDown)}, f.intermediate);
+  for (int i = 0; i < kProducts; ++i) {
+    std::vector<std::pair<std::string, int>> parts;
+    const std::vector<Projection> projections = parts_of(static_cast<Product>(i));
+    for (Projection p : projections)
+      parts.emplace_back(in_block(layer, projection_path(p)) + ".weight", projection_out(f, p));
+    block.product[i] = pack(device_, *files_, std::move(parts), projection_in(f, projections.front()), backward, false);
+  }
   block.backward = backward;
+}
+
+void Base::read_vectors(int layer) {
+  const Family& f = family();
+  Block& block = blocks_[layer];
+  auto read = [&](const std::string& name, int width) {
+    return vector_of(device_, *files_, in_block(layer, name), width);
+  };
+  block.attention_norm = read("input_layernorm.weight", f.hidden);
+  block.mlp_norm = read("post_attention_layernorm.weight", f.hidden);
+  if (f.qk_norm) {
+    block.q_norm = read("self_attn.q_norm.weight", f.head_dim);
+    block.k_norm = read("self_attn.k_norm.weight", f.head_dim);
+  }
+  for (int i = 0; i < kProducts; ++i) {
+    std::vector<float> bias;
+    for (Projection p : parts_of(static_cast<Product>(i))) {
+      if (!projection_has_bias(f, p)) continue;
+      bias.resize(bias.size() + projection_out(f, p));
+      files_->read(in_block(layer, projection_path(p)) + ".bias", bias.data() + bias.size() - projection_out(f, p));
+    }
+    if (bias.empty()) continue;
+    block.bias[i] = Buffer(device_);
+    block.bias[i].upload(bias);
+  }
 }
 
 void Base::pack_head(bool backward) {

@@ -44,6 +44,8 @@ class Base {
   struct Block {
     Weights product[kProducts];
     Buffer attention_norm, mlp_norm;  // float32 [hidden]
+    Buffer q_norm, k_norm;            // float32 [head_dim]; empty where the family has none
+    Buffer bias[kProducts];           // float32 [the product's rows]; empty where the family has none
     bool backward = false;
   };
   const Block& block(int layer) const { return blocks_[layer]; }
@@ -68,6 +70,8 @@ class Base {
  private:
   Base() = default;
   void pack_block(int layer, bool backward);
+  /// Norms and biases.
+  void read_vectors(int layer);
   void pack_head(bool backward);
 
   std::unique_ptr<BaseFiles> files_;

@@ -1,6 +1,7 @@
 #include "base_files.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -42,6 +43,7 @@ class FolderFiles final : public BaseFiles {
     family = family_from_config(read_json_file(config), config);
     add_end_tokens(folder + "/generation_config.json");
     open_files(folder);
+    settle_tied_head();
     check_weights(config);
   }
 
@@ -113,6 +115,20 @@ class FolderFiles final : public BaseFiles {
     }
   }
 
+  /// Under tie_word_embeddings transformers 5 ties what is stored once or twice the same, whichever name it has, and
+  /// leaves a head that differs from the embedding as it is: the weights are then right and the setting is wrong.
+  void settle_tied_head() {
+    if (!family.tied_head) return;
+    const auto head = stored_.find("lm_head.weight"), embedding = stored_.find("model.embed_tokens.weight");
+    if (head == stored_.end()) return;
+    if (embedding == stored_.end()) {
+      stored_["model.embed_tokens.weight"] = head->second;
+      return;
+    }
+    const TensorView &a = *head->second.tensor, &b = *embedding->second.tensor;
+    family.tied_head = a.dtype == b.dtype && a.bytes == b.bytes && std::memcmp(a.data, b.data, a.bytes) == 0;
+  }
+
   void check_weights(const std::string& config) {
     std::set<std::string> known;
     std::map<std::string, int64_t> elements_of;
@@ -151,22 +167,24 @@ class FolderFiles final : public BaseFiles {
 
 /// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"
 std::string gguf_name(const std::string& name) {
-  constexpr std::pair<const char*, const char*> kTop[] = {{"model.embed_tokens.weight", "token_embd.weight"},
-                                                          {"model.norm.weight", "output_norm.weight"},
-                                                          {"lm_head.weight", "output.weight"}};
-  constexpr std::pair<const char*, const char*> kBlock[] = {
-      {"input_layernorm.weight", "attn_norm.weight"},    {"self_attn.q_proj.weight", "attn_q.weight"},
-      {"self_attn.k_proj.weight", "attn_k.weight"},      {"self_attn.v_proj.weight", "attn_v.weight"},
-      {"self_attn.o_proj.weight", "attn_output.weight"}, {"post_attention_layernorm.weight", "ffn_norm.weight"},
-      {"mlp.gate_proj.weight", "ffn_gate.weight"},       {"mlp.up_proj.weight", "ffn_up.weight"},
-      {"mlp.down_proj.weight", "ffn_down.weight"}};
+  constexpr std::pair<std::string_view, const char*> kTop[] = {
+      {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+  constexpr std::pair<std::string_view, const char*> kBlock[] = {
+      {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+      {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
+      {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
+      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"}};
+  const size_t last = name.rfind('.');  // ".weight" or ".bias" stays
+  const std::string stem = name.substr(0, last), kind = name.substr(last);
   for (const auto& [ours, theirs] : kTop)
-    if (name == ours) return theirs;
+    if (stem == ours) return theirs + kind;
   constexpr std::string_view kPrefix = "model.layers.";
-  const size_t dot = name.find('.', kPrefix.size());
-  const std::string rest = name.substr(dot + 1);
+  const size_t dot = stem.find('.', kPrefix.size());
+  const std::string layer = stem.substr(kPrefix.size(), dot - kPrefix.size()), rest = stem.substr(dot + 1);
   for (const auto& [ours, theirs] : kBlock)
-    if (rest == ours) return "blk." + name.substr(kPrefix.size(), dot - kPrefix.size()) + "." + theirs;
+    if (rest == ours) return "blk." + layer + "." + theirs + kind;
   fail("BAD_FILE", "the weight %s has no name in a GGUF", name.c_str());
 }
 
@@ -183,21 +201,23 @@ class GgufFiles final : public BaseFiles {
       if (!tensor) fail("BAD_FILE", "%s: the tensor %s is missing", file_path.c_str(), name.c_str());
       require_shape(file_path, name, tensor->shape, spec.shape, "its metadata");
       if (spec.shape.size() > 1) elements_of[tensor->type->name] += tensor->rows() * tensor->width();
-      const bool permuted = spec.name.ends_with("q_proj.weight") || spec.name.ends_with("k_proj.weight");
+      const bool permuted = family.architecture == "llama" && (spec.name.find(".q_proj.") != std::string::npos ||
+                                                               spec.name.find(".k_proj.") != std::string::npos);
       stored_.emplace(spec.name, Stored{tensor, permuted});
       known.insert(name);
     }
     for (const GgufTensor& tensor : file_.tensors())
       if (!known.count(tensor.name))
-        fail("UNSUPPORTED", "%s: tensor %s is no weight of a llama; the file asks for something that is not done here",
-             file_path.c_str(), tensor.name.c_str());
+        fail("UNSUPPORTED",
+             "%s: tensor %s is no weight of a %s model; the file asks for something that is not done here",
+             file_path.c_str(), tensor.name.c_str(), family.architecture.c_str());
     storage_type = most(elements_of);
   }
 
  protected:
   void load(const WeightSpec& weight, int64_t first, int64_t count, float* out) const override {
     const Stored& stored = stored_.at(weight.name);
-    if (weight.shape.size() < 2) return load_vector(*stored.tensor, first, count, out);
+    if (weight.shape.size() < 2) return load_vector(stored, first, count, out);
     if (!stored.permuted) return dequantise_rows(*stored.tensor, first, count, out);
     for (int64_t i = 0; i < count; ++i)
       dequantise_rows(*stored.tensor, file_row(first + i), 1, out + i * weight.shape.back());
@@ -211,17 +231,17 @@ class GgufFiles final : public BaseFiles {
     bool permuted;
   };
 
-  /// llama.cpp rotates neighbouring dimensions, so a Llama's q and k rows are interleaved in the file: within a head of
-  /// size d, row j + i d/2 (i in 0, 1) lies at 2 j + i.
+  /// llama.cpp rotates neighbouring dimensions of a Llama (of no other architecture here), so its q and k rows are
+  /// interleaved in the file: within a head of size d, row j + i d/2 (i in 0, 1) lies at 2 j + i.
   int64_t file_row(int64_t row) const {
     const int64_t size = family.head_dim, inside = row % size;
     return row - inside + 2 * (inside % (size / 2)) + inside / (size / 2);
   }
 
-  static void load_vector(const GgufTensor& tensor, int64_t first, int64_t count, float* out) {
-    std::vector<float> whole(static_cast<size_t>(tensor.width()));
-    dequantise_rows(tensor, 0, 1, whole.data());
-    std::copy_n(whole.begin() + first, count, out);
+  void load_vector(const Stored& stored, int64_t first, int64_t count, float* out) const {
+    std::vector<float> whole(static_cast<size_t>(stored.tensor->width()));
+    dequantise_rows(*stored.tensor, 0, 1, whole.data());
+    for (int64_t i = 0; i < count; ++i) out[i] = whole[stored.permuted ? file_row(first + i) : first + i];
   }
 
   GgufFile file_;

@@ -26,7 +26,8 @@ class BaseFiles {
   /// How most of the matrices' elements are stored: "BF16", "Q4_1".
   std::string storage_type;
 
-  /// Names are Hugging Face's, e.g. "model.layers.0.self_attn.q_proj.weight". A head that is tied is not a weight.
+  /// Names are Hugging Face's, e.g. "model.layers.0.self_attn.q_proj.weight". A head that is tied is not a weight;
+  /// one that is stored and differs from the embedding is not tied, whatever config.json says.
   bool has(const std::string& name) const;
   const std::vector<int64_t>& shape(const std::string& name) const;
   /// The whole weight, row-major.

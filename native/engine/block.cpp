@@ -24,6 +24,7 @@ void Activations::reserve(const Base& base, const Policy* policy, int layer, int
   fit(k, rows * f.kv_width() * act);
   fit(v, rows * f.kv_width() * act);
   fit(lse, rows * f.heads * 4);
+  if (f.qk_norm) fit(qk_raw, rows * (f.query_width() + f.kv_width()) * act);
   fit(inv1, rows * 4);
   fit(inv2, rows * 4);
   fit(u, rows * f.intermediate * (f.gated_mlp ? 2 : 1) * act);
@@ -46,6 +47,7 @@ void run_block(const Base& base, const BlockRun& run) {
   const credence_dtype dtype = device->dtype();
   auto weights = [&](Product product) { return block.product[static_cast<int>(product)].handle(); };
   auto lora = [&](Product product) { return lora_handle(run.adapter, run.layer, product); };
+  auto bias = [&](Product product) { return block.bias[static_cast<int>(product)].f32(); };
   credence_attention_input in{};
   in.batch = run.batch->view();
   in.shape = base.shape();
@@ -55,6 +57,9 @@ void run_block(const Base& base, const BlockRun& run) {
   in.norm_weight = block.attention_norm.f32();
   in.qkv = weights(Product::kQkv);
   in.lora = lora(Product::kQkv);
+  in.bias = bias(Product::kQkv);
+  in.q_norm = block.q_norm.f32();
+  in.k_norm = block.k_norm.f32();
   in.rotary = run.rotary;
   in.pages = run.pages;
   in.h = a.h1.as<>();
@@ -64,6 +69,7 @@ void run_block(const Base& base, const BlockRun& run) {
     in.v = a.v.as<>();
     in.inv_rms = a.inv1.f32();
     in.s = a.s1.as<>();
+    in.qk_raw = a.qk_raw.as<>();
   }
   device->attention_input(in);
 
@@ -77,6 +83,7 @@ void run_block(const Base& base, const BlockRun& run) {
   out.dtype = dtype;
   out.weights = weights(Product::kOut);
   out.lora = lora(Product::kOut);
+  out.bias = bias(Product::kOut);
   out.in = a.o.as<>();
   out.x = a.x.f32();
   out.x_out = keep ? a.mid.f32() : a.x.f32();
@@ -94,6 +101,7 @@ void run_block(const Base& base, const BlockRun& run) {
   mlp.norm_weight = block.mlp_norm.f32();
   mlp.weights = weights(Product::kMlpIn);
   mlp.lora = lora(Product::kMlpIn);
+  mlp.bias = bias(Product::kMlpIn);
   mlp.h = a.h2.as<>();
   mlp.a = a.a.as<>();
   if (keep) {
@@ -105,6 +113,7 @@ void run_block(const Base& base, const BlockRun& run) {
 
   out.weights = weights(Product::kMlpOut);
   out.lora = lora(Product::kMlpOut);
+  out.bias = bias(Product::kMlpOut);
   out.in = a.a.as<>();
   out.x = mlp.x;
   out.x_out = run.x_out;

@@ -10,6 +10,7 @@ namespace credence {
 struct Activations {
   Buffer x, mid;                             // [T, H] float32: the residual before attention and before the MLP
   Buffer h1, q, k, v, o, lse, inv1, s1, s2;  // the attention half
+  Buffer qk_raw;                             // [T, (heads + kv_heads) head_dim] q and k before their norm
   Buffer h2, u, a, inv2, s3, s4;             // the MLP half
 
   /// `policy` with `layer` says how wide the adapter's S are; null: no adapter.

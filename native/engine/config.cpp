@@ -1,45 +1,14 @@
-// From what a model's files say about it to a Family: config.json of transformers 4 and 5, and GGUF metadata.
-#include <algorithm>
+// config.json, as transformers 4 and 5 write it, to a Family.
 #include <cmath>
-#include <string_view>
+#include <iterator>
 
 #include "error.h"
 #include "family.h"
-#include "gguf.h"
 #include "json.h"
 
 namespace credence {
 
 namespace {
-
-constexpr int64_t kMaxSize = 1 << 28;  // no dimension of a decoder comes near; a product of two still fits an int64
-constexpr int kMaxLayers = 4096;
-
-/// The rules that both formats share; `file` is for messages.
-void finish(Family& family, const std::string& file) {
-  const char* name = file.c_str();
-  if (family.layers > kMaxLayers) fail("BAD_FILE", "%s: %d layers are no model", name, family.layers);
-  family.windows.assign(static_cast<size_t>(family.layers), 0);
-  if (family.heads % family.kv_heads != 0)
-    fail("BAD_FILE", "%s: %d heads cannot share %d key/value heads", name, family.heads, family.kv_heads);
-  if (family.head_dim % 2 != 0)
-    fail("UNSUPPORTED", "%s: the head size %d is odd; rotary positions need pairs", name, family.head_dim);
-  if (family.query_width() > kMaxSize)
-    fail("BAD_FILE", "%s: %d heads of size %d are no model", name, family.heads, family.head_dim);
-  if (!(family.norm_eps > 0) || !(family.rope_theta > 0))
-    fail("BAD_FILE", "%s: the norm's epsilon (%g) and rope theta (%g) must be above 0", name, family.norm_eps,
-         family.rope_theta);
-  const RopeScaling& scaling = family.rope_scaling;
-  if (!(scaling.factor > 0)) fail("BAD_FILE", "%s: the rope scaling factor is %g", name, scaling.factor);
-  if (scaling.kind == RopeScalingKind::kLlama3 &&
-      (scaling.original_context <= 0 || !(scaling.high_frequency_factor > scaling.low_frequency_factor)))
-    fail(
-        "BAD_FILE",
-        "%s: llama3 rope scaling needs original_max_position_embeddings above 0 and high_freq_factor above low_freq_factor",
-        name);
-}
-
-// ------------------------------------------------------------------------------------------------------ config.json
 
 /// Reads fields of one JSON object; a null is as good as an absence.
 class Fields {
@@ -69,7 +38,7 @@ class Fields {
     const Json* value = find(key);
     if (!value) return absent;
     if (!value->is_number() || value->as_number() != std::floor(value->as_number()) || value->as_number() < 1 ||
-        value->as_number() > kMaxSize)
+        value->as_number() > kMaxFamilySize)
       wrong(key, *value, "a whole number from 1");
     return static_cast<int>(value->as_integer());
   }
@@ -109,6 +78,8 @@ class Fields {
          text.c_str(), instead);
   }
 
+  /// Whether the key is there at all, if only as null.
+  bool has(const char* key) const { return object_.has(key); }
   const std::string& file() const { return file_; }
 
  private:
@@ -116,11 +87,48 @@ class Fields {
   std::string file_, prefix_;
 };
 
-/// Fields of other architectures that a Llama folder may carry: honoured by none here, so only their neutral value
-/// passes.
-void refuse_what_is_not_honoured(const Fields& config) {
-  if (config.flag("attention_bias", false)) config.unsupported("attention_bias", "projections have no bias here");
-  if (config.flag("mlp_bias", false)) config.unsupported("mlp_bias", "projections have no bias here");
+/// Which layers see a window of keys only: none; all of them; or those that layer_types or max_window_layers names, and
+/// only if use_sliding_window is set.
+enum class Windows { kNone, kAll, kSwitched };
+
+/// What an architecture's blocks have, and what its configuration class in transformers fills in for absent keys.
+struct Architecture {
+  const char* name;
+  Windows windows;
+  bool qkv_bias, qk_norm;
+  /// Whether the keys attention_bias (q, k, v and o) and mlp_bias mean something to it.
+  bool reads_attention_bias, reads_mlp_bias;
+  int kv_heads;  // 0: as many as heads
+  int head_dim;  // 0: hidden_size / num_attention_heads
+  int context;
+  int bos, eos;  // -1: none
+};
+
+constexpr Architecture kArchitectures[] = {
+    {"llama", Windows::kNone, false, false, true, true, 0, 0, 2048, 1, 2},
+    {"mistral", Windows::kAll, false, false, false, false, 8, 0, 4096 * 32, 1, 2},
+    {"qwen2", Windows::kSwitched, true, false, false, false, 32, 0, 32768, -1, -1},
+    {"qwen3", Windows::kSwitched, false, true, true, false, 32, 128, 32768, -1, -1},
+};
+constexpr int kDefaultWindow = 4096, kDefaultMaxWindowLayers = 28;  // of every architecture that has them
+
+const Architecture& architecture_of(const Fields& config) {
+  if (!config.find("model_type")) config.missing("model_type");
+  const std::string name = config.string("model_type", "");
+  for (const Architecture& architecture : kArchitectures)
+    if (name == architecture.name) return architecture;
+  fail("UNSUPPORTED",
+       "%s: the architecture \"%s\" is not supported; llama (Llama 2 and 3, SmolLM2), mistral, qwen2 and qwen3 are",
+       config.file().c_str(), name.c_str());
+}
+
+/// Fields that a folder of these architectures may carry and that are honoured nowhere here, so only their neutral
+/// value passes.
+void refuse_what_is_not_honoured(const Fields& config, const Architecture& architecture) {
+  if (!architecture.reads_attention_bias && !architecture.qkv_bias && config.flag("attention_bias", false))
+    config.unsupported("attention_bias", "projections of this architecture have no bias");
+  if (!architecture.reads_mlp_bias && config.flag("mlp_bias", false))
+    config.unsupported("mlp_bias", "projections of this architecture's MLP have no bias");
   if (config.string("hidden_act", "silu") != "silu") config.unsupported("hidden_act", "silu is");
   if (config.number("pretraining_tp", 1) > 1)
     config.unsupported("pretraining_tp", "set it to 1: the result is the same but for rounding");
@@ -139,10 +147,55 @@ void refuse_what_is_not_honoured(const Fields& config) {
     if (config.number(key, 0) > 1) config.unsupported(key, "mixtures of experts are not");
   if (const Json* heads = config.find("pruned_heads"); heads && heads->size() > 0)
     config.unsupported("pruned_heads", "only {} is");
-  if (const Json* types = config.find("layer_types"); types && types->is_array())
-    for (const Json& type : types->as_array())
-      if (!type.is_string() || type.as_string() != "full_attention")
-        config.unsupported("layer_types", "only full_attention is");
+}
+
+/// [layers] whether layer_types (transformers 5) calls the layer sliding_attention; empty where there is no such key.
+std::vector<bool> sliding_layers(const Fields& config, int layers) {
+  const Json* types = config.find("layer_types");
+  if (!types) return {};
+  if (!types->is_array() || static_cast<int>(types->size()) != layers)
+    config.wrong("layer_types", *types, "one name for each of num_hidden_layers");
+  std::vector<bool> sliding;
+  for (const Json& type : types->as_array()) {
+    sliding.push_back(type.is_string() && type.as_string() == "sliding_attention");
+    if (!sliding.back() && !(type.is_string() && type.as_string() == "full_attention"))
+      config.unsupported("layer_types", "full_attention and sliding_attention are");
+  }
+  return sliding;
+}
+
+void read_windows(const Fields& config, const Architecture& architecture, Family& family) {
+  family.windows.assign(static_cast<size_t>(family.layers), 0);
+  // A null is no window; an absent key is the architecture's default.
+  int window = config.has("sliding_window") ? config.size("sliding_window", 0) : kDefaultWindow;
+  std::vector<bool> sliding = sliding_layers(config, family.layers);
+  switch (architecture.windows) {
+    case Windows::kNone:
+      if (config.find("sliding_window") && config.flag("use_sliding_window", true) && window < family.context)
+        config.unsupported("sliding_window", "this architecture has none: null, or use_sliding_window false, is");
+      window = 0;
+      if (sliding.empty()) sliding.assign(family.windows.size(), false);
+      break;
+    case Windows::kAll:
+      if (sliding.empty()) sliding.assign(family.windows.size(), window > 0);
+      for (const bool layer : sliding)
+        if (layer != (window > 0))
+          config.unsupported("layer_types", "this architecture has its sliding_window in every layer or in none");
+      break;
+    case Windows::kSwitched:
+      if (!config.flag("use_sliding_window", false)) window = 0;
+      if (sliding.empty()) {
+        const double first = config.number("max_window_layers", kDefaultMaxWindowLayers);
+        for (int layer = 0; layer < family.layers; ++layer) sliding.push_back(window > 0 && layer >= first);
+      }
+      break;
+  }
+  for (size_t layer = 0; layer < sliding.size(); ++layer) {
+    if (!sliding[layer]) continue;
+    if (!window)
+      config.unsupported("layer_types", "sliding_attention without a sliding_window that is switched on is no model");
+    family.windows[layer] = window;
+  }
 }
 
 /// rope_parameters (transformers 5), else rope_theta and rope_scaling (4).
@@ -170,7 +223,7 @@ void read_rope(const Fields& config, Family& family) {
     scaling.factor = rope.required_number("factor");
     scaling.low_frequency_factor = rope.required_number("low_freq_factor");
     scaling.high_frequency_factor = rope.required_number("high_freq_factor");
-    scaling.original_context = rope.required_size("original_max_position_embeddings");
+    scaling.original_context = rope.size("original_max_position_embeddings", family.context);
   } else {
     rope.unsupported(kind_key, "default, linear and llama3 are");
   }
@@ -182,12 +235,12 @@ int token_id(const Fields& config, const char* key, const Json& value, int vocab
   return static_cast<int>(value.as_integer());
 }
 
-void read_special_tokens(const Json& object, const Fields& config, Family& family) {
-  // LlamaConfig's own defaults; an explicit null means there is none.
-  family.bos = object.has("bos_token_id") ? -1 : 1;
+void read_special_tokens(const Fields& config, const Architecture& architecture, Family& family) {
+  // An explicit null means there is none.
+  family.bos = config.has("bos_token_id") ? -1 : architecture.bos;
   if (const Json* bos = config.find("bos_token_id"))
     family.bos = token_id(config, "bos_token_id", *bos, family.vocabulary);
-  if (!object.has("eos_token_id")) family.eos = {2};
+  if (!config.has("eos_token_id") && architecture.eos >= 0) family.eos = {architecture.eos};
   const Json* eos = config.find("eos_token_id");
   if (!eos) return;
   const Json::Array ids = eos->is_array() ? eos->as_array() : Json::Array{*eos};
@@ -201,184 +254,36 @@ void read_special_tokens(const Json& object, const Fields& config, Family& famil
 Family family_from_config(const Json& object, const std::string& file) {
   if (!object.is_object()) fail("BAD_FILE", "%s: expected an object, found %s", file.c_str(), object.kind());
   const Fields config(object, file);
+  const Architecture& architecture = architecture_of(config);
   Family family;
-  if (!config.find("model_type")) config.missing("model_type");
-  family.architecture = config.string("model_type", "");
-  if (family.architecture != "llama")
-    fail("UNSUPPORTED", "%s: the architecture \"%s\" is not supported; \"llama\" is (Llama 2 and 3, SmolLM2)",
-         file.c_str(), family.architecture.c_str());
-
+  family.architecture = architecture.name;
   family.layers = config.required_size("num_hidden_layers");
   family.hidden = config.required_size("hidden_size");
   family.intermediate = config.required_size("intermediate_size");
   family.heads = config.required_size("num_attention_heads");
-  family.kv_heads = config.size("num_key_value_heads", family.heads);
-  if (!config.find("head_dim") && family.hidden % family.heads != 0)
+  const bool kv_default = architecture.kv_heads && !config.has("num_key_value_heads");
+  family.kv_heads = kv_default ? architecture.kv_heads : config.size("num_key_value_heads", family.heads);
+  if (!config.find("head_dim") && !architecture.head_dim && family.hidden % family.heads != 0)
     fail("BAD_FILE", "%s: hidden_size %d is not a multiple of num_attention_heads %d, and there is no head_dim",
          file.c_str(), family.hidden, family.heads);
-  family.head_dim = config.size("head_dim", family.hidden / family.heads);
+  family.head_dim =
+      config.size("head_dim", architecture.head_dim ? architecture.head_dim : family.hidden / family.heads);
   family.vocabulary = config.required_size("vocab_size");
-  family.context = config.size("max_position_embeddings", 2048);
+  family.context = config.size("max_position_embeddings", architecture.context);
   family.norm_eps = config.number("rms_norm_eps", 1e-6);
   family.tied_head = config.flag("tie_word_embeddings", false);
   family.rotary_dims = family.head_dim;
+  const bool attention_bias = architecture.reads_attention_bias && config.flag("attention_bias", false);
+  family.qkv_bias = architecture.qkv_bias || attention_bias;
+  family.o_bias = attention_bias;
+  family.mlp_bias = architecture.reads_mlp_bias && config.flag("mlp_bias", false);
+  family.qk_norm = architecture.qk_norm;
 
-  refuse_what_is_not_honoured(config);
-  if (const Json* window = config.find("sliding_window");
-      window && config.flag("use_sliding_window", true) && config.size("sliding_window", 1) < family.context)
-    config.unsupported("sliding_window", "null, or use_sliding_window false, is");
+  refuse_what_is_not_honoured(config, architecture);
   read_rope(config, family);
-  read_special_tokens(object, config, family);
-  finish(family, file);
-  return family;
-}
-
-// ------------------------------------------------------------------------------------------------------------- GGUF
-
-namespace {
-
-/// Metadata under "llama." that says nothing about the arithmetic, or that family_from_gguf reads.
-constexpr std::string_view kKnown[] = {
-    "vocab_size",
-    "context_length",
-    "embedding_length",
-    "block_count",
-    "feed_forward_length",
-    "tensor_data_layout",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.layer_norm_rms_epsilon",
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.scale_linear",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scaling.original_context_length",
-    "rope.scaling.finetuned",
-};
-
-/// Off: false, 0, an empty string, or 1 for something that multiplies.
-bool is_neutral(std::string_view key, const GgufValue& value) {
-  const bool scales = key.ends_with("scale") || key.ends_with("factor");
-  if (const bool* flag = std::get_if<bool>(&value)) return key == "attention.causal" ? *flag : !*flag;
-  if (const int64_t* integer = std::get_if<int64_t>(&value)) return *integer == (scales ? 1 : 0);
-  if (const double* number = std::get_if<double>(&value)) return *number == (scales ? 1 : 0);
-  const std::string* text = std::get_if<std::string>(&value);
-  return text && text->empty();
-}
-
-int gguf_size(const GgufFile& file, const std::string& key, std::optional<int64_t> absent = std::nullopt) {
-  if (const GgufValue* value = file.find(key); value && std::holds_alternative<std::vector<int64_t>>(*value)) {
-    const auto& sizes = std::get<std::vector<int64_t>>(*value);
-    if (sizes.empty() || std::adjacent_find(sizes.begin(), sizes.end(), std::not_equal_to<>()) != sizes.end())
-      fail("UNSUPPORTED", "%s: %s differs between layers, which is not supported", file.path().c_str(), key.c_str());
-    absent = sizes.front();
-  } else if (value) {
-    absent = file.integer(key);
-  }
-  if (!absent) fail("BAD_FILE", "%s: the metadata %s is missing", file.path().c_str(), key.c_str());
-  if (*absent < 1 || *absent > kMaxSize)
-    fail("BAD_FILE", "%s: the metadata %s is %lld; expected a whole number from 1", file.path().c_str(), key.c_str(),
-         static_cast<long long>(*absent));
-  return static_cast<int>(*absent);
-}
-
-void read_gguf_rope(const GgufFile& file, Family& family) {
-  const char* name = file.path().c_str();
-  family.rope_theta = file.number("llama.rope.freq_base").value_or(10000);
-  RopeScaling& scaling = family.rope_scaling;
-  const std::string kind = file.string("llama.rope.scaling.type").value_or("");
-  const auto old_factor = file.number("llama.rope.scale_linear");
-  if (kind == "linear" || (kind.empty() && old_factor.value_or(1) != 1)) {
-    scaling.kind = RopeScalingKind::kLinear;
-    scaling.factor = file.number("llama.rope.scaling.factor").value_or(old_factor.value_or(1));
-  } else if (!kind.empty() && kind != "none") {
-    fail("UNSUPPORTED",
-         "%s: llama.rope.scaling.type is \"%s\", which is not supported (none, linear and a rope_freqs tensor are)",
-         name, kind.c_str());
-  }
-
-  // Llama 3's scaling comes as a tensor of divisors, one for each frequency.
-  const GgufTensor* factors = file.find_tensor("rope_freqs.weight");
-  if (!factors) return;
-  if (scaling.kind != RopeScalingKind::kNone)
-    fail("UNSUPPORTED", "%s: a rope_freqs tensor together with linear rope scaling is not supported", name);
-  if (factors->shape != std::vector<int64_t>{family.rotary_dims / 2})
-    fail("BAD_FILE", "%s: rope_freqs.weight should have %d elements", name, family.rotary_dims / 2);
-  scaling.kind = RopeScalingKind::kFactors;
-  scaling.factors.resize(static_cast<size_t>(family.rotary_dims / 2));
-  dequantise_rows(*factors, 0, 1, scaling.factors.data());
-  for (const float factor : scaling.factors)
-    if (!(factor > 0) || !std::isfinite(factor))
-      fail("BAD_FILE", "%s: rope_freqs.weight has a value that is not above 0", name);
-}
-
-void read_gguf_special_tokens(const GgufFile& file, Family& family) {
-  const auto token = [&](const char* key) {
-    const int64_t id = file.integer(key).value_or(-1);
-    if (id < -1 || id >= family.vocabulary)
-      fail("BAD_FILE", "%s: %s is %lld, but the vocabulary has %d tokens", file.path().c_str(), key,
-           static_cast<long long>(id), family.vocabulary);
-    return static_cast<int>(id);
-  };
-  family.bos = token("tokenizer.ggml.bos_token_id");
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"})
-    if (const int id = token(key); id >= 0 && std::find(family.eos.begin(), family.eos.end(), id) == family.eos.end())
-      family.eos.push_back(id);
-}
-
-}  // namespace
-
-Family family_from_gguf(const GgufFile& file) {
-  const std::string& path = file.path();
-  const char* name = path.c_str();
-  if (file.integer("split.count").value_or(1) > 1)
-    fail("UNSUPPORTED", "%s: one part of a split GGUF; join the parts with llama.cpp's gguf-split --merge first", name);
-  const auto architecture = file.string("general.architecture");
-  if (!architecture) fail("BAD_FILE", "%s: the metadata general.architecture is missing", name);
-  if (*architecture != "llama")
-    fail("UNSUPPORTED", "%s: the architecture \"%s\" is not supported; \"llama\" is (Llama 2 and 3, SmolLM2)", name,
-         architecture->c_str());
-  for (const auto& [key, value] : file.metadata()) {
-    if (!key.starts_with("llama.")) continue;
-    const std::string_view rest = std::string_view(key).substr(6);
-    if (std::find(std::begin(kKnown), std::end(kKnown), rest) == std::end(kKnown) && !is_neutral(rest, value))
-      fail("UNSUPPORTED", "%s: the metadata %s is set, and what it asks for is not supported", name, key.c_str());
-  }
-
-  Family family;
-  family.architecture = *architecture;
-  family.layers = gguf_size(file, "llama.block_count");
-  family.hidden = gguf_size(file, "llama.embedding_length");
-  family.intermediate = gguf_size(file, "llama.feed_forward_length");
-  family.heads = gguf_size(file, "llama.attention.head_count");
-  family.kv_heads = gguf_size(file, "llama.attention.head_count_kv", family.heads);
-  family.context = gguf_size(file, "llama.context_length");
-  if (!file.find("llama.attention.key_length") && family.hidden % family.heads != 0)
-    fail("BAD_FILE", "%s: embedding_length %d is not a multiple of head_count %d, and there is no key_length", name,
-         family.hidden, family.heads);
-  family.head_dim = gguf_size(file, "llama.attention.key_length", family.hidden / family.heads);
-  if (gguf_size(file, "llama.attention.value_length", family.head_dim) != family.head_dim)
-    fail("UNSUPPORTED", "%s: values of another size than keys are not supported", name);
-  family.rotary_dims = gguf_size(file, "llama.rope.dimension_count", family.head_dim);
-  if (family.rotary_dims != family.head_dim)
-    fail("UNSUPPORTED",
-         "%s: llama.rope.dimension_count is %d of a head size of %d; rotating a part of a head is not supported", name,
-         family.rotary_dims, family.head_dim);
-  if (!file.find("llama.attention.layer_norm_rms_epsilon"))
-    fail("BAD_FILE", "%s: the metadata llama.attention.layer_norm_rms_epsilon is missing", name);
-  family.norm_eps = *file.number("llama.attention.layer_norm_rms_epsilon");
-
-  const GgufTensor* embedding = file.find_tensor("token_embd.weight");
-  if (!embedding || embedding->shape.size() != 2 || embedding->rows() > kMaxSize)
-    fail("BAD_FILE", "%s: the matrix token_embd.weight is missing", name);
-  family.vocabulary = static_cast<int>(embedding->rows());
-  family.tied_head = !file.find_tensor("output.weight");
-  read_gguf_rope(file, family);
-  read_gguf_special_tokens(file, family);
-  finish(family, path);
+  check_family(family, file);
+  read_windows(config, architecture, family);
+  read_special_tokens(config, architecture, family);
   return family;
 }
 

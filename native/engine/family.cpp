@@ -9,6 +9,8 @@ namespace credence {
 
 namespace {
 
+constexpr int kMaxLayers = 4096;
+
 struct ProjectionNames {
   const char* name;
   const char* module;
@@ -37,6 +39,28 @@ double llama3_frequency(double frequency, const RopeScaling& scaling) {
 }
 
 }  // namespace
+
+void check_family(const Family& family, const std::string& file) {
+  const char* name = file.c_str();
+  if (family.layers > kMaxLayers) fail("BAD_FILE", "%s: %d layers are no model", name, family.layers);
+  if (family.heads % family.kv_heads != 0)
+    fail("BAD_FILE", "%s: %d heads cannot share %d key/value heads", name, family.heads, family.kv_heads);
+  if (family.head_dim % 2 != 0)
+    fail("UNSUPPORTED", "%s: the head size %d is odd; rotary positions need pairs", name, family.head_dim);
+  if (static_cast<int64_t>(family.heads) * family.head_dim > kMaxFamilySize)
+    fail("BAD_FILE", "%s: %d heads of size %d are no model", name, family.heads, family.head_dim);
+  if (!(family.norm_eps > 0) || !(family.rope_theta > 0))
+    fail("BAD_FILE", "%s: the norm's epsilon (%g) and rope theta (%g) must be above 0", name, family.norm_eps,
+         family.rope_theta);
+  const RopeScaling& scaling = family.rope_scaling;
+  if (!(scaling.factor > 0)) fail("BAD_FILE", "%s: the rope scaling factor is %g", name, scaling.factor);
+  if (scaling.kind == RopeScalingKind::kLlama3 &&
+      (scaling.original_context <= 0 || !(scaling.high_frequency_factor > scaling.low_frequency_factor)))
+    fail(
+        "BAD_FILE",
+        "%s: llama3 rope scaling needs original_max_position_embeddings above 0 and high_freq_factor above low_freq_factor",
+        name);
+}
 
 std::vector<double> rope_frequencies(const Family& family) {
   std::vector<double> frequencies(static_cast<size_t>(family.rotary_dims / 2));
@@ -102,18 +126,36 @@ int projection_out(const Family& family, Projection projection) {
   }
 }
 
+bool projection_has_bias(const Family& family, Projection projection) {
+  switch (projection) {
+    case Projection::kQ:
+    case Projection::kK:
+    case Projection::kV:
+      return family.qkv_bias;
+    case Projection::kO:
+      return family.o_bias;
+    default:
+      return family.mlp_bias;
+  }
+}
+
 std::vector<WeightSpec> weight_specs(const Family& family) {
   std::vector<WeightSpec> specs;
   specs.push_back({"model.embed_tokens.weight", {family.vocabulary, family.hidden}});
   for (int layer = 0; layer < family.layers; ++layer) {
     const std::string block = "model.layers." + std::to_string(layer) + ".";
     const auto matrix = [&](Projection projection) {
-      specs.push_back({block + projection_path(projection) + ".weight",
-                       {projection_out(family, projection), projection_in(family, projection)}});
+      const int out = projection_out(family, projection);
+      specs.push_back({block + projection_path(projection) + ".weight", {out, projection_in(family, projection)}});
+      if (projection_has_bias(family, projection))
+        specs.push_back({block + projection_path(projection) + ".bias", {out}});
     };
     specs.push_back({block + "input_layernorm.weight", {family.hidden}});
-    for (const Projection projection : {Projection::kQ, Projection::kK, Projection::kV, Projection::kO})
-      matrix(projection);
+    for (const Projection projection : {Projection::kQ, Projection::kK, Projection::kV}) matrix(projection);
+    if (family.qk_norm)
+      for (const char* norm : {"q_norm", "k_norm"})
+        specs.push_back({block + "self_attn." + norm + ".weight", {family.head_dim}});
+    matrix(Projection::kO);
     specs.push_back({block + "post_attention_layernorm.weight", {family.hidden}});
     for (const Projection projection : {Projection::kGate, Projection::kUp, Projection::kDown}) matrix(projection);
   }

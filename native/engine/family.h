@@ -8,6 +8,9 @@
 
 namespace credence {
 
+/// No dimension of a decoder comes near, and a product of two still fits an int64.
+inline constexpr int64_t kMaxFamilySize = 1 << 28;
+
 class Json;
 class GgufFile;
 
@@ -34,7 +37,7 @@ struct RopeScaling {
 };
 
 struct Family {
-  /// "llama": the model_type of config.json, general.architecture of a GGUF.
+  /// "llama", "mistral", "qwen2" or "qwen3": the model_type of config.json, general.architecture of a GGUF.
   std::string architecture;
   int layers = 0;
   int hidden = 0;
@@ -53,6 +56,7 @@ struct Family {
   bool parallel_residual = false;
   bool qkv_bias = false;
   bool o_bias = false;
+  /// Of gate, up and down together.
   bool mlp_bias = false;
   /// RMS norm of each head of q and k before the rotation.
   bool qk_norm = false;
@@ -79,6 +83,9 @@ struct Family {
 /// [rotary_dims / 2] inverse frequencies in radians a position, scaling applied.
 std::vector<double> rope_frequencies(const Family& family);
 
+/// The rules that a family meets wherever it was read; `file` is for messages.
+void check_family(const Family& family, const std::string& file);
+
 /// config.json as transformers 4 or 5 writes it. `file` is for messages. An architecture, or a field that changes the
 /// arithmetic and is not honoured, throws Error "UNSUPPORTED" by name.
 Family family_from_config(const Json& config, const std::string& file);
@@ -96,6 +103,7 @@ std::string projection_path(Projection projection);
 Projection projection_from_name(const std::string& name);
 int projection_in(const Family& family, Projection projection);
 int projection_out(const Family& family, Projection projection);
+bool projection_has_bias(const Family& family, Projection projection);
 
 /// Parameters of the model, a tied head counted once.
 int64_t parameter_count(const Family& family);

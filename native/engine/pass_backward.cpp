@@ -121,9 +121,12 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   in.inv_rms = a.inv1.f32();
   in.qkv = weights(Product::kQkv);
   in.lora = lora_handle(adapter(), layer, Product::kQkv);
+  in.q_norm = block.q_norm.f32();
+  in.k_norm = block.k_norm.f32();
   in.rotary = base_->rotary(longest_);
   in.h = a.h1.as<>();
   in.s = a.s1.as<>();
+  in.qk_raw = a.qk_raw.as<>();
   in.dq = dq_.as<>();
   in.dk = dk_.as<>();
   in.dv = dv_.as<>();

@@ -170,14 +170,15 @@ class GgufWriter {
 
 inline void tiny_gguf_metadata(GgufWriter& writer, const Family& family) {
   const auto size = [](int value) { return static_cast<uint32_t>(value); };
-  writer.string("general.architecture", "llama");
-  writer.number("llama.block_count", size(family.layers));
-  writer.number("llama.context_length", 64u);
-  writer.number("llama.embedding_length", size(family.hidden));
-  writer.number("llama.feed_forward_length", size(family.intermediate));
-  writer.number("llama.attention.head_count", size(family.heads));
-  writer.number("llama.attention.head_count_kv", size(family.kv_heads));
-  writer.number("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  const std::string& name = family.architecture;
+  writer.string("general.architecture", name);
+  writer.number(name + ".block_count", size(family.layers));
+  writer.number(name + ".context_length", 64u);
+  writer.number(name + ".embedding_length", size(family.hidden));
+  writer.number(name + ".feed_forward_length", size(family.intermediate));
+  writer.number(name + ".attention.head_count", size(family.heads));
+  writer.number(name + ".attention.head_count_kv", size(family.kv_heads));
+  writer.number(name + ".attention.layer_norm_rms_epsilon", 1e-5f);
   writer.strings("tokenizer.ggml.tokens", {"a", "b", "日本"});
   writer.number("tokenizer.ggml.bos_token_id", 1u);
   writer.number("tokenizer.ggml.eos_token_id", 2u);
@@ -200,10 +201,12 @@ inline std::string gguf_tensor_name(std::string name) {
   return name;
 }
 
-/// Rows of q and k as llama.cpp orders them: within a head of size d, row j + i d/2 goes to 2 j + i.
+/// Rows (or elements of a bias) of q and k as llama.cpp orders a Llama's: within a head of size d, row j + i d/2 goes to
+/// 2 j + i.
 inline std::vector<float> interleaved(const NamedTensor& tensor, int head_dim) {
   std::vector<float> out(tensor.data.size());
-  const size_t width = static_cast<size_t>(tensor.shape[1]), size = static_cast<size_t>(head_dim);
+  const size_t width = tensor.shape.size() < 2 ? 1 : static_cast<size_t>(tensor.shape[1]),
+               size = static_cast<size_t>(head_dim);
   for (size_t row = 0; row < static_cast<size_t>(tensor.shape[0]); ++row) {
     const size_t head = row / size, i = row % size / (size / 2), j = row % (size / 2);
     std::copy_n(tensor.data.begin() + static_cast<int64_t>(row * width), width,
@@ -214,7 +217,8 @@ inline std::vector<float> interleaved(const NamedTensor& tensor, int head_dim) {
 
 inline void tiny_gguf_tensors(GgufWriter& writer, const Family& family, const std::vector<NamedTensor>& weights) {
   for (const NamedTensor& tensor : weights) {
-    const bool permuted = tensor.name.ends_with("q_proj.weight") || tensor.name.ends_with("k_proj.weight");
+    const bool permuted = family.architecture == "llama" && (tensor.name.find(".q_proj.") != std::string::npos ||
+                                                             tensor.name.find(".k_proj.") != std::string::npos);
     writer.f32(gguf_tensor_name(tensor.name), tensor.shape,
                permuted ? interleaved(tensor, family.head_dim) : tensor.data);
   }

@@ -39,10 +39,11 @@ interface Quantity {
   ok: boolean;
 }
 type Quantities = Record<string, Quantity>;
-/** Folder to its quantities, and the files or subjects ("FOLDER/NAME") that were not compared. */
+/** Folder to its quantities, and what was not compared: files or subjects ("FOLDER/NAME"), and single quantities. */
 interface Comparison {
   models: Record<string, Quantities>;
   skipped: string[];
+  notCompared: string[];
 }
 
 /** What the native driver tells: `not_compared` names the quantities that have no yardstick in this type. */
@@ -62,9 +63,8 @@ export async function handler(args: Arguments): Promise<void> {
   const addon = native();
   const dtypes: Dtype[] = dtype === "auto" ? ["f32", "bf16"] : [dtype];
   const written = dtypes[0];
-  const compared: Comparison = { models: {}, skipped: [] };
+  const compared: Comparison = { models: {}, skipped: [], notCompared: [] };
   const skipped: string[][] = [];
-  const unmeasured: string[] = [];
   for (const type of dtypes) {
     const isa = isaFor(addon, type, args.isa);
     const out = type === written ? write : undefined;
@@ -74,7 +74,7 @@ export async function handler(args: Arguments): Promise<void> {
       compared.models[folder] ??= {};
       const into = compared.models[folder];
       for (const [name, value] of Object.entries(quantities)) into[type === "f32" ? name : `bf16.${name}`] = value;
-      unmeasured.push(...(not_compared ?? []).map((name) => `${folder}/${name} (${type})`));
+      compared.notCompared.push(...(not_compared ?? []).map((name) => `${folder}/${name} (${type})`));
     }
     skipped.push(result.skipped);
   }
@@ -83,8 +83,8 @@ export async function handler(args: Arguments): Promise<void> {
 
   if (dtypes.includes("f32")) await compareGreedy(addon, args, compared);
   await compareTokenizer(directory, write, compared);
+  await compareGgufTokenizer(directory, write, compared);
   await compareMetrics(directory, write, compared);
-  compared.skipped.push(...unmeasured);
   report(compared, subjects(directory), json);
 }
 
@@ -209,6 +209,22 @@ async function compareTokenizer(directory: string, write: string | undefined, co
   save(write, "tokenizer", "cases", ours);
 }
 
+/** The tokenizer inside a GGUF. */
+async function compareGgufTokenizer(directory: string, write: string | undefined, compared: Comparison): Promise<void> {
+  const file = join(directory, "gguf", "mixed.json");
+  if (!existsSync(file)) return;
+  const { Tokenizer } = await import("../text/tokenizer.js");
+  const { tokenizer_cases } = readJson(file) as { tokenizer_cases: { text: string; ids: number[] }[] };
+  const tokenizer = await Tokenizer.load(join(directory, "gguf", "mixed.gguf"));
+  const cases: { ids: number[] }[] = [];
+  for (const { text, ids: expected } of tokenizer_cases) {
+    const ids = [...(await tokenizer.encode(text))];
+    add(compared, "gguf/mixed", "tokenizer", exactly(ids, expected));
+    cases.push({ ids });
+  }
+  save(write, "gguf", "mixed", { tokenizer_cases: cases });
+}
+
 // ---- metrics
 
 type MetricsFile = Record<string, { scores: number[]; labels: number[]; expected: Record<string, number | null> }>;
@@ -257,20 +273,19 @@ function subjects(directory: string): string[] {
   return [...new Set(found)].sort();
 }
 
-function report({ models, skipped }: Comparison, known: string[], json: boolean): void {
+function report({ models, skipped, notCompared }: Comparison, known: string[], json: boolean): void {
   const compared = new Set(
     Object.entries(models).flatMap(([folder, quantities]) =>
       Object.keys(quantities).map((key) => `${folder}/${key.replace(/^bf16\./, "").split(".")[0]}`),
     ),
   );
-  const forgotten = known.filter(
-    (subject) => !compared.has(subject) && !skipped.some((entry) => names(entry, subject)),
-  );
+  const told = [...skipped, ...notCompared];
+  const forgotten = known.filter((subject) => !compared.has(subject) && !told.some((entry) => names(entry, subject)));
   const exceeded = Object.values(models)
     .flatMap((quantities) => Object.values(quantities))
     .filter(({ ok }) => !ok).length;
   if (json) {
-    printJson({ ...models, skipped });
+    printJson({ ...models, skipped, not_compared: notCompared });
   } else {
     const rows = Object.entries(models).flatMap(([folder, quantities]) =>
       Object.entries(quantities).map(([name, { error, bound, ok }]) => [
@@ -282,6 +297,7 @@ function report({ models, skipped }: Comparison, known: string[], json: boolean)
       ]),
     );
     print(table(rows));
+    if (notCompared.length > 0) print(`no yardstick in this type: ${notCompared.join(", ")}`);
     print(`${rows.length} quantities, ${exceeded} exceeded; skipped: ${skipped.join(", ") || "nothing"}`);
   }
   if (forgotten.length > 0) note(`neither compared nor skipped: ${forgotten.join(", ")}`, "error");

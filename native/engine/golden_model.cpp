@@ -1,0 +1,333 @@
+// A model's folder: what the engine computes for its batch, against what the folder expects.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "error.h"
+#include "generation.h"
+#include "golden_parts.h"
+#include "half.h"
+#include "merge.h"
+#include "trainer.h"
+
+namespace credence::golden_parts {
+
+namespace {
+
+class ModelCheck {
+ public:
+  explicit ModelCheck(Subject& subject)
+      : subject_(subject), base_(Base::open(subject.folder().string(), subject.options().device)) {
+    const Json batch = read_json_file((subject.folder() / "batch.json").string());
+    batch_ = {ids(batch.at("tokens")), ids(batch.at("cu_seqlens"))};
+    subject.use_yardstick(subject.folder() / "bfloat16.json");
+  }
+
+  void forward() {
+    const auto expected = tensors_in(subject_.folder() / "forward.safetensors");
+    const auto policy = adapted({});
+    std::vector<NamedTensor> wrote;
+    for (const bool adapter : {false, true}) {
+      const std::string who = adapter ? "adapter" : "base";
+      PassRequest request;
+      request.adapter = adapter;
+      request.logprobs = request.entropy = request.logits = request.hidden = true;
+      const PassResult got = Pass(policy).forward(batch_, request);
+      std::vector<float> next(got.logprobs.size(), 0.0f);
+      for (int b = 0; b < batch_.segments(); ++b) {
+        for (int t = batch_.offsets[b]; t + 1 < batch_.offsets[b + 1]; ++t) next[t] = got.logprobs[t + 1];
+      }
+      const std::vector<std::pair<std::string, const std::vector<float>*>> quantities = {
+          {"hidden", &got.hidden},
+          {"logits", &got.logits},
+          {"entropy", &got.entropy},
+          {"token_logprob", &got.logprobs},
+          {"next_logprob", &next}};
+      for (const auto& [what, values] : quantities) {
+        const NamedTensor& right = expected.at("out." + who + "." + what);
+        Comparison c;
+        c.add(*values, right.data);
+        subject_.judge("forward." + who + "." + what, c, kRowBound);
+        wrote.push_back({right.name, right.shape, *values});
+      }
+    }
+    subject_.write("forward", wrote);
+  }
+
+  void sft() {
+    const auto file = tensors_in(subject_.folder() / "sft.safetensors");
+    const Json json = read_json_file((subject_.folder() / "sft.json").string());
+    const Json &settings = json.at("settings"), &expected = json.at("expected");
+    const auto policy = adapted({});
+    OptimizerSpec optimizer;
+    optimizer.beta1 = settings.at("betas")[0].as_number();
+    optimizer.beta2 = settings.at("betas")[1].as_number();
+    optimizer.epsilon = settings.at("eps").as_number();
+    optimizer.weight_decay = settings.at("weight_decay").as_number();
+    optimizer.max_gradient_norm = settings.at("max_grad_norm").as_number();
+    Trainer trainer(policy, optimizer);
+    Loss loss;
+    loss.nll_weights = file.at("in.weights").data;
+    double count = 0;
+    for (float weight : loss.nll_weights) count += weight;
+
+    Comparison losses, gradients, finals;
+    std::vector<NamedTensor> wrote;
+    Json steps = Json::array();
+    double first = 0;
+    for (const Json& step : expected.at("steps").as_array()) {
+      const double value = trainer.accumulate(batch_, loss) / count;
+      if (!steps.size()) {
+        first = value;
+        std::vector<float> scaled = trainer.gradients();
+        for (float& g : scaled) g = static_cast<float>(g / count);
+        compare(*policy, scaled, file, "out.grad.", gradients, wrote);
+      }
+      const double norm = trainer.update(step.at("lr").as_number(), count);
+      losses.add(value, step.at("loss").as_number());
+      losses.add(norm, step.at("grad_norm").as_number());
+      Json entry = Json::object();
+      entry.set("loss", value);
+      entry.set("grad_norm", norm);
+      entry.set("lr", step.at("lr"));
+      steps.push_back(entry);
+    }
+    losses.add(first, expected.at("loss").as_number());
+    const double after = trainer.accumulate(batch_, loss) / count;
+    losses.add(after, expected.at("loss_after").as_number());
+    compare(*policy, policy->read_parameters(), file, "out.final.", finals, wrote);
+    subject_.judge("sft.loss", losses, kLossBound);
+    subject_.judge("sft.grad", gradients, kGradientBound);
+    subject_.judge("sft.final", finals, kFinalBound);
+    Json numbers = Json::object(), document = Json::object();
+    numbers.set("loss", first);
+    numbers.set("steps", steps);
+    numbers.set("loss_after", after);
+    document.set("expected", numbers);
+    subject_.write("sft", wrote);
+    subject_.write("sft", document);
+  }
+
+  void heads() {
+    const auto file = tensors_in(subject_.folder() / "heads.safetensors");
+    const Json json = read_json_file((subject_.folder() / "heads.json").string());
+    std::vector<NamedTensor> wrote;
+    Json numbers = Json::object();
+    for (const std::string kind : {"linear", "mlp"}) {
+      HeadSpec spec;
+      spec.name = kind == "linear" ? "linear.0" : "mlp";
+      if (kind == "mlp") {
+        spec.widths = {static_cast<int>(file.at("in.mlp.0.bias").shape[0]),
+                       static_cast<int>(file.at("in.mlp.2.bias").shape[0])};
+      }
+      const auto policy = adapted({spec});
+      std::vector<NamedTensor> given;
+      for (const auto& [name, tensor] : file) {
+        if (name.starts_with("in." + kind + ".")) given.push_back({name.substr(3), tensor.shape, tensor.data});
+      }
+      policy->set_parameters(given);
+      Trainer trainer(policy, {});
+      PassRequest request;
+      request.heads = {{spec.name, {}}};
+      for (int b = 0; b < batch_.segments(); ++b)
+        request.heads[0].spans.push_back({b, batch_.length(b) - 1, batch_.length(b)});
+      const std::vector<float> logit = trainer.forward(batch_, request).heads.at(spec.name);
+      std::vector<float> score;
+      for (float z : logit) score.push_back(static_cast<float>(1 / (1 + std::exp(-static_cast<double>(z)))));
+      Loss loss;
+      loss.read = request.heads[0];
+      loss.targets = file.at("in.targets").data;
+      const double value = trainer.accumulate(batch_, loss) / batch_.segments();
+      std::vector<float> scaled = trainer.gradients();
+      for (float& g : scaled) g /= static_cast<float>(batch_.segments());
+      Comparison logits, losses, gradients;
+      logits.add(logit, file.at("out." + kind + ".logit").data);
+      logits.add(score, file.at("out." + kind + ".score").data);
+      losses.add(value, json.at("expected").at(kind + ".loss").as_number());
+      wrote.push_back({"out." + kind + ".logit", {batch_.segments()}, logit});
+      wrote.push_back({"out." + kind + ".score", {batch_.segments()}, score});
+      compare(*policy, scaled, file, "out." + kind + ".grad.", gradients, wrote);
+      subject_.judge("heads." + kind + ".score", logits, kRowBound);
+      subject_.judge("heads." + kind + ".loss", losses, kLossBound);
+      subject_.judge("heads." + kind + ".grad", gradients, kGradientBound);
+      numbers.set(kind + ".loss", value);
+    }
+    Json document = Json::object();
+    document.set("expected", numbers);
+    subject_.write("heads", wrote);
+    subject_.write("heads", document);
+  }
+
+  void sampling() {
+    const auto file = tensors_in(subject_.folder() / "sampling.safetensors");
+    const std::vector<int32_t> prompt =
+        ids(read_json_file((subject_.folder() / "sampling.json").string()).at("inputs").at("prompt"));
+    const auto policy = adapted({});
+    PassRequest request;
+    request.logits = request.hidden = true;
+    const HostBatch batch{prompt, {0, static_cast<int32_t>(prompt.size())}};
+    const PassResult pass = Pass(policy).forward(batch, request);
+    const int vocabulary = base_->family().vocabulary, width = base_->family().hidden;
+    std::vector<NamedTensor> wrote;
+    for (const auto& [name, right] : file) {
+      std::vector<float> got;
+      if (name == "out.logits") {
+        got.assign(pass.logits.end() - vocabulary, pass.logits.end());
+      } else {
+        got = distribution(name, prompt, {pass.hidden.end() - width, pass.hidden.end()});
+      }
+      Comparison c;
+      c.add(got, right.data);
+      subject_.judge("sampling." + name.substr(4), c, name == "out.logits" ? kRowBound : kProbabilityBound);
+      wrote.push_back({name, right.shape, got});
+    }
+    subject_.write("sampling", wrote);
+  }
+
+  void greedy() {
+    const Json json = read_json_file((subject_.folder() / "greedy.json").string());
+    const auto policy = adapted({});
+    Comparison c;
+    Json cases = Json::array();
+    for (const Json& test : json.at("cases").as_array()) {
+      Json wrote = Json::object();
+      for (const bool adapter : {false, true}) {
+        GenerateOptions options;
+        options.prompts = {ids(test.at("prompt"))};
+        options.temperature = 0;
+        options.max_new_tokens = static_cast<int>(json.at("max_new_tokens").as_integer());
+        options.adapter = adapter;
+        std::vector<int32_t> got;
+        generate(policy, options, [&](std::vector<Sample>&& samples) { got = samples.front().tokens; });
+        const char* who = adapter ? "adapter" : "base";
+        const std::vector<int32_t> right = ids(test.at(who));
+        for (size_t i = 0; i < std::max(right.size(), got.size()); ++i) {
+          c.error += i >= right.size() || i >= got.size() || right[i] != got[i];  // tokens that differ
+        }
+        wrote.set(who, json_ids(got));
+      }
+      cases.push_back(wrote);
+    }
+    subject_.judge("greedy.tokens", c, 0);
+    Json document = Json::object();
+    document.set("cases", cases);
+    subject_.write("greedy", document);
+  }
+
+  void merged() {
+    const auto file = tensors_in(subject_.folder() / "merged.safetensors");
+    const double right = read_json_file((subject_.folder() / "merged.json").string()).at("scaling").as_number();
+    const auto policy = adapted({});
+    const Adapter adapter = policy->adapter();
+    Comparison weights, scaling;
+    std::vector<NamedTensor> wrote;
+    for (const AdapterPair& pair : adapter.pairs) {
+      const std::string name =
+          "model.layers." + std::to_string(pair.layer) + "." + projection_path(pair.projection) + ".weight";
+      if (!file.count(name)) continue;
+      std::vector<float> got = merged_projection(base_->files(), adapter, pair.layer, pair.projection);
+      weights.add(got, file.at(name).data);
+      wrote.push_back({name, base_->files().shape(name), std::move(got)});
+    }
+    weights.broken |= wrote.size() != file.size();  // a projection that carries no adapter
+    scaling.add(adapter.config.scale(), right);
+    subject_.judge_files("merged.weight", weights, kMergedBound);
+    subject_.judge_files("merged.scaling", scaling, kMergedBound);
+    Json document = Json::object();
+    document.set("scaling", adapter.config.scale());
+    subject_.write("merged", wrote);
+    subject_.write("merged", document);
+  }
+
+ private:
+  std::shared_ptr<Policy> adapted(const std::vector<HeadSpec>& heads) const {
+    return std::make_shared<Policy>(base_, (subject_.folder() / "adapter").string(), heads);
+  }
+
+  static void compare(const Policy& policy, const std::vector<float>& flat,
+                      const std::map<std::string, NamedTensor>& file, const std::string& prefix, Comparison& c,
+                      std::vector<NamedTensor>& wrote) {
+    for (const auto* list : {&policy.adapter_parameters(), &policy.head_parameters()}) {
+      for (const Parameter& p : *list) {
+        std::vector<float> got(flat.begin() + p.offset, flat.begin() + p.offset + p.count());
+        c.add(got, file.at(prefix + p.name).data);
+        wrote.push_back({prefix + p.name, p.shape, std::move(got)});
+      }
+    }
+  }
+
+  /// The probabilities after the processors that the tensor's name lists, e.g. temperature_0.7.top_k_5.
+  std::vector<float> distribution(const std::string& name, const std::vector<int32_t>& prompt,
+                                  const std::vector<float>& hidden) const {
+    auto setting = [&](const std::string& key, double otherwise) {
+      const size_t at = name.find(key);
+      return at == std::string::npos ? otherwise : std::strtod(name.c_str() + at + key.size(), nullptr);
+    };
+    const auto& device = base_->device();
+    const int vocabulary = base_->family().vocabulary, width = base_->family().hidden;
+    const std::set<int32_t> distinct(prompt.begin(), prompt.end());
+    std::vector<int32_t> seen(distinct.begin(), distinct.end());
+    auto buffer = [&](const auto& values) {
+      Buffer out(device);
+      out.upload(values);
+      return out;
+    };
+    Buffer h(device);
+    if (device->dtype() == CREDENCE_BF16) {
+      std::vector<uint16_t> rounded;
+      for (float value : hidden) rounded.push_back(float_to_bf16(value));
+      h.upload(rounded);
+    } else {
+      h.upload(hidden);
+    }
+    const Buffer rows = buffer(std::vector<int32_t>{1}),
+                 top_k = buffer(std::vector<int32_t>{static_cast<int32_t>(setting("top_k_", 0))});
+    const Buffer temperature = buffer(std::vector<float>{static_cast<float>(setting("temperature_", 1))});
+    const Buffer top_p = buffer(std::vector<float>{static_cast<float>(setting("top_p_", 1))});
+    const Buffer repetition = buffer(std::vector<float>{static_cast<float>(setting("repetition_", 1))});
+    const Buffer ids_seen = buffer(seen), offsets = buffer(std::vector<int32_t>{0, static_cast<int32_t>(seen.size())});
+    const Buffer uniform = buffer(std::vector<double>{0.5}), token(device, 4), logprob(device, 4);
+    const Buffer probabilities(device, static_cast<size_t>(vocabulary) * 4);
+    credence_sample sample{};
+    sample.rows = rows.i32();
+    sample.capacity = 1;
+    sample.width = width;
+    sample.vocabulary = vocabulary;
+    sample.dtype = device->dtype();
+    sample.weights = base_->head();
+    sample.h = h.as<>();
+    sample.ldh = width;
+    sample.temperature = temperature.f32();
+    sample.top_k = top_k.i32();
+    sample.top_p = top_p.f32();
+    sample.repetition = repetition.f32();
+    sample.seen = ids_seen.i32();
+    sample.seen_offsets = offsets.i32();
+    sample.uniform = uniform.as<double>();
+    sample.token = token.i32();
+    sample.logprob = logprob.f32();
+    sample.probabilities = probabilities.f32();
+    device->sample(sample);
+    return probabilities.download<float>(vocabulary);
+  }
+
+  Subject& subject_;
+  std::shared_ptr<Base> base_;
+  HostBatch batch_;
+};
+
+}  // namespace
+
+void check_model(Subject& subject, std::set<std::string>& present) {
+  ModelCheck check(subject);
+  const std::pair<const char*, void (ModelCheck::*)()> subjects[] = {
+      {"forward", &ModelCheck::forward},   {"sft", &ModelCheck::sft},       {"heads", &ModelCheck::heads},
+      {"sampling", &ModelCheck::sampling}, {"greedy", &ModelCheck::greedy}, {"merged", &ModelCheck::merged}};
+  for (const auto& [name, run] : subjects) {
+    if (!present.count(name)) continue;
+    (check.*run)();
+    present.erase(name);
+  }
+}
+
+}  // namespace credence::golden_parts
