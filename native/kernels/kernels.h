@@ -86,10 +86,16 @@ typedef struct {
   credence_dtype dtype;
 } credence_lora_layout;
 
-// Dropout of the adapter's input; p = 0: none. The mask of element i of slice s is regenerated from the key in both passes.
+// Dropout of the adapter's input, p in [0, 1); p = 0: none. Slice s reads x / (1 - p) with elements dropped by a mask of its
+// own, as PEFT masks each projection apart; the base's product reads x itself. Element i of row t is dropped for slice s where
+// word (i / 8) % 4 of Philox4x32-10 at the counter (i / 32 * 8 + i % 8, s, low and high half of row_key[t]) is below
+// floor(p 2^32): both passes make the same mask, none is stored. row_key says which token a row is (its sequence's number in
+// the optimiser step * 2^32 + its place there), so that packing, micro-batches and threads change no mask; key belongs to one
+// product of one layer in one step.
 typedef struct {
   float p;
   uint64_t key;
+  const uint64_t* row_key;  // [T]; read if p > 0
 } credence_dropout;
 
 // ------------------------------------------------------------------------------------------------------------------ batch
@@ -98,7 +104,9 @@ typedef struct {
 // page_table[b * pages_per_segment + j / 64]. A token at index i of its segment writes key key_start[b] + i and sees
 // keys 0 .. key_start[b] + i (its own included), inside the window. A query_only token writes no key and sees those before
 // it; keys of later tokens close the gap. prefix_of[b] >= 0: the first key_start[b] keys of b are those of that segment of
-// this batch (its pages stand in b's table; a page that is not full is the engine's to copy), and their gradients go there.
+// this batch, which comes before b, and their gradients go there. Full pages of it stand in b's table; where they end inside a
+// page, b's table has a page of its own there, into which attention_input copies them beside b's keys. key_start[b] > 0
+// without prefix_of: keys of an earlier call, in pages that b's table has; whoever shares a page that is not full copies it.
 typedef struct {
   int32_t token_capacity, segment_capacity, pages_per_segment;
   const int32_t* counts;      // [2] T, B

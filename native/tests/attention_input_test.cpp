@@ -11,12 +11,14 @@ namespace {
 
 struct Shape {
   int heads, kv_heads, head_dim, rotary_dim, hidden;
-  bool qk_norm, per_head, bias;
+  bool qk_norm, per_head, bias, layer = false;
+  double drop = 0;
 };
-const Shape kShapes[] = {{2, 1, 20, 20, 33, false, false, false},
-                         {4, 2, 7, 6, 40, true, false, true},
-                         {3, 3, 16, 4, 24, false, true, true},
-                         {3, 1, 64, 64, 48, true, false, false}};
+const Shape kShapes[] = {
+    {2, 1, 20, 20, 33, false, false, false},       {4, 2, 7, 6, 40, true, false, true},
+    {3, 3, 16, 4, 24, false, true, true, true},  // as GPT-NeoX: partial rotary, layer norm
+    {3, 1, 64, 64, 48, true, false, false},        {2, 1, 17, 16, 33, false, false, true, false, 0.25},
+    {3, 3, 3, 2, 17, true, true, false, true, 0.5}};
 constexpr int kPositions = 300;
 
 reference::AttentionInput input(const Shape& s, int rows) {
@@ -25,6 +27,9 @@ reference::AttentionInput input(const Shape& s, int rows) {
   p.norm.width = p.linear.columns = s.hidden;
   p.norm.x = normal(1, static_cast<size_t>(rows) * s.hidden);
   p.norm.weight = normal(2, s.hidden);
+  p.norm.layer = s.layer;
+  if (s.layer) p.norm.bias = normal(14, s.hidden);
+  if (s.drop > 0) p.linear.dropout = dropout(s.drop, rows);
   p.linear.outputs = (s.heads + 2 * s.kv_heads) * s.head_dim;
   p.linear.weights = normal(3, static_cast<size_t>(p.linear.outputs) * s.hidden, 0.3);
   if (s.bias) p.linear.bias = normal(4, p.linear.outputs);
@@ -60,7 +65,7 @@ credence_shape shape_of(const reference::AttentionInput& p) {
   shape.kv_heads = p.kv_heads;
   shape.head_dim = p.head_dim;
   shape.rotary_dim = p.rotary_dim;
-  shape.norm = CREDENCE_RMS_NORM;
+  shape.norm = p.norm.layer ? CREDENCE_LAYER_NORM : CREDENCE_RMS_NORM;
   shape.norm_eps = static_cast<float>(p.norm.eps);
   shape.qk_norm = !p.q_norm.empty();
   shape.qkv_layout = p.per_head ? CREDENCE_QKV_PER_HEAD : CREDENCE_QKV_STACKED;
@@ -78,7 +83,10 @@ struct Segments {
 class Fixture {
  public:
   Fixture(Backend& backend, const reference::AttentionInput& p, const Segments& segments)
-      : p(p), weights(backend, p.linear.weights, p.linear.outputs, p.norm.width), adapter(backend, p.linear) {
+      : p(p),
+        weights(backend, p.linear.weights, p.linear.outputs, p.norm.width),
+        adapter(backend, p.linear),
+        drop(backend, p.linear.dropout) {
     rows = p.linear.rows;
     std::vector<int32_t> ends = {0};
     for (int32_t length : segments.lengths) ends.push_back(ends.back() + length);
@@ -99,6 +107,7 @@ class Fixture {
     if (!segments.query_only.empty()) batch.query_only = query_only->as<uint8_t>();
     x = floats_on_device(backend, p.norm.x);
     norm_weight = floats_on_device(backend, p.norm.weight);
+    norm_bias = floats_on_device(backend, p.norm.bias);
     bias = floats_on_device(backend, p.linear.bias);
     q_norm = floats_on_device(backend, p.q_norm);
     k_norm = floats_on_device(backend, p.k_norm);
@@ -122,8 +131,10 @@ class Fixture {
     o.x = *x;
     o.ldx = p.norm.width;
     o.norm_weight = *norm_weight;
+    o.norm_bias = p.norm.layer ? norm_bias->as<float>() : nullptr;
     o.qkv = weights;
     o.lora = adapter;
+    o.dropout = drop;
     o.bias = p.linear.bias.empty() ? nullptr : bias->as<float>();
     o.q_norm = *q_norm;
     o.k_norm = *k_norm;
@@ -142,10 +153,11 @@ class Fixture {
   const reference::AttentionInput& p;
   Weights weights;
   Adapter adapter;
+  DropoutOnDevice drop;
   int rows;
   credence_batch batch = {};
   MemoryPointer counts, cu_seqlens, positions, key_start, page_table, query_only;
-  MemoryPointer x, norm_weight, bias, q_norm, k_norm, rotary, h, q, k, v, raw, s, inv;
+  MemoryPointer x, norm_weight, norm_bias, bias, q_norm, k_norm, rotary, h, q, k, v, raw, s, inv;
 };
 
 Segments single(int rows) {
@@ -194,7 +206,7 @@ OPERATOR_TEST("attention_input", "reference odd-shapes", is_the_reference) {
 
 OPERATOR_TEST("attention_input", "bits", rows_have_the_same_bits_in_any_batch) {
   constexpr int kRows = 230;
-  for (const Shape& shape : {kShapes[1], kShapes[3]}) {
+  for (const Shape& shape : {kShapes[1], kShapes[3], kShapes[4]}) {
     const reference::AttentionInput p = input(shape, kRows);
     std::vector<std::vector<uint8_t>> all;
     for (int threads : {1, 2}) {
@@ -213,6 +225,9 @@ OPERATOR_TEST("attention_input", "bits", rows_have_the_same_bits_in_any_batch) {
           part.norm.rows = part.linear.rows = count;
           part.norm.x.assign(p.norm.x.begin() + first * shape.hidden,
                              p.norm.x.begin() + (first + count) * shape.hidden);
+          if (shape.drop > 0)
+            part.linear.dropout.row_key.assign(p.linear.dropout.row_key.begin() + first,
+                                               p.linear.dropout.row_key.begin() + first + count);
           part.positions.assign(p.positions.begin() + first, p.positions.begin() + first + count);
           Fixture f(backend, part, single(count));
           f.forward(backend, nullptr);
@@ -297,7 +312,8 @@ OPERATOR_TEST("attention_input_backward", "reference odd-shapes bits", is_the_re
           const auto zeros = [&](size_t count) { return floats_on_device(backend, std::vector<double>(count)); };
           const auto dx = zeros(p.norm.x.size()), dweights = zeros(p.linear.weights.size()),
                      dbias = zeros(p.linear.outputs);
-          const auto dnorm = zeros(shape.hidden), dq_norm = zeros(shape.head_dim), dk_norm = zeros(shape.head_dim);
+          const auto dnorm = zeros(shape.hidden), dnorm_bias = zeros(shape.hidden), dq_norm = zeros(shape.head_dim),
+                     dk_norm = zeros(shape.head_dim);
           credence_attention_input_backward o = {};
           o.batch = f.batch;
           o.shape = shape_of(p);
@@ -305,9 +321,11 @@ OPERATOR_TEST("attention_input_backward", "reference odd-shapes bits", is_the_re
           o.x = *f.x;
           o.ldx = o.lddx = shape.hidden;
           o.norm_weight = *f.norm_weight;
+          o.norm_bias = shape.layer ? f.norm_bias->as<float>() : nullptr;
           o.inv_rms = *f.inv;
           o.qkv = f.weights;
           o.lora = f.adapter;
+          o.dropout = f.drop;
           o.q_norm = *f.q_norm;
           o.k_norm = *f.k_norm;
           o.rotary = *f.rotary;
@@ -322,11 +340,13 @@ OPERATOR_TEST("attention_input_backward", "reference odd-shapes bits", is_the_re
           o.dweights = *dweights;
           o.dbias = *dbias;
           o.dnorm_weight = *dnorm;
+          o.dnorm_bias = *dnorm_bias;
           o.dq_norm = *dq_norm;
           o.dk_norm = *dk_norm;
           RUN_OPERATOR(backend, attention_input_backward, o);
           EXPECT_TWICE_PLAIN(backend, dx->floats(), exact.norm.dx, plain.norm.dx);
           EXPECT_TWICE_PLAIN(backend, dnorm->floats(), exact.norm.dweight, plain.norm.dweight);
+          EXPECT_TWICE_PLAIN(backend, dnorm_bias->floats(), exact.norm.dbias, plain.norm.dbias);
           EXPECT_TWICE_PLAIN(backend, dweights->floats(), exact.linear.dweights, plain.linear.dweights);
           EXPECT_TWICE_PLAIN(backend, dbias->floats(), exact.linear.dbias, plain.linear.dbias);
           f.adapter.expect_gradients(exact.linear, plain.linear);
@@ -348,8 +368,14 @@ OPERATOR_TEST("attention_input_backward", "finite-difference", the_reference_is_
       return inner(r.q, uq) + inner(r.k, uk) + inner(r.v, uv);
     };
     EXPECT_GRADIENT(p.norm.x, gradients.norm.dx, loss);
+    EXPECT_GRADIENT(p.norm.weight, gradients.norm.dweight, loss);
+    if (shape.layer) EXPECT_GRADIENT(p.norm.bias, gradients.norm.dbias, loss);
     EXPECT_GRADIENT(p.linear.weights, gradients.linear.dweights, loss);
-    EXPECT_GRADIENT(p.linear.slices[1].b, gradients.linear.db[1], loss);
+    if (shape.bias) EXPECT_GRADIENT(p.linear.bias, gradients.linear.dbias, loss);
+    for (size_t i = 0; i < p.linear.slices.size(); ++i) {
+      EXPECT_GRADIENT(p.linear.slices[i].a, gradients.linear.da[i], loss);
+      EXPECT_GRADIENT(p.linear.slices[i].b, gradients.linear.db[i], loss);
+    }
     if (shape.qk_norm) {
       EXPECT_GRADIENT(p.q_norm, gradients.dq_norm, loss);
       EXPECT_GRADIENT(p.k_norm, gradients.dk_norm, loss);

@@ -74,6 +74,8 @@ class Adapter {
   operator const credence_lora*() const { return lora_; }
   float* gradients() const { return gradients_ ? gradients_->as<float>() : nullptr; }
   int ranks() const { return ranks_; }
+  /// All of the gradient buffer, which started at 1.
+  std::vector<double> gradient_values() const { return gradients_->floats(); }
 
   /// The gradients, less the 1 they were added to, against the reference's.
   void expect_gradients(const reference::LinearGradients& exact, const reference::LinearGradients& plain) const {
@@ -96,6 +98,27 @@ class Adapter {
   MemoryPointer gradients_;
   credence_lora* lora_ = nullptr;
   int ranks_ = 0;
+};
+
+/// Dropout of a layer's adapter: p, and keys of rows that use all their bits.
+inline reference::Dropout dropout(double p, int rows) {
+  reference::Dropout d;
+  d.p = p;
+  d.key = 0x9e3779b97f4a7c15;
+  for (int t = 0; t < rows; ++t) d.row_key.push_back((uint64_t{7} << 40) + 3 * static_cast<uint64_t>(t));
+  return d;
+}
+
+/// The same for a back end. It must outlive the launch.
+class DropoutOnDevice {
+ public:
+  DropoutOnDevice(Backend& backend, const reference::Dropout& d)
+      : keys_(on_device(backend, d.row_key)), dropout_{static_cast<float>(d.p), d.key, keys_->as<uint64_t>()} {}
+  operator const credence_dropout&() const { return dropout_; }
+
+ private:
+  MemoryPointer keys_;
+  credence_dropout dropout_;
 };
 
 inline MemoryPointer one(Backend& backend, int32_t value) { return on_device(backend, std::vector<int32_t>{value}); }

@@ -6,7 +6,7 @@ using namespace credence::testing;
 
 namespace {
 
-reference::Linear layer(int rows, int outputs, int columns, int adapters, bool bias) {
+reference::Linear layer(int rows, int outputs, int columns, int adapters, bool bias, double drop = 0) {
   reference::Linear p;
   p.rows = rows;
   p.outputs = outputs;
@@ -16,16 +16,20 @@ reference::Linear layer(int rows, int outputs, int columns, int adapters, bool b
   if (bias) p.bias = normal(3, outputs);
   if (adapters == 1) p.slices = slices(4, columns, {0, outputs});
   if (adapters == 2) p.slices = slices(4, columns, {outputs / 5, outputs / 3, outputs / 2, outputs}, true);
+  if (drop > 0) p.dropout = dropout(drop, rows);
   return p;
 }
 
 struct Shape {
   int rows, outputs, columns, adapters;
   bool bias;
+  double drop = 0;
 };
-const Shape kShapes[] = {{1, 1, 1, 0, false},  {1, 37, 51, 1, true},     {2, 64, 32, 2, false},
-                         {5, 97, 33, 2, true}, {12, 40, 64, 1, false},   {13, 130, 97, 2, true},
-                         {47, 33, 7, 1, true}, {130, 160, 96, 2, false}, {301, 70, 45, 2, true}};
+const Shape kShapes[] = {{1, 1, 1, 0, false},          {1, 37, 51, 1, true},       {2, 64, 32, 2, false},
+                         {5, 97, 33, 2, true},         {12, 40, 64, 1, false},     {13, 130, 97, 2, true},
+                         {47, 33, 7, 1, true},         {130, 160, 96, 2, false},   {301, 70, 45, 2, true},
+                         {1, 17, 1, 1, false, 0.5},    {5, 33, 65, 2, true, 0.25}, {13, 130, 97, 2, true, 0.125},
+                         {130, 40, 33, 1, false, 0.75}};
 
 struct Projected {
   std::vector<double> out, s;
@@ -35,6 +39,7 @@ struct Projected {
 Projected run(Backend& backend, const reference::Linear& p, const std::vector<double>& residual) {
   const Weights weights(backend, p.weights, p.outputs, p.columns);
   const Adapter adapter(backend, p);
+  const DropoutOnDevice drop(backend, p.dropout);
   const auto rows = one(backend, p.rows), in = act_on_device(backend, p.x), x = floats_on_device(backend, residual);
   const auto bias = floats_on_device(backend, p.bias),
              s = act_space(backend, static_cast<size_t>(p.rows) * adapter.ranks());
@@ -44,6 +49,7 @@ Projected run(Backend& backend, const reference::Linear& p, const std::vector<do
   o.dtype = backend.dtype;
   o.weights = weights;
   o.lora = adapter;
+  o.dropout = drop;
   o.bias = p.bias.empty() ? nullptr : bias->as<float>();
   o.in = in->raw();
   o.x = *x;
@@ -58,6 +64,8 @@ reference::Linear rows_of(const reference::Linear& p, int first, int count) {
   reference::Linear part = p;
   part.rows = count;
   part.x.assign(p.x.begin() + first * p.columns, p.x.begin() + (first + count) * p.columns);
+  if (p.dropout.p > 0)
+    part.dropout.row_key.assign(p.dropout.row_key.begin() + first, p.dropout.row_key.begin() + first + count);
   return part;
 }
 
@@ -67,7 +75,7 @@ OPERATOR_TEST("project", "reference odd-shapes", is_the_reference) {
   for (const Shape& shape : kShapes)
     for (int threads : {1, 2})
       each_backend(threads, [&](Backend& backend) {
-        reference::Linear p = layer(shape.rows, shape.outputs, shape.columns, shape.adapters, shape.bias);
+        reference::Linear p = layer(shape.rows, shape.outputs, shape.columns, shape.adapters, shape.bias, shape.drop);
         const auto residual = normal(9, static_cast<size_t>(p.rows) * p.outputs);
         const Projected got = run(backend, p, residual);
         const auto exact = reference::project(p, residual), exact_s = reference::lora_s(p);
@@ -78,23 +86,25 @@ OPERATOR_TEST("project", "reference odd-shapes", is_the_reference) {
 }
 
 OPERATOR_TEST("project", "bits", a_row_has_the_same_bits_alone_in_any_batch_and_on_any_number_of_threads) {
-  const reference::Linear p = layer(79, 70, 101, 2, true);
-  const auto residual = normal(9, static_cast<size_t>(p.rows) * p.outputs);
-  std::vector<std::vector<uint8_t>> all;
-  for (int threads : {1, 2, 3}) {
-    size_t which = 0;
-    each_backend(threads, [&](Backend& backend) {
-      const auto whole = run(backend, p, residual).bits;
-      if (threads == 1) all.push_back(whole);
-      EXPECT(whole == all[which++]);
-      const size_t row_bytes = p.outputs * sizeof(float);
-      for (int count = 1, first = 0; first + count <= p.rows; first += count, ++count) {  // every tile height
-        const std::vector<double> part(residual.begin() + first * p.outputs,
-                                       residual.begin() + (first + count) * p.outputs);
-        const auto bits = run(backend, rows_of(p, first, count), part).bits;
-        EXPECT(std::equal(bits.begin(), bits.end(), whole.begin() + static_cast<ptrdiff_t>(first * row_bytes)));
-      }
-    });
+  for (double drop : {0.0, 0.5}) {
+    const reference::Linear p = layer(79, 70, 101, 2, true, drop);
+    const auto residual = normal(9, static_cast<size_t>(p.rows) * p.outputs);
+    std::vector<std::vector<uint8_t>> all;
+    for (int threads : {1, 2, 3}) {
+      size_t which = 0;
+      each_backend(threads, [&](Backend& backend) {
+        const auto whole = run(backend, p, residual).bits;
+        if (threads == 1) all.push_back(whole);
+        EXPECT(whole == all[which++]);
+        const size_t row_bytes = p.outputs * sizeof(float);
+        for (int count = 1, first = 0; first + count <= p.rows; first += count, ++count) {  // every tile height
+          const std::vector<double> part(residual.begin() + first * p.outputs,
+                                         residual.begin() + (first + count) * p.outputs);
+          const auto bits = run(backend, rows_of(p, first, count), part).bits;
+          EXPECT(std::equal(bits.begin(), bits.end(), whole.begin() + static_cast<ptrdiff_t>(first * row_bytes)));
+        }
+      });
+    }
   }
 }
 
@@ -104,7 +114,7 @@ OPERATOR_TEST("project_backward", "reference odd-shapes bits", is_the_reference)
     for (int threads : {1, 2}) {
       size_t which = 0;
       each_backend(threads, [&](Backend& backend) {
-        reference::Linear p = layer(shape.rows, shape.outputs, shape.columns, shape.adapters, shape.bias);
+        reference::Linear p = layer(shape.rows, shape.outputs, shape.columns, shape.adapters, shape.bias, shape.drop);
         const auto upstream = normal(10, static_cast<size_t>(p.rows) * p.outputs);
         const auto exact = reference::linear_backward(p, upstream);
         p.round = stored(backend);
@@ -112,6 +122,7 @@ OPERATOR_TEST("project_backward", "reference odd-shapes bits", is_the_reference)
 
         const Weights weights(backend, p.weights, p.outputs, p.columns);
         const Adapter adapter(backend, p);
+        const DropoutOnDevice drop(backend, p.dropout);
         const auto rows = one(backend, p.rows), in = act_on_device(backend, p.x),
                    s = act_on_device(backend, reference::lora_s(p));
         const auto dx = floats_on_device(backend, upstream), din = act_space(backend, p.x.size());
@@ -123,6 +134,7 @@ OPERATOR_TEST("project_backward", "reference odd-shapes bits", is_the_reference)
         o.dtype = backend.dtype;
         o.weights = weights;
         o.lora = adapter;
+        o.dropout = drop;
         o.in = in->raw();
         o.s = s->raw();
         o.dx = *dx;
@@ -148,16 +160,18 @@ OPERATOR_TEST("project_backward", "reference odd-shapes bits", is_the_reference)
 }
 
 OPERATOR_TEST("project_backward", "finite-difference", the_reference_is_the_finite_difference) {
-  reference::Linear p = layer(6, 23, 17, 2, true);
-  const auto upstream = normal(11, static_cast<size_t>(p.rows) * p.outputs);
-  const auto gradients = reference::linear_backward(p, upstream);
-  const auto loss = [&] { return inner(reference::linear(p), upstream); };
-  EXPECT_GRADIENT(p.x, gradients.dx, loss);
-  EXPECT_GRADIENT(p.weights, gradients.dweights, loss);
-  EXPECT_GRADIENT(p.bias, gradients.dbias, loss);
-  for (size_t i = 0; i < p.slices.size(); ++i) {
-    EXPECT_GRADIENT(p.slices[i].a, gradients.da[i], loss);
-    EXPECT_GRADIENT(p.slices[i].b, gradients.db[i], loss);
+  for (double drop : {0.0, 0.3}) {
+    reference::Linear p = layer(6, 23, 17, 2, true, drop);
+    const auto upstream = normal(11, static_cast<size_t>(p.rows) * p.outputs);
+    const auto gradients = reference::linear_backward(p, upstream);
+    const auto loss = [&] { return inner(reference::linear(p), upstream); };
+    EXPECT_GRADIENT(p.x, gradients.dx, loss);
+    EXPECT_GRADIENT(p.weights, gradients.dweights, loss);
+    EXPECT_GRADIENT(p.bias, gradients.dbias, loss);
+    for (size_t i = 0; i < p.slices.size(); ++i) {
+      EXPECT_GRADIENT(p.slices[i].a, gradients.da[i], loss);
+      EXPECT_GRADIENT(p.slices[i].b, gradients.db[i], loss);
+    }
   }
 }
 
@@ -204,7 +218,9 @@ OPERATOR_TEST("project", "refusal", what_cannot_be_done_is_refused_with_the_reas
     refused("3 rows, but there is room for 2");
     o.capacity = 3;
     o.dropout.p = 0.1f;
-    refused("no dropout");
+    refused("dropout needs row_key");
+    o.dropout.p = 1;
+    refused("expected a probability from 0, below 1");
     o.dropout.p = 0;
     o.dtype = backend.bf16() ? CREDENCE_F32 : CREDENCE_BF16;
     refused("must have one type");

@@ -12,13 +12,15 @@ struct Shape {
   int rows, hidden, intermediate;
   bool gated, layer;
   reference::Activation activation;
+  double drop = 0;
 };
 using enum reference::Activation;
-const Shape kShapes[] = {{1, 5, 3, true, false, silu},        {2, 33, 40, true, true, silu},
-                         {5, 32, 64, true, false, silu},      {13, 31, 37, true, false, gelu},
-                         {14, 48, 33, false, true, gelu},     {130, 24, 50, true, false, gelu_tanh},
-                         {9, 16, 96, false, true, relu},      {5, 16, 150, true, false, silu},
-                         {3, 20, 130, true, false, identity}, {150, 40, 70, true, false, silu}};
+const Shape kShapes[] = {
+    {1, 5, 3, true, false, silu},         {2, 33, 40, true, true, silu},       {5, 32, 64, true, false, silu},
+    {13, 31, 37, true, false, gelu},      {14, 48, 33, false, true, gelu},     {130, 24, 50, true, false, gelu_tanh},
+    {9, 16, 96, false, true, relu},       {5, 16, 150, true, false, silu},     {3, 20, 130, true, false, identity},
+    {150, 40, 70, true, false, silu},     {3, 17, 33, true, false, silu, 0.5}, {140, 33, 17, true, false, silu, 0.125},
+    {13, 64, 40, false, true, gelu, 0.25}};
 
 reference::MlpInput mlp(const Shape& s) {
   reference::MlpInput p;
@@ -36,6 +38,7 @@ reference::MlpInput mlp(const Shape& s) {
   p.linear.slices =
       slices(6, s.hidden,
              s.gated ? std::vector<int>{0, s.intermediate, 2 * s.intermediate} : std::vector<int>{0, s.intermediate});
+  if (s.drop > 0) p.linear.dropout = dropout(s.drop, s.rows);
   p.activation = s.activation;
   p.gated = s.gated;
   return p;
@@ -63,6 +66,7 @@ Ran run(Backend& backend, const reference::MlpInput& p, int first, int count) {
   const int width = p.norm.width, outputs = p.linear.outputs, intermediate = outputs / (p.gated ? 2 : 1);
   const Weights weights(backend, p.linear.weights, outputs, width);
   const Adapter adapter(backend, p.linear);
+  const DropoutOnDevice drop(backend, p.linear.dropout);
   const auto rows = one(backend, count), x = floats_on_device(backend, p.norm.x);
   const auto weight = floats_on_device(backend, p.norm.weight), norm_bias = floats_on_device(backend, p.norm.bias);
   const auto bias = floats_on_device(backend, p.linear.bias),
@@ -81,6 +85,8 @@ Ran run(Backend& backend, const reference::MlpInput& p, int first, int count) {
   o.norm_bias = p.norm.bias.empty() ? nullptr : norm_bias->as<float>();
   o.weights = weights;
   o.lora = adapter;
+  o.dropout = drop;
+  if (o.dropout.p > 0) o.dropout.row_key += first;
   o.bias = p.linear.bias.empty() ? nullptr : bias->as<float>();
   o.h = h->raw();
   o.u = u->raw();
@@ -110,7 +116,7 @@ OPERATOR_TEST("mlp_input", "reference odd-shapes", is_the_reference) {
 
 OPERATOR_TEST("mlp_input", "bits", a_row_has_the_same_bits_in_any_batch) {
   for (int intermediate : {64, 70}) {
-    const reference::MlpInput p = mlp({78, 33, intermediate, true, false, silu});
+    const reference::MlpInput p = mlp({78, 33, intermediate, true, false, silu, intermediate == 70 ? 0.5 : 0});
     std::vector<std::vector<uint8_t>> all;
     for (int threads : {1, 2}) {
       size_t which = 0;
@@ -141,6 +147,7 @@ OPERATOR_TEST("mlp_input_backward", "reference odd-shapes bits", is_the_referenc
 
         const Weights weights(backend, p.linear.weights, p.linear.outputs, p.norm.width);
         const Adapter adapter(backend, p.linear);
+        const DropoutOnDevice drop(backend, p.linear.dropout);
         const auto rows = one(backend, shape.rows), x = floats_on_device(backend, p.norm.x);
         const auto weight = floats_on_device(backend, p.norm.weight);
         const auto h = act_on_device(backend, forward.h), u = act_on_device(backend, forward.u);
@@ -159,6 +166,7 @@ OPERATOR_TEST("mlp_input_backward", "reference odd-shapes bits", is_the_referenc
         o.norm_weight = *weight;
         o.weights = weights;
         o.lora = adapter;
+        o.dropout = drop;
         o.h = h->raw();
         o.u = u->raw();
         o.s = s->raw();
@@ -194,15 +202,24 @@ OPERATOR_TEST("mlp_input_backward", "reference odd-shapes bits", is_the_referenc
 }
 
 OPERATOR_TEST("mlp_input_backward", "finite-difference", the_reference_is_the_finite_difference) {
-  for (const Shape& shape : {kShapes[1], kShapes[3], kShapes[4], kShapes[8], Shape{4, 9, 7, true, false, gelu_tanh}}) {
-    reference::MlpInput p = mlp({4, shape.hidden, shape.intermediate, shape.gated, shape.layer, shape.activation});
+  for (const Shape& shape : {kShapes[1], kShapes[3], kShapes[4], kShapes[8], Shape{4, 9, 7, true, false, gelu_tanh},
+                             Shape{4, 17, 5, false, true, gelu_tanh, 0.5}}) {
+    reference::MlpInput p =
+        mlp({4, shape.hidden, shape.intermediate, shape.gated, shape.layer, shape.activation, shape.drop});
     const auto da = normal(11, static_cast<size_t>(4) * shape.intermediate);
     const auto gradients = reference::mlp_input_backward(p, da);
     const auto loss = [&] { return inner(reference::mlp_input(p).a, da); };
     EXPECT_GRADIENT(p.norm.x, gradients.norm.dx, loss);
     EXPECT_GRADIENT(p.norm.weight, gradients.norm.dweight, loss);
+    if (shape.layer) {
+      EXPECT_GRADIENT(p.norm.bias, gradients.norm.dbias, loss);
+      EXPECT_GRADIENT(p.linear.bias, gradients.linear.dbias, loss);
+    }
     EXPECT_GRADIENT(p.linear.weights, gradients.linear.dweights, loss);
-    EXPECT_GRADIENT(p.linear.slices[0].a, gradients.linear.da[0], loss);
+    for (size_t i = 0; i < p.linear.slices.size(); ++i) {
+      EXPECT_GRADIENT(p.linear.slices[i].a, gradients.linear.da[i], loss);
+      EXPECT_GRADIENT(p.linear.slices[i].b, gradients.linear.db[i], loss);
+    }
   }
 }
 

@@ -51,9 +51,54 @@ int place_keys(credence_backend* backend, const credence_batch& batch, KeyPlace*
       last = t;
       ++key;
     }
-    if (last >= 0) places[last].clear = (key - 1) / CREDENCE_PAGE * CREDENCE_PAGE >= batch.key_start[b];
+    // A page that an earlier call began is not cleared; one that begins with keys of a prefix of this batch is.
+    const int32_t shared = batch.key_start[b];
+    const bool prefixed = batch.prefix_of && batch.prefix_of[b] >= 0;
+    if (prefixed && batch.prefix_of[b] >= b)
+      return fail(backend, "attention_input: segment %d reads segment %d, which must come before it", b,
+                  batch.prefix_of[b]);
+    const int32_t first = prefixed ? shared / CREDENCE_PAGE * CREDENCE_PAGE : shared;
+    if (last >= 0) places[last].clear = (key - 1) / CREDENCE_PAGE * CREDENCE_PAGE >= first;
   }
   return 0;
+}
+
+/// The first `slots` keys and values of a head from one page into another; a page written only by this is copied whole.
+static inline void copy_slots(const PageLayout& layout, const float* from, float* to, int64_t slots) {
+  for (int32_t d = 0; d < layout.key_dims; ++d)
+    memcpy(to + d * CREDENCE_PAGE, from + d * CREDENCE_PAGE, slots * sizeof(float));
+  const int64_t values = static_cast<int64_t>(CREDENCE_PAGE) * layout.key_dims;
+  memcpy(to + values, from + values, slots * layout.head_dim * sizeof(float));
+}
+
+static inline void copy_slots(const PageLayout& layout, const bf16* from, bf16* to, int64_t slots) {
+  for (int32_t d = 0; d < layout.key_dims; d += 2)
+    memcpy(to + d * CREDENCE_PAGE, from + d * CREDENCE_PAGE, 2 * slots * sizeof(bf16));
+  const int64_t values = static_cast<int64_t>(CREDENCE_PAGE) * layout.key_dims, whole = slots / 2 * 2 * layout.head_dim;
+  memcpy(to + values, from + values, whole * sizeof(bf16));
+  for (int32_t d = 0; slots % 2 && d < layout.head_dim; ++d)  // the pair's other half is the segment's own key
+    to[values + whole + 2 * d] = from[values + whole + 2 * d];
+}
+
+/// Where a prefix ends inside a page, its keys go in front of the segment's own. Segments in order: a prefix may have one.
+template <class Isa, class T>
+void copy_prefixes(credence_backend* backend, const credence_batch& batch, const PageLayout& layout, T* pages) {
+  if (!batch.prefix_of) return;
+  backend->pool.parallel(layout.kv_heads, [&](int64_t head, int) {
+    for (int32_t b = 0; b < batch.counts[1]; ++b) {
+      const int32_t shared = batch.key_start[b], prefix = batch.prefix_of[b], slots = shared % CREDENCE_PAGE;
+      if (prefix < 0 || slots == 0) continue;
+      const int32_t* table = batch.page_table + shared / CREDENCE_PAGE;
+      const int32_t from = table[static_cast<int64_t>(prefix) * batch.pages_per_segment],
+                    to = table[static_cast<int64_t>(b) * batch.pages_per_segment];
+      if (from == to) continue;  // nothing of its own to stand beside it
+      bool own = false;
+      for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t)
+        own = own || !batch.query_only || !batch.query_only[t];
+      copy_slots(layout, pages + page_keys(layout, from, static_cast<int>(head)),
+                 pages + page_keys(layout, to, static_cast<int>(head)), own ? slots : CREDENCE_PAGE);
+    }
+  });
 }
 
 /// Turns a head of act or float32 by cos, sin [rotary_dim / 2, 2], in place; direction -1: back.
@@ -122,31 +167,28 @@ static inline void append_head(const PageLayout& layout, const KeyPlace& place, 
 
 template <class Isa, class T>
 struct AttentionInputSpace {
-  T* s;
+  Arena<Isa> arena;
+  LoraSpace<Isa, T> lora;
   float* y;              // [T, N padded] the product before it is finished
   float *cosine, *sine;  // [T, rotary_dim / 2]
   KeyPlace* places;      // [T]
   int64_t ldy;
-  size_t bytes;
 
-  AttentionInputSpace(const credence_attention_input* p, void* base) {
-    Arena<Isa> arena(base);
+  AttentionInputSpace(const credence_attention_input* p, void* base)
+      : arena(base), lora(&arena, p->batch.token_capacity, p->lora, p->dropout, p->s) {
     const int64_t capacity = p->batch.token_capacity;
-    s = static_cast<T*>(p->s);
-    if (p->lora && !p->s) s = arena.template take<T>(capacity * p->lora->ranks);
     ldy = panels_of(p->qkv->rows) * kPanel;
     y = arena.template take<float>(capacity * ldy);
     cosine = arena.template take<float>(capacity * (p->shape.rotary_dim / 2));
     sine = arena.template take<float>(capacity * (p->shape.rotary_dim / 2));
     places = arena.template take<KeyPlace>(capacity);
-    bytes = arena.used();
   }
 };
 
 template <class Isa>
 size_t attention_input_workspace(const credence_attention_input* p) {
-  return p->dtype == CREDENCE_BF16 ? AttentionInputSpace<Isa, bf16>(p, nullptr).bytes
-                                   : AttentionInputSpace<Isa, float>(p, nullptr).bytes;
+  return p->dtype == CREDENCE_BF16 ? AttentionInputSpace<Isa, bf16>(p, nullptr).arena.used()
+                                   : AttentionInputSpace<Isa, float>(p, nullptr).arena.used();
 }
 
 template <class Isa, class T>
@@ -198,11 +240,11 @@ int attention_input_of(credence_backend* backend, const credence_attention_input
   T* h = static_cast<T*>(p->h);
   if (p->pages)
     if (int error = place_keys<Isa>(backend, p->batch, space.places)) return error;
-  const NormedInput<Isa, T> input = {rows, hidden,     p->shape.norm,  p->shape.norm_eps,
-                                     p->x, p->ldx,     p->norm_weight, p->norm_bias,
-                                     h,    p->inv_rms, p->lora,        space.s};
+  const NormedInput<Isa, T> input = {
+      rows,         hidden, p->shape.norm, p->shape.norm_eps, p->x,       p->ldx,    p->norm_weight,
+      p->norm_bias, h,      p->inv_rms,    p->lora,           p->dropout, space.lora};
   Product<T> product = product_of(static_cast<const T*>(h), hidden, p->qkv);
-  add_tail(&product, p->lora, static_cast<const T*>(space.s));
+  add_tail(&product, p->lora, static_cast<const T*>(space.lora.s));
   const HeadPlaces<Isa> at = head_places<Isa>(p->shape);
   const PageLayout layout = page_layout(p->shape, p->dtype);
   const int64_t panels = panels_of(p->qkv->rows);
@@ -224,12 +266,14 @@ int attention_input_of(credence_backend* backend, const credence_attention_input
       for (int64_t t = begin; t < end; ++t)
         finish_qkv_row<Isa, T>(p, space, at, layout, t, y + (t - begin) * space.ldy);
     });
+    if (p->pages) copy_prefixes<Isa>(backend, p->batch, layout, static_cast<T*>(p->pages));
     return 0;
   }
   input.all(backend);
   product_all<Isa>(backend, product, rows, panels, store(space.y, 0));
   for_rows<Isa>(backend, rows, 4 * p->qkv->rows,
                 [&](int64_t t) { finish_qkv_row<Isa, T>(p, space, at, layout, t, space.y + t * space.ldy); });
+  if (p->pages) copy_prefixes<Isa>(backend, p->batch, layout, static_cast<T*>(p->pages));
   return 0;
 }
 
@@ -280,7 +324,7 @@ struct AttentionInputBackwardSpace {
         dx(arena.template take<float>(static_cast<int64_t>(p->batch.token_capacity) * p->shape.head_dim)),
         dh(arena.template take<float>(static_cast<int64_t>(p->batch.token_capacity) * p->shape.hidden)),
         statistics(arena.template take<NormRow>(p->batch.token_capacity)),
-        linear(&arena, p->batch.token_capacity, p->qkv, p->lora, p->dweights != nullptr) {}
+        linear(&arena, p->batch.token_capacity, p->qkv, p->lora, p->dropout, p->dweights != nullptr) {}
 };
 
 template <class Isa>
@@ -306,7 +350,7 @@ void add_head_norm_gradient(const T* d, const T* raw, int64_t tokens, int heads,
 template <class Isa, class T>
 static inline void attention_input_backward_of(credence_backend* backend, const credence_attention_input_backward* p,
                                                void* workspace) {
-  const AttentionInputBackwardSpace<Isa, T> space(p, workspace);
+  AttentionInputBackwardSpace<Isa, T> space(p, workspace);
   const credence_shape& shape = p->shape;
   const int64_t rows = p->batch.counts[0], outputs = p->qkv->rows;
   const int32_t d = shape.head_dim, half = shape.rotary_dim / 2;
@@ -350,14 +394,15 @@ static inline void attention_input_backward_of(credence_backend* backend, const 
     add_head_norm_gradient<Isa>(static_cast<const T*>(p->dk), static_cast<const T*>(p->qk_raw) + shape.heads * d, rows,
                                 shape.kv_heads, static_cast<int64_t>(shape.kv_heads) * d, ld_raw, d, shape.norm_eps,
                                 p->dk_norm, space.y);
-  linear_gradients<Isa, T>(backend, p->qkv, p->lora, space.linear, static_cast<const T*>(p->h),
+  linear_gradients<Isa, T>(backend, p->qkv, p->lora, p->dropout, space.linear, static_cast<const T*>(p->h),
                            static_cast<const T*>(p->s), space.dy, rows, p->gradients, p->dweights, p->dbias);
   if (!p->dx && !p->dnorm_weight && !p->dnorm_bias) return;
   const NormGradient norm = {rows, shape.hidden, shape.norm,     shape.norm_eps,  nullptr,
                              p->x, p->ldx,       p->norm_weight, p->inv_rms,      nullptr,
                              0,    p->dx,        p->lddx,        p->dnorm_weight, p->dnorm_bias};
-  normed_input_gradient<Isa, T>(backend, input_gradient<Isa, T>(p->qkv, p->lora, space.linear, space.dy), norm,
-                                space.dh, space.statistics);
+  normed_input_gradient<Isa, T>(
+      backend, input_gradient<Isa, T>(backend, p->qkv, p->lora, p->dropout, &space.linear, space.dy, rows), norm,
+      space.dh, space.statistics);
 }
 
 template <class Isa>

@@ -19,9 +19,11 @@ int check_linear(credence_backend* backend, const char* name, const credence_wei
   if (lora && (lora->layout.rows != rows || lora->layout.columns != columns))
     return fail(backend, "%s: the adapter was made for a product of %d x %d; this one is %d x %d", name,
                 lora->layout.rows, lora->layout.columns, rows, columns);
-  if (lora && dropout.p != 0)
-    return fail(backend, "%s: the CPU back end has no dropout of an adapter's input (p = %g). Train with dropout 0",
-                name, static_cast<double>(dropout.p));
+  if (lora && !(dropout.p >= 0 && dropout.p < 1))
+    return fail(backend, "%s: dropout is %g; expected a probability from 0, below 1", name,
+                static_cast<double>(dropout.p));
+  if (lora && dropout.p > 0 && !dropout.row_key)
+    return fail(backend, "%s: dropout needs row_key, which says which token each row is", name);
   if (backward && !weights->transposed)
     return fail(backend, "%s: the weights were packed without `backward`, so there is no product with their transpose",
                 name);

@@ -9,7 +9,8 @@ namespace credence::cpu {
 /// The number of rows read from device memory fits the capacity.
 int check_rows(credence_backend* backend, const char* name, const int32_t* rows, int32_t capacity);
 
-/// weights are [rows, columns] of dtype, and so is the adapter's product, if there is one. backward: the transpose is packed.
+/// weights are [rows, columns] of dtype, and so is the adapter's product, if there is one; dropout can be done. backward: the
+/// transpose is packed.
 int check_linear(credence_backend* backend, const char* name, const credence_weights* weights,
                  const credence_lora* lora, int32_t rows, int32_t columns, credence_dtype dtype,
                  const credence_dropout& dropout, bool backward);

@@ -22,14 +22,15 @@ struct NormedInput {
   T* h;
   float* inv_rms;  // or null
   const credence_lora* lora;
-  T* s;
+  const credence_dropout& dropout;
+  const LoraSpace<Isa, T>& space;
 
   void range(int64_t begin, int64_t end) const {
     for (int64_t r = begin; r < end; ++r) {
       const NormRow n = norm_row<Isa>(x + r * ldx, width, kind, eps, weight, bias, h + r * width, nullptr);
       if (inv_rms) inv_rms[r] = n.inv;
     }
-    if (lora) lora_rows<Isa>(lora, h, width, begin, end, s);
+    if (lora) lora_rows<Isa>(lora, dropout, h, width, begin, end, space);
   }
   void all(credence_backend* backend) const {
     const int64_t chunk = (rows > 16 * Isa::kTileRows ? 4 : 1) * Isa::kTileRows;
@@ -40,21 +41,17 @@ struct NormedInput {
 
 template <class Isa, class T>
 struct MlpInputSpace {
-  T* s;
-  size_t bytes;
+  Arena<Isa> arena;
+  LoraSpace<Isa, T> lora;
 
-  MlpInputSpace(const credence_mlp_input* p, void* base) {
-    Arena<Isa> arena(base);
-    s = static_cast<T*>(p->s);
-    if (p->lora && !p->s) s = arena.template take<T>(static_cast<int64_t>(p->capacity) * p->lora->ranks);
-    bytes = arena.used();
-  }
+  MlpInputSpace(const credence_mlp_input* p, void* base)
+      : arena(base), lora(&arena, p->capacity, p->lora, p->dropout, p->s) {}
 };
 
 template <class Isa>
 size_t mlp_input_workspace(const credence_mlp_input* p) {
-  return p->dtype == CREDENCE_BF16 ? MlpInputSpace<Isa, bf16>(p, nullptr).bytes
-                                   : MlpInputSpace<Isa, float>(p, nullptr).bytes;
+  return p->dtype == CREDENCE_BF16 ? MlpInputSpace<Isa, bf16>(p, nullptr).arena.used()
+                                   : MlpInputSpace<Isa, float>(p, nullptr).arena.used();
 }
 
 /// A tile of gate and of up (or of u alone: up null), finished: bias, u kept, a written. Columns [column, column + 32) of a.
@@ -121,13 +118,13 @@ static inline void mlp_input_of(credence_backend* backend, const credence_mlp_in
   const int64_t rows = *p->rows;
   const int32_t hidden = p->shape.hidden;
   T* h = static_cast<T*>(p->h);
-  const NormedInput<Isa, T> input = {rows, hidden,     p->shape.norm,  p->shape.norm_eps,
-                                     p->x, p->ldx,     p->norm_weight, p->norm_bias,
-                                     h,    p->inv_rms, p->lora,        space.s};
+  const NormedInput<Isa, T> input = {
+      rows,         hidden, p->shape.norm, p->shape.norm_eps, p->x,       p->ldx,    p->norm_weight,
+      p->norm_bias, h,      p->inv_rms,    p->lora,           p->dropout, space.lora};
   input.all(backend);
   if (rows == 0) return;
   Product<T> product = product_of(static_cast<const T*>(h), hidden, p->weights);
-  add_tail(&product, p->lora, static_cast<const T*>(space.s));
+  add_tail(&product, p->lora, static_cast<const T*>(space.lora.s));
   with_activation(p->shape.activation, [&]<credence_activation A>() {
     if (!p->shape.gated) {
       product_all<Isa>(backend, product, rows, panels_of(p->shape.intermediate),
@@ -175,7 +172,7 @@ struct MlpInputBackwardSpace {
         du(arena.template take<T>(static_cast<int64_t>(p->capacity) * p->weights->rows)),
         dh(arena.template take<float>(static_cast<int64_t>(p->capacity) * p->shape.hidden)),
         statistics(arena.template take<NormRow>(p->capacity)),
-        linear(&arena, p->capacity, p->weights, p->lora, p->dweights != nullptr) {}
+        linear(&arena, p->capacity, p->weights, p->lora, p->dropout, p->dweights != nullptr) {}
 };
 
 template <class Isa>
@@ -186,20 +183,24 @@ size_t mlp_input_backward_workspace(const credence_mlp_input_backward* p) {
 
 /// Gradient of the product's input and of the norm before it: dx += d norm (dY W + G A).
 template <class Isa, class T>
-void normed_input_gradient(credence_backend* backend, const Product<T>& product, NormGradient norm, float* dh,
-                           NormRow* statistics) {
+void normed_input_gradient(credence_backend* backend, const InputGradient<Isa, T>& gradient, NormGradient norm,
+                           float* dh, NormRow* statistics) {
   const int64_t width = norm.width;
   const int64_t block = 4 * Isa::kTileRows;
   const int threads = backend->pool.threads();
+  const auto store = [&](float* out, int64_t first) {  // row `first` of the product is row 0 of out
+    return [&, out, first](int64_t row, int64_t rows, int64_t panel, const float* tile, int64_t ld) {
+      gradient.tail.with(row, rows, panel, tile, ld, [&](const float* sum, int64_t ld_sum) {
+        store_tile<Isa>(sum, ld_sum, rows, panel, width, out + (row - first) * width, width);
+      });
+    };
+  };
   if (!norm.dweight && !norm.dbias && norm.rows >= 2 * threads * block) {
     // A block of rows at a time, finished while it is in L2.
     backend->pool.parallel(ceil_div(norm.rows, block), [&](int64_t i, int thread) {
       const int64_t begin = i * block, end = least(begin + block, norm.rows);
       float* rows_of_dh = dh + thread * block * width;
-      product_block<Isa, T>(product, begin, end, 0, panels_of(width),
-                            [&](int64_t row, int64_t rows, int64_t panel, const float* tile, int64_t ld) {
-                              store_tile<Isa>(tile, ld, rows, panel, width, rows_of_dh + (row - begin) * width, width);
-                            });
+      product_block<Isa, T>(gradient.product, begin, end, 0, panels_of(width), store(rows_of_dh, begin));
       for (int64_t r = begin; r < end; ++r) {
         const float* x = norm.x + r * norm.ldx;
         const bool kept = norm.inv_rms && norm.kind == CREDENCE_RMS_NORM;
@@ -211,10 +212,7 @@ void normed_input_gradient(credence_backend* backend, const Product<T>& product,
     });
     return;
   }
-  product_all<Isa>(backend, product, norm.rows, panels_of(width),
-                   [&](int64_t row, int64_t rows, int64_t panel, const float* tile, int64_t ld) {
-                     store_tile<Isa>(tile, ld, rows, panel, width, dh + row * width, width);
-                   });
+  product_all<Isa>(backend, gradient.product, norm.rows, panels_of(width), store(dh, 0));
   norm.dy = dh;
   norm.lddy = width;
   norm_gradient<Isa>(backend, norm, statistics);
@@ -223,7 +221,7 @@ void normed_input_gradient(credence_backend* backend, const Product<T>& product,
 template <class Isa, class T>
 static inline void mlp_input_backward_of(credence_backend* backend, const credence_mlp_input_backward* p,
                                          void* workspace) {
-  const MlpInputBackwardSpace<Isa, T> space(p, workspace);
+  MlpInputBackwardSpace<Isa, T> space(p, workspace);
   const int64_t rows = *p->rows, width = p->shape.intermediate, ldu = p->weights->rows;
   with_activation(p->shape.activation, [&]<credence_activation A>() {
     for_rows<Isa>(backend, rows, 4 * width, [&](int64_t r) {
@@ -244,14 +242,15 @@ static inline void mlp_input_backward_of(credence_backend* backend, const creden
       }
     });
   });
-  linear_gradients<Isa, T>(backend, p->weights, p->lora, space.linear, static_cast<const T*>(p->h),
+  linear_gradients<Isa, T>(backend, p->weights, p->lora, p->dropout, space.linear, static_cast<const T*>(p->h),
                            static_cast<const T*>(p->s), space.du, rows, p->gradients, p->dweights, p->dbias);
   if (!p->dx && !p->dnorm_weight && !p->dnorm_bias) return;
   const NormGradient norm = {rows, p->shape.hidden, p->shape.norm,  p->shape.norm_eps, nullptr,
                              p->x, p->ldx,          p->norm_weight, p->inv_rms,        nullptr,
                              0,    p->dx,           p->lddx,        p->dnorm_weight,   p->dnorm_bias};
-  normed_input_gradient<Isa, T>(backend, input_gradient<Isa, T>(p->weights, p->lora, space.linear, space.du), norm,
-                                space.dh, space.statistics);
+  normed_input_gradient<Isa, T>(
+      backend, input_gradient<Isa, T>(backend, p->weights, p->lora, p->dropout, &space.linear, space.du, rows), norm,
+      space.dh, space.statistics);
 }
 
 template <class Isa>

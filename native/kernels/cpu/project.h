@@ -9,21 +9,17 @@ namespace credence::cpu {
 
 template <class Isa, class T>
 struct ProjectSpace {
-  T* s = nullptr;
-  size_t bytes;
+  Arena<Isa> arena;
+  LoraSpace<Isa, T> lora;
 
-  ProjectSpace(const credence_project* p, void* base) {
-    Arena<Isa> arena(base);
-    s = static_cast<T*>(p->s);
-    if (p->lora && !p->s) s = arena.template take<T>(static_cast<int64_t>(p->capacity) * p->lora->ranks);
-    bytes = arena.used();
-  }
+  ProjectSpace(const credence_project* p, void* base)
+      : arena(base), lora(&arena, p->capacity, p->lora, p->dropout, p->s) {}
 };
 
 template <class Isa>
 size_t project_workspace(const credence_project* p) {
-  return p->dtype == CREDENCE_BF16 ? ProjectSpace<Isa, bf16>(p, nullptr).bytes
-                                   : ProjectSpace<Isa, float>(p, nullptr).bytes;
+  return p->dtype == CREDENCE_BF16 ? ProjectSpace<Isa, bf16>(p, nullptr).arena.used()
+                                   : ProjectSpace<Isa, float>(p, nullptr).arena.used();
 }
 
 template <class Isa, class T>
@@ -34,11 +30,11 @@ static inline void project_of(credence_backend* backend, const credence_project*
   if (p->lora) {
     const int64_t chunk = 4 * Isa::kTileRows;
     backend->pool.parallel(ceil_div(rows, chunk), [&](int64_t i, int) {
-      lora_rows<Isa>(p->lora, in, columns, i * chunk, least(i * chunk + chunk, rows), space.s);
+      lora_rows<Isa>(p->lora, p->dropout, in, columns, i * chunk, least(i * chunk + chunk, rows), space.lora);
     });
   }
   Product<T> product = product_of(in, columns, p->weights);
-  add_tail(&product, p->lora, space.s);
+  add_tail(&product, p->lora, space.lora.s);
   product_all<Isa>(
       backend, product, rows, panels_of(outputs),
       [&](int64_t row, int64_t count, int64_t panel, const float* tile, int64_t ld) {
@@ -82,7 +78,7 @@ struct ProjectBackwardSpace {
   ProjectBackwardSpace(const credence_project_backward* p, void* base)
       : arena(base),
         dy(arena.template take<T>(static_cast<int64_t>(p->capacity) * p->weights->rows)),
-        linear(&arena, p->capacity, p->weights, p->lora, p->dweights != nullptr) {}
+        linear(&arena, p->capacity, p->weights, p->lora, p->dropout, p->dweights != nullptr) {}
 };
 
 template <class Isa>
@@ -93,7 +89,7 @@ size_t project_backward_workspace(const credence_project_backward* p) {
 
 template <class Isa, class T>
 static inline void project_backward_of(credence_backend* backend, const credence_project_backward* p, void* workspace) {
-  const ProjectBackwardSpace<Isa, T> space(p, workspace);
+  ProjectBackwardSpace<Isa, T> space(p, workspace);
   const int64_t rows = *p->rows, columns = p->weights->columns, outputs = p->weights->rows;
   for_rows<Isa>(backend, rows, outputs, [&](int64_t r) {
     for (int64_t i = 0; i < outputs; i += Isa::W) {
@@ -101,14 +97,17 @@ static inline void project_backward_of(credence_backend* backend, const credence
       Isa::store(space.dy + r * outputs + i, Isa::load(p->dx + r * p->lddx + i, lanes), lanes);
     }
   });
-  linear_gradients<Isa, T>(backend, p->weights, p->lora, space.linear, static_cast<const T*>(p->in),
+  linear_gradients<Isa, T>(backend, p->weights, p->lora, p->dropout, space.linear, static_cast<const T*>(p->in),
                            static_cast<const T*>(p->s), space.dy, rows, p->gradients, p->dweights, p->dbias);
   if (!p->din) return;
   T* din = static_cast<T*>(p->din);
+  const auto gradient = input_gradient<Isa, T>(backend, p->weights, p->lora, p->dropout, &space.linear, space.dy, rows);
   product_all<Isa>(
-      backend, input_gradient<Isa, T>(p->weights, p->lora, space.linear, space.dy), rows, panels_of(columns),
+      backend, gradient.product, rows, panels_of(columns),
       [&](int64_t row, int64_t count, int64_t panel, const float* tile, int64_t ld) {
-        store_tile<Isa>(tile, ld, count, panel, columns, din + row * columns, columns);
+        gradient.tail.with(row, count, panel, tile, ld, [&](const float* sum, int64_t ld_sum) {
+          store_tile<Isa>(sum, ld_sum, count, panel, columns, din + row * columns, columns);
+        });
       },
       [&](int64_t row, int64_t count, int64_t panel) {
         will_write_tile<Isa>(din + row * columns + panel * kPanel, columns, count);

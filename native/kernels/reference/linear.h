@@ -15,13 +15,26 @@ struct LoraSlice {
   std::vector<double> a, b;  // [R, K], [row_end - row_begin, R]
 };
 
-/// Y = X W^T + adapter + bias. `round` is applied to S, scale B and, backward, to dY and G: what is stored on the way.
+/// Which elements of an adapter's input are dropped (kernels.h, credence_dropout).
+struct Dropout {
+  double p = 0;
+  uint64_t key = 0;
+  std::vector<uint64_t> row_key;  // [T]
+
+  /// 1 where a slice keeps element `column` of row t, 0 where it is dropped.
+  double keeps(int t, int slice, int column) const;
+  double scale() const { return 1 / (1 - p); }
+};
+
+/// Y = X W^T + adapter + bias. `round` is applied to S, scale B and, backward, to dY and G, both with the
+/// scale of dropout: what is stored on the way.
 struct Linear {
   int rows = 0, outputs = 0, columns = 0;
   std::vector<double> x;        // [T, K]
   std::vector<double> weights;  // [N, K]
   std::vector<double> bias;     // [N] or empty
   std::vector<LoraSlice> slices;
+  Dropout dropout;
   Round round = exact;
 };
 
