@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
 
 #include "error.h"
 #include "json.h"
@@ -180,7 +181,8 @@ class AdapterReader {
         family_(family),
         base_(base),
         config_(load_adapter_config(directory)),
-        file_(weights_path(directory)) {}
+        opened_(TensorFile::open(weights_path(directory))),
+        file_(*opened_) {}
 
   Adapter read() {
     std::map<TensorKey, const TensorView*> tensors;
@@ -221,12 +223,8 @@ class AdapterReader {
 
  private:
   static std::string weights_path(const std::string& directory) {
-    const std::string path = directory + "/adapter_model.safetensors";
-    if (!file_exists(path) && file_exists(directory + "/adapter_model.bin"))
-      fail("NO_FILE",
-           "%s has adapter_model.bin but no adapter_model.safetensors: save it again with PEFT's safe_serialization",
-           directory.c_str());
-    return path;
+    const std::string safe = directory + "/adapter_model.safetensors", pickled = directory + "/adapter_model.bin";
+    return !file_exists(safe) && file_exists(pickled) ? pickled : safe;
   }
 
   std::vector<int> layers() const {
@@ -287,8 +285,7 @@ class AdapterReader {
   }
 
   std::vector<float> floats(const TensorView& tensor) const {
-    std::vector<float> values(static_cast<size_t>(tensor.elements()));
-    to_float(tensor.dtype, tensor.data, values.size(), values.data());
+    std::vector<float> values = tensor.floats();
     require_finite(values.data(), values.size(), file_.path(), tensor.name);
     return values;
   }
@@ -297,7 +294,8 @@ class AdapterReader {
   const Family& family_;
   const std::string& base_;
   AdapterConfig config_;
-  SafetensorsFile file_;
+  std::unique_ptr<TensorFile> opened_;
+  const TensorFile& file_;
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// LoRA adapters as PEFT keeps them: a folder with adapter_config.json and adapter_model.safetensors.
+// LoRA adapters as PEFT keeps them: a folder with adapter_config.json and adapter_model.safetensors, or
+// the adapter_model.bin of older versions.
 #pragma once
 
 #include <cstdint>

@@ -49,17 +49,14 @@ class FolderFiles final : public BaseFiles {
 
  protected:
   void load(const WeightSpec& weight, int64_t first, int64_t count, float* out) const override {
-    const TensorView& tensor = *stored_.at(weight.name).tensor;
-    const int64_t width = row_width(weight);
-    to_float(tensor.dtype, tensor.data + static_cast<size_t>(first * width) * dtype_bytes(tensor.dtype),
-             static_cast<size_t>(count * width), out);
+    stored_.at(weight.name).tensor->read_rows(first, count, out);
   }
 
   const std::string& file_of(const std::string& name) const override { return stored_.at(name).file->path(); }
 
  private:
   struct Stored {
-    const SafetensorsFile* file;
+    const TensorFile* file;
     const TensorView* tensor;
   };
 
@@ -79,31 +76,24 @@ class FolderFiles final : public BaseFiles {
   }
 
   void open_files(const std::string& folder) {
-    const std::string index_path = folder + "/model.safetensors.index.json", single = folder + "/model.safetensors";
+    // Safetensors first: where a folder has both, they hold the same, and no pickle need be read.
+    std::string index_path;
     std::unordered_map<std::string, std::string> shard_of;
     std::set<std::string> names;
-    if (file_exists(single)) {
-      names.insert("model.safetensors");
-    } else if (file_exists(index_path)) {
-      const Json index = read_json_file(index_path);
-      const Json* map = index.find("weight_map");
-      if (!map || !map->is_object()) fail("BAD_FILE", "%s: \"weight_map\" is missing", index_path.c_str());
-      for (const auto& [tensor, shard] : map->as_object()) {
-        if (!shard.is_string() || shard.as_string().empty() || shard.as_string().find('/') != std::string::npos)
-          fail("BAD_FILE", "%s: the weight_map entry of %s is not a file name", index_path.c_str(), tensor.c_str());
-        shard_of[tensor] = shard.as_string();
-        names.insert(shard.as_string());
-      }
-    } else {
-      const bool pickled =
-          file_exists(folder + "/pytorch_model.bin") || file_exists(folder + "/pytorch_model.bin.index.json");
-      fail("NO_FILE", "%s has neither model.safetensors nor model.safetensors.index.json%s", folder.c_str(),
-           pickled ? "; convert its pytorch_model.bin to safetensors first" : "");
+    for (const char* single : {"model.safetensors", "pytorch_model.bin"}) {
+      index_path = folder + "/" + single + ".index.json";
+      if (file_exists(folder + "/" + single)) names.insert(single);
+      else if (file_exists(index_path)) shard_of = read_index(index_path);
+      for (const auto& [tensor, shard] : shard_of) names.insert(shard);
+      if (!names.empty()) break;
     }
+    if (names.empty())
+      fail("NO_FILE", "%s has neither model.safetensors nor pytorch_model.bin, nor an index of their parts",
+           folder.c_str());
 
     for (const std::string& name : names) {
       files.push_back(folder + "/" + name);
-      const SafetensorsFile& file = *opened_.emplace_back(std::make_unique<SafetensorsFile>(files.back()));
+      const TensorFile& file = *opened_.emplace_back(TensorFile::open(files.back()));
       for (const TensorView& tensor : file.tensors())
         if (!stored_.emplace(tensor.name, Stored{&file, &tensor}).second)
           fail("BAD_FILE", "%s: tensor %s is in another shard too", file.path().c_str(), tensor.name.c_str());
@@ -126,7 +116,24 @@ class FolderFiles final : public BaseFiles {
       return;
     }
     const TensorView &a = *head->second.tensor, &b = *embedding->second.tensor;
-    family.tied_head = a.dtype == b.dtype && a.bytes == b.bytes && std::memcmp(a.data, b.data, a.bytes) == 0;
+    const bool same_kind = a.dtype == b.dtype && a.shape == b.shape && a.strides == b.strides;
+    if (same_kind && a.data == b.data) return;
+    family.tied_head =
+        same_kind && (a.strides.empty() ? std::memcmp(a.data, b.data, a.bytes) == 0 : a.floats() == b.floats());
+  }
+
+  /// Which file of several holds each tensor.
+  static std::unordered_map<std::string, std::string> read_index(const std::string& path) {
+    const Json index = read_json_file(path);
+    const Json* map = index.find("weight_map");
+    if (!map || !map->is_object() || map->size() == 0) fail("BAD_FILE", "%s: \"weight_map\" is missing", path.c_str());
+    std::unordered_map<std::string, std::string> shard_of;
+    for (const auto& [tensor, shard] : map->as_object()) {
+      if (!shard.is_string() || shard.as_string().empty() || shard.as_string().find('/') != std::string::npos)
+        fail("BAD_FILE", "%s: the weight_map entry of %s is not a file name", path.c_str(), tensor.c_str());
+      shard_of[tensor] = shard.as_string();
+    }
+    return shard_of;
   }
 
   void check_weights(const std::string& config) {
@@ -146,9 +153,11 @@ class FolderFiles final : public BaseFiles {
       known.insert(spec.name);
     }
     for (const auto& [name, stored] : stored_) {
-      // A tied head that is stored all the same, and the rotary table of old checkpoints, which follows from
+      // A tied head that is stored all the same, and the tables of old checkpoints, which follow from
       // config.json.
-      if (known.count(name) || name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq")) continue;
+      if (known.count(name) || name == "lm_head.weight" || name.ends_with(".rotary_emb.inv_freq") ||
+          name.ends_with(".position_ids"))
+        continue;
       fail("UNSUPPORTED", "%s: tensor %s is no weight of a %s model; the file asks for something that is not done here",
            stored.file->path().c_str(), name.c_str(), family.architecture.c_str());
     }
@@ -159,7 +168,7 @@ class FolderFiles final : public BaseFiles {
     return files.size() == 1 ? files.front() : std::filesystem::path(files.front()).parent_path().string();
   }
 
-  std::vector<std::unique_ptr<SafetensorsFile>> opened_;
+  std::vector<std::unique_ptr<TensorFile>> opened_;
   std::unordered_map<std::string, Stored> stored_;
 };
 

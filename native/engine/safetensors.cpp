@@ -5,30 +5,17 @@
 #include <cstring>
 
 #include "error.h"
-#include "half.h"
 #include "json.h"
 
 namespace credence {
 
-static_assert(std::endian::native == std::endian::little, "model files are little endian and are read in place");
-
 namespace {
-
-struct DtypeInfo {
-  const char* name;
-  size_t bytes;
-};
-
-// In the order of Dtype.
-constexpr DtypeInfo kDtypes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1},   {"U16", 2}, {"I16", 2},
-                                 {"U32", 4},     {"I32", 4}, {"U64", 8},  {"I64", 8}, {"F8_E4M3", 1},
-                                 {"F8_E5M2", 1}, {"F16", 2}, {"BF16", 2}, {"F32", 4}, {"F64", 8}};
 
 constexpr uint64_t kMaxHeader = 100'000'000;  // the format's own limit
 
 bool dtype_from_name(const std::string& name, Dtype& dtype) {
-  for (size_t i = 0; i < std::size(kDtypes); ++i)
-    if (name == kDtypes[i].name) return dtype = static_cast<Dtype>(i), true;
+  for (int i = 0; i <= static_cast<int>(Dtype::kF64); ++i)
+    if (name == dtype_name(static_cast<Dtype>(i))) return dtype = static_cast<Dtype>(i), true;
   return false;
 }
 
@@ -83,41 +70,6 @@ TensorView read_entry(const std::string& path, const std::string& name, const Js
 
 }  // namespace
 
-const char* dtype_name(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].name; }
-size_t dtype_bytes(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)].bytes; }
-
-bool is_float(Dtype dtype) { return dtype == Dtype::kF16 || dtype == Dtype::kBF16 || dtype == Dtype::kF32; }
-
-void to_float(Dtype dtype, const uint8_t* data, size_t count, float* out) {
-  if (count == 0) return;
-  const auto each = [&](auto convert) {
-    for (size_t i = 0; i < count; ++i) {
-      uint16_t stored;
-      std::memcpy(&stored, data + i * sizeof stored, sizeof stored);
-      out[i] = convert(stored);
-    }
-  };
-  switch (dtype) {
-    case Dtype::kF32:
-      std::memcpy(out, data, count * sizeof(float));
-      return;
-    case Dtype::kBF16:
-      return each(bf16_to_float);
-    case Dtype::kF16:
-      return each(f16_to_float);
-    default:
-      fail("UNSUPPORTED", "%s is not a type of weights", dtype_name(dtype));
-  }
-}
-
-int64_t TensorView::elements() const { return static_cast<int64_t>(bytes / dtype_bytes(dtype)); }
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
 SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
   const char* name = path.c_str();
   if (file_.size() < 8) fail("BAD_FILE", "%s: %zu bytes are too few for a safetensors file", name, file_.size());
@@ -162,12 +114,6 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
          static_cast<size_t>(data + data_size - end));
 }
 
-const TensorView* SafetensorsFile::find(const std::string& name) const {
-  for (const TensorView& tensor : tensors_)
-    if (tensor.name == name) return &tensor;
-  return nullptr;
-}
-
 std::vector<uint8_t> write_safetensors(const std::vector<TensorView>& tensors,
                                        const std::vector<std::pair<std::string, std::string>>& metadata) {
   Json header = Json::object();
@@ -207,15 +153,13 @@ std::vector<uint8_t> write_safetensors(const std::vector<TensorView>& tensors,
 }
 
 std::vector<NamedTensor> read_float_tensors(const std::string& path) {
-  const SafetensorsFile file(path);
+  const auto file = TensorFile::open(path);
   std::vector<NamedTensor> result;
-  for (const TensorView& tensor : file.tensors()) {
+  for (const TensorView& tensor : file->tensors()) {
     if (!is_float(tensor.dtype))
       fail("BAD_FILE", "%s: tensor %s is %s; expected F32, F16 or BF16", path.c_str(), tensor.name.c_str(),
            dtype_name(tensor.dtype));
-    NamedTensor& named = result.emplace_back(NamedTensor{tensor.name, tensor.shape, {}});
-    named.data.resize(static_cast<size_t>(tensor.elements()));
-    to_float(tensor.dtype, tensor.data, named.data.size(), named.data.data());
+    NamedTensor& named = result.emplace_back(NamedTensor{tensor.name, tensor.shape, tensor.floats()});
     require_finite(named.data.data(), named.data.size(), path, tensor.name);
   }
   return result;
