@@ -181,7 +181,7 @@ TEST(pickles_that_lead_nowhere_end_soon) {
   EXPECT_THROWS(read("}}"), "does not end with one value");
   EXPECT_THROWS(read("NN\x86R"), "takes more than it has");
   EXPECT_THROWS(read("NNR"), "calls what is no function");
-  EXPECT_EQ(read("]" + tensor("0", 12, 0, {1}, {1}) + "a").front().name, "0");
+  EXPECT_EQ(read(std::string("]").append(tensor("0", 12, 0, {1}, {1})).append("a")).front().name, "0");
 }
 
 TEST(cut_and_damaged_files_are_errors) {
