@@ -69,11 +69,11 @@ export interface ReadSpan {
   to: number;
 }
 
-/** A flat batch: sequence b is tokens[offsets[b] .. offsets[b+1]). */
+/** A flat batch: sequence b is tokens[offsets[b] .. offsets[b+1]), after those of the sequence it has as its prefix. */
 export interface NativeBatch {
   tokens: Int32Array;
   offsets: Int32Array;
-  /** Index into the batch's sequences whose keys sequence b may read before its own, or -1. */
+  /** Which earlier sequence of the batch sequence b goes on from, or -1: a prompt stands once for all its completions. */
   prefixOf?: Int32Array;
 }
 

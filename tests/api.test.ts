@@ -213,6 +213,53 @@ t.test("a program's use", async (t) => {
     await t.rejects(trainer.step({ ...closed, loss: { ...closed.loss, labels: [0] } }), { code: "BAD_INPUT" });
   });
 
+  t.test("completions behind one prompt give what whole sequences give, however they are cut", async (t) => {
+    const [a, b] = await Promise.all(questions.slice(0, 2).map((question) => model.promptTokens(question)));
+    const answers = [[5, 9, 4], [7], [11, 3]].map((tokens) => Int32Array.from(tokens));
+    const prompts = [a!, b!, a!];
+    const whole = answers.map((answer, i) => Int32Array.from([...prompts[i]!, ...answer]));
+    const shared = { sequences: [a!, b!, ...answers], prefixOf: [-1, -1, 0, 1, 0] };
+    const policy = await model.policy({ adapter });
+    const apart = await policy.forward(whole, { logprobs: true });
+    const behind = await policy.forward(shared.sequences, { logprobs: true, prefixOf: shared.prefixOf });
+    const scored = whole.map((row, i) => row.length - answers[i]!.length);
+    const ends = whole.map((_, i) => whole.slice(0, i + 1).reduce((sum, row) => sum + row.length, 0));
+    t.same(
+      behind.logprobs!.subarray(a!.length + b!.length),
+      ends.flatMap((end, i) => [...apart.logprobs!.subarray(end - whole[i]!.length + scored[i]!, end)]),
+    );
+    const ones = (row: Int32Array, from: number) => Float32Array.from(row, (_, i) => (i >= from ? 1 : 0));
+    const norms: number[] = [];
+    for (const [sequences, prefixOf, weights] of [
+      [whole, undefined, whole.map((row, i) => ones(row, scored[i]!))],
+      [
+        shared.sequences,
+        shared.prefixOf,
+        [...prompts.slice(0, 2).map((row) => ones(row, 99)), ...answers.map((row) => ones(row, 0))],
+      ],
+    ] as const) {
+      for (const microBatchTokens of [undefined, 1]) {
+        const trainer = (await model.policy({ adapter })).trainer({ schedule: 0 });
+        const batch = { sequences: [...sequences], prefixOf: prefixOf && [...prefixOf], microBatchTokens };
+        const nll = await trainer.step({ ...batch, loss: { kind: "nll", weights: [...weights] } });
+        const labels = sequences.map((_, i) => (sequences.length - i <= 3 ? i % 2 : null));
+        const set = await trainer.step({ ...batch, loss: { kind: "closed-set", candidates: [5, 9], labels } });
+        norms.push(nll.loss, nll.gradientNorm, set.loss, set.gradientNorm);
+      }
+    }
+    // Where the type is bf16 so is what flows back to the prompt; trainer_test has float32's bound.
+    for (const [i, norm] of norms.entries())
+      t.ok(Math.abs(norm - norms[i % 4]!) <= (i % 2 ? 1e-3 : 1e-6) * norm, `${norm} ${norms[i % 4]}`);
+    await t.rejects(policy.forward([a!, b!], { prefixOf: [1, -1] }), { code: "BAD_BATCH" });
+    const trainer = policy.trainer({ schedule: 1e-2 });
+    for (const prefixOf of [[-1], [-1, 1]]) {
+      await t.rejects(
+        trainer.step({ sequences: [a!, b!], prefixOf, loss: { kind: "closed-set", candidates: [5], labels: [0, 0] } }),
+        { code: "BAD_INPUT" },
+      );
+    }
+  });
+
   t.test("accumulation does not change a step, and training lowers the loss", async (t) => {
     const rows = await Promise.all(questions.map((question) => model.promptTokens(question)));
     const losses: number[][] = [];

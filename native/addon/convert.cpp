@@ -142,14 +142,9 @@ DeviceOptions device_options(const Napi::Value& value) {
 
 HostBatch batch_of(const Napi::Value& value) {
   const Napi::Object object = object_of(value, "batch");
-  if (!absent(object.Get("prefixOf"))) {
-    for (int32_t prefix : int32s(object.Get("prefixOf"), "batch.prefixOf")) {
-      if (prefix >= 0)
-        fail("UNSUPPORTED",
-             "batch.prefixOf: this build shares prompts when generating only. Repeat the prompt's tokens");
-    }
-  }
-  return {int32s(object.Get("tokens"), "batch.tokens"), int32s(object.Get("offsets"), "batch.offsets")};
+  HostBatch batch{int32s(object.Get("tokens"), "batch.tokens"), int32s(object.Get("offsets"), "batch.offsets")};
+  if (!absent(object.Get("prefixOf"))) batch.prefix_of = int32s(object.Get("prefixOf"), "batch.prefixOf");
+  return batch;
 }
 
 std::vector<ReadSpan> spans_of(const Napi::Value& value, const char* name) {

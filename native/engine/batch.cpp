@@ -8,11 +8,19 @@ void HostBatch::check(const Family& family) const {
   if (offsets.empty() || offsets.front() != 0 || offsets.back() != tokens_count()) {
     fail("BAD_BATCH", "offsets: expected to run from 0 to the number of tokens, %d", tokens_count());
   }
+  if (!prefix_of.empty() && static_cast<int>(prefix_of.size()) != segments()) {
+    fail("BAD_BATCH", "prefix_of: expected one for each of %d sequences but received %zu", segments(),
+         prefix_of.size());
+  }
   for (int b = 0; b < segments(); ++b) {
     if (length(b) < 1) fail("BAD_BATCH", "sequence %d has no tokens", b);
-    if (length(b) > family.context) {
+    if (prefix(b) < -1 || prefix(b) >= b) {
+      fail("BAD_BATCH", "prefix_of: sequence %d reads sequence %d; a prefix stands before its readers", b, prefix(b));
+    }
+    const int keys = keys_before(b) + length(b);
+    if (keys > family.context) {
       fail("TOO_LONG", "sequence %d has %d tokens; the model's context is %d. Shorten it, or choose a truncation", b,
-           length(b), family.context);
+           keys, family.context);
     }
   }
   for (int32_t token : tokens) {
@@ -23,24 +31,46 @@ void HostBatch::check(const Family& family) const {
   }
 }
 
+HostBatch HostBatch::take(const std::vector<int>& segments) const {
+  HostBatch out;
+  std::vector<int32_t> place(this->segments(), -1);
+  out.offsets.push_back(0);
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const int b = segments[i];
+    place[b] = static_cast<int32_t>(i);
+    out.tokens.insert(out.tokens.end(), tokens.begin() + offsets[b], tokens.begin() + offsets[b + 1]);
+    out.offsets.push_back(out.tokens_count());
+    if (!prefix_of.empty()) out.prefix_of.push_back(prefix(b) < 0 ? -1 : place[prefix(b)]);
+  }
+  return out;
+}
+
 DeviceBatch::DeviceBatch(std::shared_ptr<Device> device)
     : counts_(device),
       tokens_(device),
       cu_seqlens_(device),
       positions_(device),
       key_start_(device),
-      page_table_(device) {}
+      page_table_(device),
+      prefix_of_(device) {}
 
 int DeviceBatch::upload(const HostBatch& batch) {
-  int longest = 1;
-  for (int b = 0; b < batch.segments(); ++b)
-    longest = std::max(longest, (batch.length(b) + CREDENCE_PAGE - 1) / CREDENCE_PAGE);
-  std::vector<int32_t> table(static_cast<size_t>(batch.segments()) * longest, -1);
-  int page = 0;
-  for (int b = 0; b < batch.segments(); ++b) {
-    for (int i = 0; i * CREDENCE_PAGE < batch.length(b); ++i) table[static_cast<size_t>(b) * longest + i] = page++;
+  const int segments = batch.segments();
+  std::vector<int32_t> key_start(segments);
+  int width = 1;
+  for (int b = 0; b < segments; ++b) {
+    key_start[b] = batch.keys_before(b);
+    width = std::max(width, (key_start[b] + batch.length(b) + CREDENCE_PAGE - 1) / CREDENCE_PAGE);
   }
-  upload(batch, std::vector<int32_t>(batch.segments(), 0), table, longest);
+  std::vector<int32_t> table(static_cast<size_t>(segments) * width, -1);
+  int page = 0;
+  for (int b = 0; b < segments; ++b) {
+    int32_t* const own = &table[static_cast<size_t>(b) * width];
+    const int shared = key_start[b] / CREDENCE_PAGE;
+    if (shared) std::copy_n(&table[static_cast<size_t>(batch.prefix(b)) * width], shared, own);
+    for (int i = shared; i * CREDENCE_PAGE < key_start[b] + batch.length(b); ++i) own[i] = page++;
+  }
+  upload(batch, key_start, table, width);
   return page;
 }
 
@@ -56,8 +86,18 @@ void DeviceBatch::upload(const HostBatch& batch, const std::vector<int32_t>& key
   positions_.upload(positions);
   key_start_.upload(key_start);
   page_table_.upload(page_table);
-  view_ = {batch.tokens_count(), batch.segments(), pages_per_segment, counts_.i32(), tokens_.i32(), cu_seqlens_.i32(),
-           positions_.i32(),     key_start_.i32(), page_table_.i32(), nullptr,       nullptr};
+  prefix_of_.upload(batch.prefix_of);
+  view_ = {batch.tokens_count(),
+           batch.segments(),
+           pages_per_segment,
+           counts_.i32(),
+           tokens_.i32(),
+           cu_seqlens_.i32(),
+           positions_.i32(),
+           key_start_.i32(),
+           page_table_.i32(),
+           nullptr,
+           batch.prefix_of.empty() ? nullptr : prefix_of_.i32()};
 }
 
 }  // namespace credence

@@ -8,17 +8,30 @@
 
 namespace credence {
 
-/// Sequence b is tokens[offsets[b] .. offsets[b + 1]).
+/// Segment b is tokens[offsets[b] .. offsets[b + 1]): a sequence, or what follows the sequence that segment prefix_of[b]
+/// ends. So a prompt stands once for all its completions.
 struct HostBatch {
   std::vector<int32_t> tokens, offsets;
+  std::vector<int32_t> prefix_of = {};  // [B], -1: none; empty: none at all
 
   int tokens_count() const { return static_cast<int>(tokens.size()); }
   int segments() const { return static_cast<int>(offsets.size()) - 1; }
   int length(int segment) const { return offsets[segment + 1] - offsets[segment]; }
+  int prefix(int segment) const { return prefix_of.empty() ? -1 : prefix_of[segment]; }
+  /// Keys in front of a segment's own.
+  int keys_before(int segment) const {
+    const int from = prefix(segment);
+    return from < 0 ? 0 : keys_before(from) + length(from);
+  }
   /// The row whose distribution is over token t of a segment: the one before it; -1 where there is none.
-  int row_before(int segment, int t) const { return t > offsets[segment] ? t - 1 : -1; }
-  /// Throws Error "BAD_BATCH" unless offsets rise from 0 to the number of tokens, each segment has a token and fits the
-  /// context, and every id is in the vocabulary.
+  int row_before(int segment, int t) const {
+    if (t > offsets[segment]) return t - 1;
+    return prefix(segment) < 0 ? -1 : offsets[prefix(segment) + 1] - 1;
+  }
+  /// These segments as a batch of their own; in rising order and with their prefixes.
+  HostBatch take(const std::vector<int>& segments) const;
+  /// Throws Error "BAD_BATCH" unless offsets rise from 0 to the number of tokens, each segment has a token and, with its
+  /// prefix, fits the context, a prefix stands before its readers, and every id is in the vocabulary.
   void check(const Family& family) const;
 };
 
@@ -32,7 +45,7 @@ class DeviceBatch {
  public:
   explicit DeviceBatch(std::shared_ptr<Device> device);
 
-  /// Each segment begins at key 0, on pages of its own, numbered from 0. Returns the number of pages.
+  /// Pages are numbered from 0; a segment shares the full ones of its prefix. Returns the number of pages.
   int upload(const HostBatch& batch);
   /// key_start[b] keys are in the pages already; page_table [B, pages_per_segment].
   void upload(const HostBatch& batch, const std::vector<int32_t>& key_start, const std::vector<int32_t>& page_table,
@@ -44,7 +57,7 @@ class DeviceBatch {
   int tokens() const { return view_.token_capacity; }
 
  private:
-  Buffer counts_, tokens_, cu_seqlens_, positions_, key_start_, page_table_;
+  Buffer counts_, tokens_, cu_seqlens_, positions_, key_start_, page_table_, prefix_of_;
   credence_batch view_{};
 };
 

@@ -31,11 +31,19 @@ void check(const HostBatch& batch, const Loss& loss) {
     fail("BAD_BATCH", "targets: expected one for each of %zu spans but received %zu", loss.read.spans.size(),
          loss.targets.size());
   }
+  for (const ReadSpan& span : loss.read.spans) {
+    if (span.sequence < 0 || span.sequence >= batch.segments())
+      fail("BAD_BATCH", "a span names sequence %d; the batch has %d", span.sequence, batch.segments());
+  }
   if (!loss.closed_set) return;
   const auto& [read, labels, weights] = *loss.closed_set;
   if (labels.size() != read.rows.size() || weights.size() != read.rows.size()) {
     fail("BAD_BATCH", "closed set: expected a label and a weight for each of %zu rows but received %zu and %zu",
          read.rows.size(), labels.size(), weights.size());
+  }
+  for (int32_t row : read.rows) {
+    if (row < 0 || row >= batch.tokens_count())
+      fail("BAD_BATCH", "closed set: row %d is not one of the batch's %d", row, batch.tokens_count());
   }
   for (int32_t label : labels) {
     if (label < 0 || label >= static_cast<int32_t>(read.candidates.size()))
@@ -43,12 +51,18 @@ void check(const HostBatch& batch, const Loss& loss) {
   }
 }
 
-/// Of segments [begin, end), as a batch of their own.
-Loss part_of(const HostBatch& batch, const Loss& loss, int begin, int end) {
-  const int first = batch.offsets[begin], last = batch.offsets[end];
+/// Of `part`, which is these segments of the batch.
+Loss part_of(const HostBatch& batch, const Loss& loss, const HostBatch& part, const std::vector<int>& segments) {
+  std::vector<int> place(batch.segments(), -1);
+  for (size_t i = 0; i < segments.size(); ++i) place[segments[i]] = static_cast<int>(i);
   Loss out;
   auto per_token = [&](const std::vector<float>& weights) {
-    return weights.empty() ? weights : std::vector<float>(weights.begin() + first, weights.begin() + last);
+    std::vector<float> taken;
+    for (size_t i = 0; !weights.empty() && i < segments.size(); ++i) {
+      taken.insert(taken.end(), weights.begin() + batch.offsets[segments[i]],
+                   weights.begin() + batch.offsets[segments[i] + 1]);
+    }
+    return taken;
   };
   out.nll_weights = per_token(loss.nll_weights);
   out.divergence = loss.divergence;
@@ -56,20 +70,48 @@ Loss part_of(const HostBatch& batch, const Loss& loss, int begin, int end) {
   out.read.head = loss.read.head;
   for (size_t s = 0; s < loss.read.spans.size(); ++s) {
     const ReadSpan& span = loss.read.spans[s];
-    if (span.sequence < begin || span.sequence >= end) continue;
-    out.read.spans.push_back({span.sequence - begin, span.from, span.to});
+    if (place[span.sequence] < 0) continue;
+    out.read.spans.push_back({place[span.sequence], span.from, span.to});
     out.targets.push_back(loss.targets[s]);
   }
   if (loss.closed_set) {
     const auto& [read, labels, weights] = *loss.closed_set;
     out.closed_set = {{read.candidates, {}}, {}, {}};
     for (size_t r = 0; r < read.rows.size(); ++r) {
-      if (read.rows[r] < first || read.rows[r] >= last) continue;
-      out.closed_set->read.rows.push_back(read.rows[r] - first);
+      const int b = static_cast<int>(std::upper_bound(batch.offsets.begin(), batch.offsets.end(), read.rows[r]) -
+                                     batch.offsets.begin() - 1);
+      if (place[b] < 0) continue;
+      out.closed_set->read.rows.push_back(part.offsets[place[b]] + read.rows[r] - batch.offsets[b]);
       out.closed_set->labels.push_back(labels[r]);
       out.closed_set->weights.push_back(weights[r]);
     }
   }
+  return out;
+}
+
+/// Segments that go through a pass together, at most `tokens` where they can be cut: a prefix stays with its readers.
+std::vector<std::vector<int>> passes_of(const HostBatch& batch, int tokens) {
+  std::vector<std::vector<int>> families, out;
+  std::vector<int> family(batch.segments()), size;
+  for (int b = 0; b < batch.segments(); ++b) {
+    family[b] = batch.prefix(b) < 0 ? static_cast<int>(families.size()) : family[batch.prefix(b)];
+    if (batch.prefix(b) < 0) {
+      families.emplace_back();
+      size.push_back(0);
+    }
+    families[family[b]].push_back(b);
+    size[family[b]] += batch.length(b);
+  }
+  int held = 0;
+  for (size_t f = 0; f < families.size(); ++f) {
+    if (out.empty() || held + size[f] > tokens) {
+      out.emplace_back();
+      held = 0;
+    }
+    held += size[f];
+    out.back().insert(out.back().end(), families[f].begin(), families[f].end());
+  }
+  for (auto& segments : out) std::sort(segments.begin(), segments.end());
   return out;
 }
 
@@ -86,17 +128,12 @@ double inner(const std::vector<float>& weights, const std::vector<float>& values
 }  // namespace
 
 double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort) {
-  check(batch, loss);
   batch.check(policy_->base()->family());
+  check(batch, loss);
   double total = 0;
-  for (int begin = 0; begin < batch.segments();) {
-    int end = begin + 1;
-    while (end < batch.segments() && batch.offsets[end + 1] - batch.offsets[begin] <= kTokensAtOnce) ++end;
-    HostBatch part;
-    part.tokens.assign(batch.tokens.begin() + batch.offsets[begin], batch.tokens.begin() + batch.offsets[end]);
-    for (int b = begin; b <= end; ++b) part.offsets.push_back(batch.offsets[b] - batch.offsets[begin]);
-    total += accumulate_part(part, part_of(batch, loss, begin, end), abort);
-    begin = end;
+  for (const std::vector<int>& segments : passes_of(batch, kTokensAtOnce)) {
+    const HostBatch part = batch.take(segments);
+    total += accumulate_part(part, part_of(batch, loss, part, segments), abort);
   }
   if (!std::isfinite(total))
     fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");

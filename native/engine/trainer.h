@@ -37,8 +37,8 @@ class Trainer {
  public:
   Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer);
 
-  /// Forward and backward; returns the loss, summed and not divided. The batch is cut at segments into passes of at most
-  /// kTokensAtOnce tokens, which bounds memory and changes no sum.
+  /// Forward and backward; returns the loss, summed and not divided. The batch is cut into passes of at most
+  /// kTokensAtOnce tokens, which bounds memory and changes no sum; a prefix stays with its readers.
   double accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort = nullptr);
   /// A forward held open for a loss of the caller's own.
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);

@@ -83,6 +83,25 @@ inline std::vector<int32_t> random_tokens(std::mt19937& random, int count, int v
   return out;
 }
 
+/// No entry differs by more than `tolerance` of its tensor's largest.
+inline void expect_gradients(const Policy& policy, const std::vector<float>& got, const std::vector<float>& expected,
+                             double tolerance, const char* file, int line) {
+  for (const auto* list : {&policy.adapter_parameters(), &policy.head_parameters()}) {
+    for (const Parameter& p : *list) {
+      double worst = 0, largest = 0;
+      for (int64_t i = p.offset; i < p.offset + p.count(); ++i) {
+        largest = std::max(largest, std::fabs(static_cast<double>(expected[i])));
+        const double error = std::fabs(static_cast<double>(got[i]) - expected[i]);
+        worst = std::isnan(error) ? INFINITY : std::max(worst, error);
+      }
+      if (!(worst <= tolerance * largest))
+        report(file, line, p.name + " differs by " + show(worst) + ", its largest entry is " + show(largest));
+    }
+  }
+}
+#define EXPECT_GRADIENTS(policy, got, expected, tolerance) \
+  ::credence::testing::expect_gradients(policy, got, expected, tolerance, __FILE__, __LINE__)
+
 inline HostBatch batch_of(const std::vector<std::vector<int32_t>>& sequences) {
   HostBatch batch;
   batch.offsets.push_back(0);

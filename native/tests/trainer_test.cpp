@@ -243,6 +243,94 @@ TEST(terms_of_a_loss_add_up) {
   EXPECT_CLOSE(std::vector<double>(a.begin(), a.end()), std::vector<double>(b.begin(), b.end()), 1e-5);
 }
 
+TEST(completions_behind_one_prompt_give_what_whole_sequences_give) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  std::mt19937 random(31);
+  each_device([&](const DeviceOptions& device) {
+    const auto policy = small_policy(folder.path(), device, {{"sure", -1, {}, 1, 4}});
+    const int hidden = policy->base()->family().hidden;
+    HostBatch shared, apart;
+    Loss behind, whole;
+    shared.offsets = apart.offsets = {0};
+    behind.read.head = whole.read.head = "sure";
+    behind.closed_set = whole.closed_set = {{{4, 50}, {}}, {}, {}};
+    behind.divergence = whole.divergence = Divergence::kReverseKl;
+    std::vector<std::pair<int, int>> rows;  // of `shared` and of `apart`
+    auto add = [](HostBatch& batch, const std::vector<int32_t>& tokens, int prefix) {
+      batch.tokens.insert(batch.tokens.end(), tokens.begin(), tokens.end());
+      batch.offsets.push_back(batch.tokens_count());
+      batch.prefix_of.push_back(prefix);
+    };
+    // Prompts that end on a page's border, before and after it; the last one's completions are prompts themselves.
+    for (const int length : {1, 63, 64, 130}) {
+      const std::vector<int32_t> prompt = random_tokens(random, length);
+      const int p = shared.segments(), prompt_at = shared.tokens_count();
+      add(shared, prompt, -1);
+      int reader = p;
+      for (const int more : {1, 65, 3}) {
+        const std::vector<int32_t> completion = random_tokens(random, more);
+        const int sequence = apart.segments(), at = shared.tokens_count();
+        std::vector<int32_t> all =
+            apart.segments() && reader != p
+                ? std::vector<int32_t>(apart.tokens.begin() + apart.offsets[sequence - 1], apart.tokens.end())
+                : prompt;
+        const int before = static_cast<int>(all.size());
+        all.insert(all.end(), completion.begin(), completion.end());
+        const int apart_at = apart.tokens_count();
+        add(apart, all, -1);
+        add(shared, completion, reader);
+        for (int i = 0; i < more; ++i) rows.emplace_back(at + i, apart_at + before + i);
+        if (reader == p) {
+          for (int i = 0; i < length; ++i) rows.emplace_back(prompt_at + i, apart_at + i);
+        }
+        const int b = shared.segments() - 1;
+        behind.read.spans.push_back({b, 0, more});
+        whole.read.spans.push_back({sequence, before, before + more});
+        behind.targets.push_back(0.3f);
+        whole.targets.push_back(0.3f);
+        behind.closed_set->read.rows.push_back(shared.tokens_count() - 1);
+        whole.closed_set->read.rows.push_back(apart.tokens_count() - 1);
+        for (Loss* loss : {&behind, &whole}) {
+          loss->closed_set->labels.push_back(more % 2);
+          loss->closed_set->weights.push_back(0.5f);
+        }
+        if (length == 130) reader = b;
+      }
+    }
+    behind.nll_weights.assign(shared.tokens.size(), 0.0f);
+    whole.nll_weights.assign(apart.tokens.size(), 0.0f);
+    for (const auto& [s, a] : rows) {
+      const bool first =
+          a ==
+          apart.offsets[std::upper_bound(apart.offsets.begin(), apart.offsets.end(), a) - apart.offsets.begin() - 1];
+      if (first) continue;  // nothing predicts it
+      const float weight = static_cast<float>(s % 4) / 4;
+      behind.nll_weights[s] += weight;
+      whole.nll_weights[a] += weight;
+    }
+    behind.divergence_weights = behind.nll_weights;
+    whole.divergence_weights = whole.nll_weights;
+
+    PassRequest request;
+    request.logprobs = request.entropy = request.hidden = true;
+    const PassResult one = Pass(policy).forward(shared, request), other = Pass(policy).forward(apart, request);
+    int different = 0;
+    for (const auto& [s, a] : rows) {
+      different += one.logprobs[s] != other.logprobs[a] || one.entropy[s] != other.entropy[a] ||
+                   !std::equal(one.hidden.begin() + static_cast<int64_t>(s) * hidden,
+                               one.hidden.begin() + static_cast<int64_t>(s + 1) * hidden,
+                               other.hidden.begin() + static_cast<int64_t>(a) * hidden);
+    }
+    EXPECT_EQ(different, 0);
+
+    Trainer a(policy, {}), b(policy, {});
+    const double loss = a.accumulate(shared, behind), expected = b.accumulate(apart, whole);
+    EXPECT(std::fabs(loss - expected) <= 1e-6 * std::fabs(expected));
+    EXPECT_GRADIENTS(*policy, a.gradients(), b.gradients(), std::string(device.dtype) == "f32" ? 1e-5 : 3e-2);
+  });
+}
+
 TEST(a_forward_held_open_gives_the_gradients_of_the_fused_loss) {
   TemporaryFolder folder;
   write_small_model(folder.path());
@@ -333,7 +421,12 @@ TEST(bad_batches_are_named) {
   diverging.divergence->mask = {0, 1};
   diverging.adapter = false;
   EXPECT_THROWS(Pass(policy).forward(batch_of({{1, 2}}), diverging), "there is none to switch");
+  EXPECT_THROWS(Pass(policy).forward({{1, 2}, {0, 1, 2}, {1, -1}}, {}), "a prefix stands before its readers");
+  EXPECT_THROWS(Pass(policy).forward({{1, 2}, {0, 1, 2}, {-1}}, {}), "expected one for each of 2 sequences");
   std::mt19937 random(1);
+  HostBatch behind = batch_of({random_tokens(random, 200), random_tokens(random, 201)});
+  behind.prefix_of = {-1, 0};
+  EXPECT_THROWS(Pass(policy).forward(behind, {}), "sequence 1 has 401 tokens");
   EXPECT_THROWS(Pass(policy).forward(batch_of({random_tokens(random, 401)}), {}), "the model's context is 400");
 }
 

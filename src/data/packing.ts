@@ -2,8 +2,12 @@
 import type { NativeBatch } from "../native.js";
 import { PythonRandom, type RandomSource, shuffle } from "./random.js";
 
-/** Rows one after the other: row b is tokens[offsets[b] .. offsets[b + 1]). */
-export function flatten(rows: readonly ArrayLike<number>[]): NativeBatch {
+/**
+ * Rows one after the other: row b is tokens[offsets[b] .. offsets[b + 1]).
+ *
+ * @param prefixOf which earlier row each goes on from, or -1
+ */
+export function flatten(rows: readonly ArrayLike<number>[], prefixOf?: ArrayLike<number>): NativeBatch {
   const offsets = new Int32Array(rows.length + 1);
   rows.forEach((row, b) => {
     offsets[b + 1] = offsets[b]! + row.length;
@@ -12,7 +16,7 @@ export function flatten(rows: readonly ArrayLike<number>[]): NativeBatch {
   rows.forEach((row, b) => {
     tokens.set(row, offsets[b]);
   });
-  return { tokens, offsets };
+  return prefixOf ? { tokens, offsets, prefixOf: Int32Array.from(prefixOf) } : { tokens, offsets };
 }
 
 /** One value a token, laid out as `flatten` lays out the tokens. */
@@ -65,6 +69,18 @@ export function shuffledBatches(plan: {
   return Array.from({ length: plan.epochs }, (_, epoch) =>
     lengthGroupedBatches(plan.lengths, plan.batch, random).map((rows) => ({ epoch, rows })),
   ).flat();
+}
+
+/** Rows that go on from one another, together, in rising order: a prompt with its completions. */
+export function families(prefixOf: readonly number[]): number[][] {
+  const roots: number[] = [];
+  const byRoot = new Map<number, number[]>();
+  for (const [row, prefix] of prefixOf.entries()) {
+    const root = prefix < 0 ? row : (roots[prefix] ?? row);
+    roots.push(root);
+    byRoot.set(root, [...(byRoot.get(root) ?? []), row]);
+  }
+  return [...byRoot.values()];
 }
 
 /** Rows in their order, cut where the next one would exceed the budget of tokens; a longer row stands alone. */

@@ -194,11 +194,13 @@ export class Policy implements AsyncDisposable {
       heads?: string[];
       collect?: number[];
       adapter?: boolean;
+      prefixOf?: number[];
     },
     signal?: AbortSignal,
   ): Promise<ForwardResult> {
     this.checkAlive();
-    return this.native.forward(flatten(sequences), readouts, signal);
+    const { prefixOf, ...asked } = readouts;
+    return this.native.forward(flatten(sequences, prefixOf), asked, signal);
   }
 
   /** The head's logit at each prompt's last token. */

@@ -1,5 +1,5 @@
 /** One optimiser over a policy's numbers: a step with a loss of the engine's, or a forward held open for one of your own. */
-import { flatten, flattenValues, microBatches } from "../data/packing.js";
+import { families, flatten, flattenValues, microBatches } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import type {
   DivergenceKind,
@@ -22,15 +22,20 @@ export interface TrainerOptions {
 /** Rows of one optimiser step, and what they should say. */
 export interface TrainingBatch {
   sequences: Int32Array[];
+  /** Which earlier sequence each goes on from, or -1: a prompt stands once for all its completions. */
+  prefixOf?: number[];
   loss: /** Weight of each token's negative log-likelihood, row by row; 0: not supervised. */
     | { kind: "nll"; weights: Float32Array[] }
-    /** (sigmoid(head at the last token) - target)^2 for each row. */
-    | { kind: "confidence"; head: string; targets: number[] }
-    /** Negative log-likelihood of candidates[label] after each row's last token, among the candidates alone. */
-    | { kind: "closed-set"; candidates: number[]; labels: number[] }
+    /** (sigmoid(head at the last token) - target)^2 for each row; null: not supervised. */
+    | { kind: "confidence"; head: string; targets: (number | null)[] }
+    /** Negative log-likelihood of candidates[label] after each row's last token, among the candidates alone; null: none. */
+    | { kind: "closed-set"; candidates: number[]; labels: (number | null)[] }
     /** Weight of each token's divergence between the adapter on (p) and off (q), row by row; q is constant. */
     | { kind: "divergence"; divergence: DivergenceKind; weights: Float32Array[] };
-  /** Tokens in one forward and backward pass at most (one row at least); default all. The loss is divided once for all. */
+  /**
+   * Tokens in one forward and backward pass at most (one row, or a prompt with its completions, at least); default all.
+   * The loss is divided once for all.
+   */
   microBatchTokens?: number;
 }
 
@@ -44,6 +49,8 @@ export interface StepResult {
 
 /** What a forward pass held open is asked for. */
 export interface PassReadouts {
+  /** Which earlier sequence each goes on from, or -1. */
+  prefixOf?: number[];
   readouts?: ("logprobs" | "entropy")[];
   heads?: { name: string; spans: ReadSpan[] }[];
   /** Log-probabilities over these tokens alone; at the last token of each row unless told where. */
@@ -78,8 +85,9 @@ function perRow({ loss }: TrainingBatch): [ArrayLike<unknown>, string] {
 }
 
 /** What the loss is divided by: supervised tokens, or rows. */
-function countOf({ sequences, loss }: TrainingBatch): number {
-  if (loss.kind !== "nll" && loss.kind !== "divergence") return sequences.length;
+function countOf({ loss }: TrainingBatch): number {
+  if (loss.kind === "confidence" || loss.kind === "closed-set")
+    return (loss.kind === "confidence" ? loss.targets : loss.labels).filter((value) => value !== null).length;
   return loss.weights.reduce((sum, row) => sum + row.filter((weight) => weight !== 0).length, 0);
 }
 
@@ -87,18 +95,37 @@ function countOf({ sequences, loss }: TrainingBatch): number {
 function lossOf({ sequences, loss }: TrainingBatch, rows: number[]): NativeLoss {
   if (loss.kind === "nll" || loss.kind === "divergence")
     return { ...loss, weights: flattenValues(rows.map((row) => loss.weights[row]!)) };
-  const lengths = rows.map((row) => sequences[row]!.length);
+  const all = lastRows(rows.map((row) => sequences[row]!.length));
+  const values = loss.kind === "closed-set" ? loss.labels : loss.targets;
+  const supervised = [...rows.keys()].filter((i) => values[rows[i]!] !== null);
+  const given = supervised.map((i) => values[rows[i]!]!);
   if (loss.kind === "closed-set") {
     return {
       kind: "closed-set",
       candidates: Int32Array.from(loss.candidates),
-      rows: lastRows(lengths),
-      labels: Int32Array.from(rows, (row) => loss.labels[row]!),
-      weights: new Float32Array(rows.length).fill(1),
+      rows: Int32Array.from(supervised, (i) => all[i]!),
+      labels: Int32Array.from(given),
+      weights: new Float32Array(given.length).fill(1),
     };
   }
-  const spans = lengths.map((length, sequence) => ({ sequence, from: length - 1, to: length }));
-  return { kind: "sigmoid-mse", head: loss.head, spans, targets: Float32Array.from(rows, (row) => loss.targets[row]!) };
+  const spans = supervised.map((sequence) => {
+    const length = sequences[rows[sequence]!]!.length;
+    return { sequence, from: length - 1, to: length };
+  });
+  return { kind: "sigmoid-mse", head: loss.head, spans, targets: Float32Array.from(given) };
+}
+
+/** What `families` and the engine rely on, said before anything is run. */
+function checkPrefixes(prefixOf: number[] | undefined, rows: number): void {
+  if (prefixOf && prefixOf.length !== rows)
+    throw new CredenceError("BAD_INPUT", `a batch of ${rows} rows has prefixOf for ${prefixOf.length}`);
+  const wrong = prefixOf?.findIndex((prefix, row) => !Number.isInteger(prefix) || prefix < -1 || prefix >= row) ?? -1;
+  if (wrong >= 0) {
+    throw new CredenceError(
+      "BAD_INPUT",
+      `prefixOf: row ${wrong} goes on from row ${prefixOf![wrong]}; expected -1 or an earlier row`,
+    );
+  }
 }
 
 /** Where each sequence's last token lies in a flat batch. */
@@ -151,11 +178,22 @@ export class Trainer implements Disposable {
         "NOTHING_SUPERVISED",
         "the batch supervises no token: check the weights, or which messages are trained on",
       );
-    const lengths = batch.sequences.map((row) => row.length);
+    const { sequences, prefixOf } = batch;
+    checkPrefixes(prefixOf, rows);
+    const together = families(prefixOf ?? sequences.map(() => -1));
+    const lengths = together.map((family) => family.reduce((tokens, row) => tokens + sequences[row]!.length, 0));
     let sum = 0;
     this.passes += 1;
-    for (const part of microBatches(lengths, batch.microBatchTokens ?? Number.POSITIVE_INFINITY)) {
-      sum += await this.native.accumulate(flatten(part.map((row) => batch.sequences[row]!)), lossOf(batch, part));
+    for (const chosen of microBatches(lengths, batch.microBatchTokens ?? Number.POSITIVE_INFINITY)) {
+      const part = chosen.flatMap((family) => together[family]!).sort((a, b) => a - b);
+      const prefixes = prefixOf && part.map((row) => part.indexOf(prefixOf[row]!));
+      sum += await this.native.accumulate(
+        flatten(
+          part.map((row) => sequences[row]!),
+          prefixes,
+        ),
+        lossOf(batch, part),
+      );
     }
     return { loss: sum / count, ...(await this.update({ count })) };
   }
@@ -163,8 +201,8 @@ export class Trainer implements Disposable {
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
   async forward(sequences: Int32Array[], asked: PassReadouts): Promise<OpenPass> {
     this.checkAlive();
-    const { readouts = [], heads = [], closedSet, divergence } = asked;
-    const batch = flatten(sequences);
+    const { readouts = [], heads = [], closedSet, divergence, prefixOf } = asked;
+    const batch = flatten(sequences, prefixOf);
     this.passes += 1;
     const pass = this.passes;
     const result = await this.native.forward(batch, {
@@ -181,7 +219,8 @@ export class Trainer implements Disposable {
         kind: divergence.kind,
         mask: Uint8Array.from(
           flattenValues(
-            divergence.mask ?? sequences.map((sequence) => Uint8Array.from(sequence, (_, i) => (i > 0 ? 1 : 0))),
+            divergence.mask ??
+              sequences.map((row, b) => Uint8Array.from(row, (_, i) => (i > 0 || (prefixOf?.[b] ?? -1) >= 0 ? 1 : 0))),
           ),
         ),
       },
