@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "error.h"
 #include "json.h"
@@ -104,22 +105,40 @@ class ConfigReader {
       config.targets.assign(kProjections.begin(), kProjections.end());
       return;
     }
-    if (targets && targets->is_string())
-      unsupported("target_modules", "a list of names like [\"q_proj\", \"v_proj\"] is, a pattern is not");
+    if (targets && targets->is_string()) {  // which matrices it means is seen when the tensors are read
+      config.pattern = targets->as_string();
+      if (find("layers_to_transform")) unsupported("target_modules", "a pattern says itself which layers it means");
+      return;
+    }
     if (!targets || !targets->is_array() || targets->size() == 0)
       wrong("target_modules", "a list like [\"q_proj\", \"v_proj\"]");
+    bool with_layer = false;
     for (const Json& target : targets->as_array()) {
       if (!target.is_string()) wrong("target_modules", "a list like [\"q_proj\", \"v_proj\"]");
-      config.targets.push_back(target_from(target.as_string()));
+      config.names.push_back(target.as_string());
+      config.targets.push_back(target_from(target.as_string(), with_layer));
     }
+    if (!with_layer) config.names.clear();
+    else if (find("layers_to_transform"))
+      unsupported("layers_to_transform", "target_modules says already which layers it means");
     std::sort(config.targets.begin(), config.targets.end());
     config.targets.erase(std::unique(config.targets.begin(), config.targets.end()), config.targets.end());
   }
 
-  /// "q_proj" or "self_attn.q_proj".
-  Projection target_from(const std::string& name) const {
-    for (const Projection projection : kProjections)
-      if (name == projection_module(projection) || name == projection_path(projection)) return projection;
+  /// "q_proj", "self_attn.q_proj", or with the layer: "layers.1.self_attn.q_proj", after "model." or not.
+  Projection target_from(const std::string& name, bool& with_layer) const {
+    for (const Projection projection : kProjections) {
+      const std::string path = projection_path(projection);
+      if (name == projection_module(projection) || name == path) return projection;
+      if (!name.ends_with("." + path)) continue;
+      std::string_view layer = std::string_view(name).substr(0, name.size() - path.size() - 1);
+      if (layer.starts_with("model.")) layer.remove_prefix(6);
+      if (!layer.starts_with("layers.")) continue;
+      layer.remove_prefix(7);
+      if (layer.empty() || layer.find_first_not_of("0123456789") != std::string_view::npos) continue;
+      with_layer = true;
+      return projection;
+    }
     fail(
         "UNSUPPORTED",
         "%s: \"target_modules\" names \"%s\"; an adapter can sit on q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj",
@@ -200,11 +219,14 @@ class AdapterReader {
     check_layers(tensors);
     for (const auto& [key, tensor] : tensors) check_shape(*tensor, key);
 
+    settle_pattern(tensors);
+    check_names();
     Adapter adapter;
     adapter.config = config_;
     size_t used = 0;
-    for (const int layer : layers())
-      for (const Projection projection : config_.targets) {
+    for (int layer = 0; layer < family_.layers; ++layer)
+      for (const Projection projection : kProjections) {
+        if (!config_.adapts(layer, projection)) continue;
         const auto a = tensors.find({layer, projection, 'A'}), b = tensors.find({layer, projection, 'B'});
         for (const auto& [found, which] : {std::pair{a, 'A'}, {b, 'B'}})
           if (found == tensors.end())
@@ -215,7 +237,7 @@ class AdapterReader {
       }
     if (used != tensors.size())
       for (const auto& [key, tensor] : tensors)
-        if (!is_targeted(key))
+        if (!config_.adapts(key.layer, key.projection))
           fail("BAD_FILE", "%s: tensor %s is on a matrix that adapter_config.json does not name", file_.path().c_str(),
                tensor->name.c_str());
     return adapter;
@@ -227,18 +249,31 @@ class AdapterReader {
     return !file_exists(safe) && file_exists(pickled) ? pickled : safe;
   }
 
-  std::vector<int> layers() const {
-    if (config_.layers) return *config_.layers;
-    std::vector<int> all(static_cast<size_t>(family_.layers));
-    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int>(i);
-    return all;
+  /// What a pattern stands for: the matrices that the file has tensors of.
+  void settle_pattern(const std::map<TensorKey, const TensorView*>& tensors) {
+    if (config_.pattern.empty()) return;
+    std::set<std::string> names;
+    std::set<Projection> targets;
+    for (const auto& [key, tensor] : tensors) {
+      names.insert(module_name(key.layer, key.projection));
+      targets.insert(key.projection);
+    }
+    config_.names.assign(names.begin(), names.end());
+    config_.targets.assign(targets.begin(), targets.end());
   }
 
-  bool is_targeted(const TensorKey& key) const {
-    const auto contains = [](const auto& list, auto value) {
-      return std::find(list.begin(), list.end(), value) != list.end();
-    };
-    return contains(config_.targets, key.projection) && contains(layers(), key.layer);
+  /// Every name of target_modules must mean a matrix of this model.
+  void check_names() const {
+    for (const std::string& name : config_.names) {
+      AdapterConfig alone;
+      alone.names = {name};
+      bool found = false;
+      for (int layer = 0; layer < family_.layers; ++layer)
+        for (const Projection projection : kProjections) found = found || alone.adapts(layer, projection);
+      if (!found)
+        fail("WRONG_MODEL", "adapter %s sits on \"%s\", which %s, of %d layers, does not have. %s", directory_.c_str(),
+             name.c_str(), base_.c_str(), family_.layers, remedy().c_str());
+    }
   }
 
   std::string remedy() const {
@@ -276,11 +311,12 @@ class AdapterReader {
   void check_layers(const std::map<TensorKey, const TensorView*>& tensors) const {
     if (tensors.empty()) fail("BAD_FILE", "%s: no tensors", file_.path().c_str());
     const int last = tensors.rbegin()->first.layer;
-    const bool fewer = !config_.layers && last + 1 < family_.layers;
+    const bool every_layer = !config_.layers && config_.names.empty() && config_.pattern.empty();
+    const bool fewer = every_layer && last + 1 < family_.layers;
     const bool beyond = last >= family_.layers || (config_.layers && config_.layers->back() >= family_.layers);
     if (fewer || beyond)
       fail("WRONG_MODEL", "adapter %s was trained for a model of %s%d layers; %s has %d. %s", directory_.c_str(),
-           config_.layers ? "at least " : "", std::max(last, config_.layers ? config_.layers->back() : 0) + 1,
+           every_layer ? "" : "at least ", std::max(last, config_.layers ? config_.layers->back() : 0) + 1,
            base_.c_str(), family_.layers, remedy().c_str());
   }
 
@@ -302,9 +338,22 @@ class AdapterReader {
 
 double AdapterConfig::scale() const { return rslora ? alpha / std::sqrt(static_cast<double>(r)) : alpha / r; }
 
+bool AdapterConfig::adapts(int layer, Projection projection) const {
+  if (names.empty())
+    return std::find(targets.begin(), targets.end(), projection) != targets.end() &&
+           (!layers || std::find(layers->begin(), layers->end(), layer) != layers->end());
+  const std::string module = module_name(layer, projection);
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    return module == name || (module.ends_with(name) && module[module.size() - name.size() - 1] == '.');
+  });
+}
+
+std::string module_name(int layer, Projection projection) {
+  return "model.layers." + std::to_string(layer) + "." + projection_path(projection);
+}
+
 std::string adapter_tensor_name(int layer, Projection projection, char which) {
-  return "base_model.model.model.layers." + std::to_string(layer) + "." + projection_path(projection) + ".lora_" +
-         which + ".weight";
+  return "base_model.model." + module_name(layer, projection) + ".lora_" + which + ".weight";
 }
 
 AdapterConfig load_adapter_config(const std::string& directory) {
@@ -338,8 +387,9 @@ std::string adapter_config_json(const AdapterConfig& config) {
     const bool whole = value == std::floor(value) && std::fabs(value) < 1e9;
     return whole ? Json(static_cast<int64_t>(value)) : Json(value);
   };
-  std::vector<std::string> targets;
-  for (const Projection projection : config.targets) targets.emplace_back(projection_module(projection));
+  std::vector<std::string> targets = config.names;
+  if (targets.empty())
+    for (const Projection projection : config.targets) targets.emplace_back(projection_module(projection));
   std::sort(targets.begin(), targets.end());
 
   Json json = Json::object();
@@ -360,7 +410,8 @@ std::string adapter_config_json(const AdapterConfig& config) {
   json.set("r", config.r);
   json.set("rank_pattern", Json::object());
   json.set("revision", Json());
-  json.set("target_modules", Json(Json::Array(targets.begin(), targets.end())));
+  json.set("target_modules",
+           config.pattern.empty() ? Json(Json::Array(targets.begin(), targets.end())) : Json(config.pattern));
   json.set("task_type", "CAUSAL_LM");
   json.set("use_dora", false);
   json.set("use_rslora", config.rslora);

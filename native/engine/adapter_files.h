@@ -18,14 +18,20 @@ struct AdapterConfig {
   /// Scale alpha / sqrt(r) instead of alpha / r.
   bool rslora = false;
   double dropout = 0;
-  /// In the order of kProjections.
+  /// The projections adapted in some layer, in the order of kProjections.
   std::vector<Projection> targets;
   /// Ascending; absent: every layer.
   std::optional<std::vector<int>> layers;
+  /// The names of target_modules where one of them says which layer it means ("layers.1.mlp.up_proj"): a matrix is adapted if
+  /// its own name ends in one of them. Empty: every target in every one of `layers`.
+  std::vector<std::string> names;
+  /// target_modules where it is a regular expression; `names` then comes from the tensors that there are.
+  std::string pattern;
   /// base_model_name_or_path; may be empty.
   std::string base_model;
 
   double scale() const;
+  bool adapts(int layer, Projection projection) const;
 };
 
 /// One adapted matrix: W x + scale B A x.
@@ -41,6 +47,9 @@ struct Adapter {
   /// By layer, then in the order of kProjections.
   std::vector<AdapterPair> pairs;
 };
+
+/// "model.layers.3.self_attn.q_proj": how target_modules may name a matrix whole.
+std::string module_name(int layer, Projection projection);
 
 /// "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"; which is 'A' or 'B'.
 std::string adapter_tensor_name(int layer, Projection projection, char which);

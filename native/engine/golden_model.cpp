@@ -20,6 +20,7 @@ class ModelCheck {
       : subject_(subject), base_(Base::open(subject.folder().string(), subject.options().device)) {
     const Json batch = read_json_file((subject.folder() / "batch.json").string());
     batch_ = {ids(batch.at("tokens")), ids(batch.at("cu_seqlens"))};
+    completion_ = ids(batch.at("completion_mask"));
     subject.use_yardstick(subject.folder() / "bfloat16.json");
   }
 
@@ -79,9 +80,7 @@ class ModelCheck {
       const double value = trainer.accumulate(batch_, loss) / count;
       if (!steps.size()) {
         first = value;
-        std::vector<float> scaled = trainer.gradients();
-        for (float& g : scaled) g = static_cast<float>(g / count);
-        compare(*policy, scaled, file, "out.grad.", gradients, wrote);
+        compare(*policy, divided(trainer.gradients(), count), file, "out.grad.", gradients, wrote);
       }
       const double norm = trainer.update(step.at("lr").as_number(), count);
       losses.add(value, step.at("loss").as_number());
@@ -138,15 +137,14 @@ class ModelCheck {
       loss.read = request.heads[0];
       loss.targets = file.at("in.targets").data;
       const double value = trainer.accumulate(batch_, loss) / batch_.segments();
-      std::vector<float> scaled = trainer.gradients();
-      for (float& g : scaled) g /= static_cast<float>(batch_.segments());
       Comparison logits, losses, gradients;
       logits.add(logit, file.at("out." + kind + ".logit").data);
       logits.add(score, file.at("out." + kind + ".score").data);
       losses.add(value, json.at("expected").at(kind + ".loss").as_number());
       wrote.push_back({"out." + kind + ".logit", {batch_.segments()}, logit});
       wrote.push_back({"out." + kind + ".score", {batch_.segments()}, score});
-      compare(*policy, scaled, file, "out." + kind + ".grad.", gradients, wrote);
+      compare(*policy, divided(trainer.gradients(), batch_.segments()), file, "out." + kind + ".grad.", gradients,
+              wrote);
       subject_.judge("heads." + kind + ".score", logits, kRowBound);
       subject_.judge("heads." + kind + ".loss", losses, kLossBound);
       subject_.judge("heads." + kind + ".grad", gradients, kGradientBound);
@@ -156,6 +154,77 @@ class ModelCheck {
     document.set("expected", numbers);
     subject_.write("heads", wrote);
     subject_.write("heads", document);
+  }
+
+  /// loss = -mean over sequences of the label's log-probability among the candidates, after the last token.
+  void closed_set() {
+    const auto file = tensors_in(subject_.folder() / "closed_set.safetensors");
+    const Json json = read_json_file((subject_.folder() / "closed_set.json").string());
+    Loss::ClosedSet closed;
+    closed.read.candidates = ids(json.at("inputs").at("candidates"));
+    for (int b = 0; b < batch_.segments(); ++b) closed.read.rows.push_back(batch_.offsets[b + 1] - 1);
+    closed.labels = ids(json.at("inputs").at("labels"));
+    closed.weights.assign(closed.labels.size(), 1.0f);
+    const auto policy = adapted({});
+    Trainer trainer(policy, {});
+    PassRequest request;
+    request.closed_set = closed.read;
+    const std::vector<float> logprob = trainer.forward(batch_, request).closed_set;
+    Loss loss;
+    loss.closed_set = closed;
+    Comparison values, losses, gradients;
+    const NamedTensor& right = file.at("out.logprob");
+    values.add(logprob, right.data);
+    std::vector<NamedTensor> wrote = {{right.name, right.shape, logprob}};
+    const double value = trainer.accumulate(batch_, loss) / batch_.segments();
+    losses.add(value, json.at("expected").at("loss").as_number());
+    compare(*policy, divided(trainer.gradients(), batch_.segments()), file, "out.grad.", gradients, wrote);
+    subject_.judge("closed_set.logprob", values, kRowBound);
+    subject_.judge("closed_set.loss", losses, kLossBound);
+    subject_.judge("closed_set.grad", gradients, kGradientBound);
+    Json numbers = Json::object(), document = Json::object();
+    numbers.set("loss", value);
+    document.set("expected", numbers);
+    subject_.write("closed_set", wrote);
+    subject_.write("closed_set", document);
+  }
+
+  /// Of the adapted model from the base, per token of the completions and in the mean over them.
+  void divergence() {
+    const auto file = tensors_in(subject_.folder() / "divergence.safetensors");
+    const Json expected = read_json_file((subject_.folder() / "divergence.json").string()).at("expected");
+    const std::vector<float> weights(completion_.begin(), completion_.end());
+    double count = 0;
+    for (float weight : weights) count += weight;
+    std::vector<NamedTensor> wrote;
+    Json numbers = Json::object();
+    for (const auto& [name, kind] :
+         {std::pair{"kl", Divergence::kKl}, {"reverse_kl", Divergence::kReverseKl}, {"jsd", Divergence::kJsd}}) {
+      const auto policy = adapted({});
+      Trainer trainer(policy, {});
+      PassRequest request;
+      request.divergence = {kind, {completion_.begin(), completion_.end()}, true};
+      const std::vector<float> per_token = trainer.forward(batch_, request).divergence;
+      Loss loss;
+      loss.divergence = kind;
+      loss.divergence_weights = weights;
+      const std::string prefix = std::string("divergence.") + name, out = std::string("out.") + name;
+      Comparison values, means, gradients;
+      const NamedTensor& right = file.at(out + ".per_token");
+      values.add(per_token, right.data);
+      wrote.push_back({right.name, right.shape, per_token});
+      const double mean = trainer.accumulate(batch_, loss) / count;
+      means.add(mean, expected.at(std::string(name) + ".mean").as_number());
+      compare(*policy, divided(trainer.gradients(), count), file, out + ".grad.", gradients, wrote);
+      subject_.judge(prefix + ".per_token", values, kRowBound);
+      subject_.judge(prefix + ".mean", means, kLossBound);
+      subject_.judge(prefix + ".grad", gradients, kGradientBound);
+      numbers.set(std::string(name) + ".mean", mean);
+    }
+    Json document = Json::object();
+    document.set("expected", numbers);
+    subject_.write("divergence", wrote);
+    subject_.write("divergence", document);
   }
 
   void sampling() {
@@ -244,6 +313,11 @@ class ModelCheck {
     return std::make_shared<Policy>(base_, (subject_.folder() / "adapter").string(), heads);
   }
 
+  static std::vector<float> divided(std::vector<float> values, double count) {
+    for (float& value : values) value = static_cast<float>(value / count);
+    return values;
+  }
+
   static void compare(const Policy& policy, const std::vector<float>& flat,
                       const std::map<std::string, NamedTensor>& file, const std::string& prefix, Comparison& c,
                       std::vector<NamedTensor>& wrote) {
@@ -314,6 +388,7 @@ class ModelCheck {
   Subject& subject_;
   std::shared_ptr<Base> base_;
   HostBatch batch_;
+  std::vector<int32_t> completion_;  // [T] 1: a token of a completion
 };
 
 }  // namespace
@@ -321,8 +396,10 @@ class ModelCheck {
 void check_model(Subject& subject, std::set<std::string>& present) {
   ModelCheck check(subject);
   const std::pair<const char*, void (ModelCheck::*)()> subjects[] = {
-      {"forward", &ModelCheck::forward},   {"sft", &ModelCheck::sft},       {"heads", &ModelCheck::heads},
-      {"sampling", &ModelCheck::sampling}, {"greedy", &ModelCheck::greedy}, {"merged", &ModelCheck::merged}};
+      {"forward", &ModelCheck::forward},       {"sft", &ModelCheck::sft},
+      {"heads", &ModelCheck::heads},           {"closed_set", &ModelCheck::closed_set},
+      {"divergence", &ModelCheck::divergence}, {"sampling", &ModelCheck::sampling},
+      {"greedy", &ModelCheck::greedy},         {"merged", &ModelCheck::merged}};
   for (const auto& [name, run] : subjects) {
     if (!present.count(name)) continue;
     (check.*run)();

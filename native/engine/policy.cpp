@@ -112,9 +112,10 @@ void Policy::lay_out(const std::vector<HeadSpec>& heads) {
     } else {
       for (int layer = 0; layer < f.layers; ++layer) layers.push_back(layer);
     }
-    if (!layers.empty()) lowest_ = layers.front();
     for (int layer : layers) {
-      for (Projection p : targets) {
+      for (Projection p : kProjections) {
+        if (!adapter_->adapts(layer, p)) continue;
+        lowest_ = std::min(lowest_, layer);
         add(adapter_parameters_, adapter_tensor_name(layer, p, 'A'), {adapter_->r, projection_in(f, p)});
         add(adapter_parameters_, adapter_tensor_name(layer, p, 'B'), {projection_out(f, p), adapter_->r});
       }
@@ -186,7 +187,7 @@ void Policy::finish(const std::vector<float>& values) {
       for (Projection p : kProjections) {
         if (static_cast<int>(product_of(p)) != product) continue;
         const int rows = projection_out(f, p);
-        if (std::count(adapter_->targets.begin(), adapter_->targets.end(), p)) {
+        if (adapter_->adapts(layer, p)) {
           layout.slice[layout.slices++] = {layout.rows,
                                            layout.rows + rows,
                                            adapter_->r,
@@ -240,8 +241,8 @@ Adapter Policy::adapter() const {
     return std::vector<float>(values.begin() + p.offset, values.begin() + p.offset + p.count());
   };
   for (int layer = 0; layer < base_->family().layers; ++layer) {
-    if (adapter_->layers && !std::count(adapter_->layers->begin(), adapter_->layers->end(), layer)) continue;
-    for (Projection p : adapter_->targets) {
+    for (Projection p : kProjections) {
+      if (!adapter_->adapts(layer, p)) continue;
       AdapterPair pair{layer, p, {}, {}};
       pair.a = next();
       pair.b = next();

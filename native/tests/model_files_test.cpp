@@ -473,7 +473,10 @@ namespace {
 Adapter tiny_adapter(const Family& family) {
   std::mt19937 random(9);
   Adapter adapter;
-  adapter.config = {2, 8, false, 0.05, {Projection::kQ, Projection::kO, Projection::kDown}, std::nullopt, "some/base"};
+  adapter.config.r = 2;
+  adapter.config.dropout = 0.05;
+  adapter.config.targets = {Projection::kQ, Projection::kO, Projection::kDown};
+  adapter.config.base_model = "some/base";
   for (int layer = 0; layer < family.layers; ++layer)
     for (const Projection projection : adapter.config.targets)
       adapter.pairs.push_back({layer, projection, small_numbers(random, 2 * projection_in(family, projection)),
@@ -557,6 +560,39 @@ TEST(adapter_for_another_model_says_which_base_to_use) {
   }
 }
 
+TEST(adapter_on_any_matrices_is_read_and_written_back) {
+  const TemporaryFolder folder;
+  const Family family = family_of(tiny_config());
+  Adapter adapter = tiny_adapter(family);
+  adapter.pairs.erase(adapter.pairs.begin() + 1);  // o_proj of layer 0
+  write_adapter_folder(folder.path(), adapter, family);
+  const std::string config_path = folder.file("adapter_config.json");
+  const Json config = read_json_file(config_path);
+  const auto load = [&](const std::string& targets) {
+    write_bytes(config_path, with("target_modules", targets, config).text());
+    return load_adapter(folder.path(), family, "base");
+  };
+  for (const char* targets :
+       {R"(["q_proj","down_proj","layers.1.self_attn.o_proj"])",
+        R"(["q_proj","mlp.down_proj","model.layers.1.self_attn.o_proj"])",
+        R"re("model\\.layers\\.(\\d+\\.(self_attn\\.q_proj|mlp\\.down_proj)|1\\.self_attn\\.o_proj)")re"}) {
+    const Adapter read = load(targets);
+    EXPECT(same_pairs(read, adapter));
+    EXPECT(!read.config.adapts(0, Projection::kO) && read.config.adapts(1, Projection::kO));
+    write_bytes(config_path, adapter_config_json(read.config));
+    const Adapter again = load_adapter(folder.path(), family, "base");
+    EXPECT(same_pairs(again, adapter));
+    EXPECT_EQ(again.config.pattern, read.config.pattern);
+  }
+  EXPECT_THROWS(load(R"(["q_proj","down_proj","o_proj"])"), "layers.0.self_attn.o_proj.lora_A.weight is missing");
+  EXPECT_THROWS(load(R"(["q_proj","down_proj","layers.1.self_attn.o_proj","layers.9.mlp.up_proj"])"),
+                "sits on \"layers.9.mlp.up_proj\", which base, of 2 layers, does not have");
+  EXPECT_THROWS(load(R"(["q_proj","layers.1.self_attn.o_proj"])"), "does not name");
+  EXPECT_THROWS(load(R"(["q_proj","layers.x.mlp.down_proj"])"), "names \"layers.x.mlp.down_proj\"");
+  write_bytes(config_path, with("layers_to_transform", "[1]", with("target_modules", "\".*proj\"", config)).text());
+  EXPECT_THROWS(load_adapter(folder.path(), family, "base"), "a pattern says itself which layers it means");
+}
+
 TEST(adapter_folders_are_checked) {
   const TemporaryFolder folder;
   const Family family = family_of(tiny_config());
@@ -580,7 +616,6 @@ TEST(adapter_folders_are_checked) {
                                    {"layer_replication", "[[0, 2]]"},
                                    {"trainable_token_indices", "[1]"},
                                    {"something_new", "true"},
-                                   {"target_modules", "\".*proj\""},
                                    {"init_lora_weights", "\"pissa\""}})
     refused(key, value, key);
   refused("target_modules", "[\"lm_head\"]", "names \"lm_head\"");

@@ -297,7 +297,7 @@ function report({ models, skipped, notCompared }: Comparison, known: string[], j
       ]),
     );
     print(table(rows));
-    if (notCompared.length > 0) print(`no yardstick in this type: ${notCompared.join(", ")}`);
+    if (notCompared.length > 0) print(`${notCompared.length} quantities have no yardstick in bf16; --json names them`);
     print(`${rows.length} quantities, ${exceeded} exceeded; skipped: ${skipped.join(", ") || "nothing"}`);
   }
   if (forgotten.length > 0) note(`neither compared nor skipped: ${forgotten.join(", ")}`, "error");
