@@ -83,6 +83,10 @@ t.test("special tokens beyond the vocabulary keep every id in its place", async 
   t.equal(asText.at(-1), first + 1, "a token that is no special one is still found, under its id");
   t.equal(asText.includes(first), false);
   t.equal(tokenizer.decode(asText), "<|later|><tool>");
+  // A model's embedding may have more rows than the tokenizer has tokens: such an id has no text.
+  t.equal(tokenizer.decode([first + 9, first + 1]), "<tool>");
+  const { pieces, offsets } = tokenizer.vocabularyPieces(first + 10);
+  t.same([offsets.length, offsets.at(-1), offsets[first + 2]], [first + 11, pieces.length, pieces.length]);
   rmSync(join(folder, "tokenizer.json"));
 });
 
@@ -110,6 +114,86 @@ t.test("how each kind of GGUF tokenizer cuts digits", async (t) => {
   t.equal(await count("qwen2"), "1|2|3|4");
   t.equal(await count("llama-bpe"), "12|3|4");
   await t.rejects(count("viking"), { code: "UNKNOWN_TOKENIZER", message: /pre.gguf.*"viking".*known are .*smollm/ });
+});
+
+/** SentencePiece's own rule, in its words: join the neighbours whose joint piece scores highest, the leftmost of equals. */
+function joined(text: string, pieces: Map<string, number>): string[] {
+  const parts = Array.from(`\u2581${text}`.replaceAll(" ", "\u2581"));
+  for (;;) {
+    let best = -1;
+    let highest = Number.NEGATIVE_INFINITY;
+    for (let i = 0; i + 1 < parts.length; ++i) {
+      const score = pieces.get(parts[i]! + parts[i + 1]!);
+      if (score !== undefined && score > highest) {
+        highest = score;
+        best = i;
+      }
+    }
+    if (best < 0) return parts;
+    parts.splice(best, 2, parts[best]! + parts[best + 1]!);
+  }
+}
+
+const sentencePieceGguf = (pieces: string[], extra: GgufEntry[] = []): Buffer => {
+  const bytes = Array.from({ length: 256 }, (_, i) => `<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`);
+  const tokens = ["<unk>", "<s>", "</s>", ...bytes, ...pieces];
+  return ggufBytes([
+    ["general.architecture", { string: "llama" }],
+    ["tokenizer.ggml.model", { string: "llama" }],
+    ["tokenizer.ggml.tokens", { strings: tokens }],
+    ["tokenizer.ggml.scores", { floats: tokens.map((_, id) => -id) }],
+    ["tokenizer.ggml.token_type", { i32s: tokens.map((_, id) => (id === 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : 1)) }],
+    ["tokenizer.ggml.bos_token_id", { u32: 1 }],
+    ["tokenizer.ggml.eos_token_id", { u32: 2 }],
+    ...extra,
+  ]);
+};
+
+t.test("SentencePiece tokenizers in a GGUF join pieces by score", async (t) => {
+  // Random pieces over three letters, each character alone last, as training leaves them.
+  let state = 12345;
+  const random = (below: number): number => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 1;
+    return (state >>> 8) % below;
+  };
+  const word = (longest: number): string =>
+    Array.from({ length: 1 + random(longest) }, () => "abc\u2581"[random(4)]).join("");
+  const alphabet = ["a", "b", "c", "\u2581"];
+  const pieces = [...new Set(Array.from({ length: 60 }, () => word(4)))].filter((piece) => piece.length > 1);
+  const scores = new Map(pieces.map((piece, i) => [piece, -(259 + i)] as const));
+  const tokenizer = await Tokenizer.load(write("pieces.gguf", sentencePieceGguf([...pieces, ...alphabet])));
+  for (let i = 0; i < 300; ++i) {
+    const text = word(25).replaceAll("\u2581", " ");
+    const ids = await tokenizer.encode(text);
+    t.same(
+      [...ids].map((id) => (id < 259 ? "?" : [...pieces, ...alphabet][id - 259])),
+      joined(text, scores),
+      JSON.stringify(text),
+    );
+    t.equal(tokenizer.decode(ids), text);
+  }
+  // What no piece has is its bytes, special tokens stand for themselves, and the text after one gets its own space.
+  t.same([...(await tokenizer.encode("\u00e9"))].slice(1), [3 + 0xc3, 3 + 0xa9]);
+  t.equal(tokenizer.decode(await tokenizer.encode("a\u{1f642}b")), "a\u{1f642}b");
+  t.same([...(await tokenizer.encode("<s>"))], [1]);
+  t.equal([...(await tokenizer.encode("<s>", { specials: "text" }))].includes(1), false);
+  const { pieces: bytes, offsets } = tokenizer.vocabularyPieces();
+  t.same([...bytes.subarray(offsets[3 + 0xc3], offsets[3 + 0xc3 + 1])], [0xc3]);
+  const bare = sentencePieceGguf(alphabet, [["tokenizer.ggml.add_space_prefix", { bool: false }]]);
+  const without = await Tokenizer.load(write("bare.gguf", bare));
+  t.same([...(await without.encode("a b"))], [259, 262, 260]);
+  t.equal(without.decode([262, 259]), " a");
+});
+
+t.test("a GGUF tokenizer of another kind is refused by name", async (t) => {
+  const file = write(
+    "other.gguf",
+    ggufBytes([
+      ["tokenizer.ggml.model", { string: "t5" }],
+      ["tokenizer.ggml.tokens", { strings: ["a"] }],
+    ]),
+  );
+  await t.rejects(Tokenizer.load(file), { code: "UNKNOWN_TOKENIZER", message: /other.gguf: its tokenizer is a "t5"/ });
 });
 
 t.test("a GGUF cut anywhere is an error that names it", async (t) => {

@@ -26,6 +26,7 @@ export interface AddedToken {
 }
 
 /** `tokenizer.ggml.token_type`: what a token is for. */
+const normal = 1;
 const control = 3;
 const userDefined = 4;
 
@@ -85,7 +86,8 @@ const flavours: Record<string, Flavour> = {
 };
 
 /**
- * The tokenizer of a GGUF file: byte-level BPE (`tokenizer.ggml.model` = gpt2) of the kinds above.
+ * The tokenizer of a GGUF file: byte-level BPE (`tokenizer.ggml.model` = gpt2) of the kinds above, or SentencePiece BPE
+ * (`llama`: Llama 2, Mistral 7B).
  *
  * @throws CredenceError "UNKNOWN_TOKENIZER" for another model or another `pre`, by name; "BAD_MODEL_FILE" when a part
  *   is missing
@@ -96,24 +98,13 @@ export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerDocument {
   if (model === undefined) {
     throw new CredenceError("BAD_MODEL_FILE", `${path}: carries no tokenizer (no "tokenizer.ggml.model")`);
   }
-  const instead = "Use the model's Hugging Face folder, whose tokenizer.json is read as it is";
-  if (model !== "gpt2") {
+  if (model !== "gpt2" && model !== "llama") {
     throw new CredenceError(
       "UNKNOWN_TOKENIZER",
-      `${path}: its tokenizer is a "${model}"; "gpt2" (byte-level BPE) is read. ${instead}`,
-    );
-  }
-  const pre = metadata.string("tokenizer.ggml.pre") ?? "default";
-  const flavour = Object.hasOwn(flavours, pre) ? flavours[pre] : undefined;
-  if (!flavour) {
-    const known = Object.keys(flavours).join(", ");
-    throw new CredenceError(
-      "UNKNOWN_TOKENIZER",
-      `${path}: "tokenizer.ggml.pre" is "${pre}"; known are ${known}. ${instead}`,
+      `${path}: its tokenizer is a "${model}"; "gpt2" (byte-level BPE) and "llama" (SentencePiece BPE) are read. ${instead}`,
     );
   }
   const tokens = required(metadata.strings("tokenizer.ggml.tokens"), path, "tokenizer.ggml.tokens");
-  const merges = required(metadata.strings("tokenizer.ggml.merges"), path, "tokenizer.ggml.merges");
   const types = metadata.numbers("tokenizer.ggml.token_type");
   if (types && types.length !== tokens.length) {
     throw new CredenceError("BAD_MODEL_FILE", `${path}: ${tokens.length} tokens but ${types.length} token types`);
@@ -136,15 +127,14 @@ export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerDocument {
       });
     }
   });
+  const parts = model === "gpt2" ? byteLevelBpe(metadata) : sentencePieceBpe(metadata, tokens, types, vocab);
   return {
     version: "1.0",
     truncation: null,
     padding: null,
     added_tokens: added,
-    normalizer: flavour.normalizer ?? null,
-    pre_tokenizer: flavour.preTokenizer,
     post_processor: null,
-    decoder: { ...byteLevel(true), add_prefix_space: true },
+    ...parts,
     model: {
       type: "BPE",
       dropout: null,
@@ -153,10 +143,95 @@ export function tokenizerOfGguf(metadata: GgufMetadata): TokenizerDocument {
       end_of_word_suffix: null,
       fuse_unk: false,
       byte_fallback: false,
-      ignore_merges: flavour.wholeWordsFirst ?? false,
+      ...parts.model,
       vocab,
-      merges,
     },
+  };
+}
+
+const instead = "Use the model's Hugging Face folder, whose tokenizer.json is read as it is";
+
+/** What the two kinds differ in. */
+interface Parts {
+  normalizer: unknown;
+  pre_tokenizer: unknown;
+  decoder: unknown;
+  model: Record<string, unknown>;
+}
+
+function byteLevelBpe(metadata: GgufMetadata): Parts {
+  const { path } = metadata;
+  const pre = metadata.string("tokenizer.ggml.pre") ?? "default";
+  const flavour = Object.hasOwn(flavours, pre) ? flavours[pre] : undefined;
+  if (!flavour) {
+    const known = Object.keys(flavours).join(", ");
+    throw new CredenceError(
+      "UNKNOWN_TOKENIZER",
+      `${path}: "tokenizer.ggml.pre" is "${pre}"; known are ${known}. ${instead}`,
+    );
+  }
+  return {
+    normalizer: flavour.normalizer ?? null,
+    pre_tokenizer: flavour.preTokenizer,
+    decoder: { ...byteLevel(true), add_prefix_space: true },
+    model: {
+      ignore_merges: flavour.wholeWordsFirst ?? false,
+      merges: required(metadata.strings("tokenizer.ggml.merges"), path, "tokenizer.ggml.merges"),
+    },
+  };
+}
+
+/**
+ * SentencePiece joins the two neighbours whose joint piece has the highest score, over and over; as BPE that is a merge
+ * for every way a piece falls in two pieces, ranked by its score. Spaces are "\u2581", one is put before each stretch of
+ * text, and a character outside the vocabulary is its bytes ("<0x0A>").
+ */
+function sentencePieceBpe(
+  metadata: GgufMetadata,
+  tokens: string[],
+  types: number[] | undefined,
+  vocab: Record<string, number>,
+): Parts {
+  const { path } = metadata;
+  const scores = required(metadata.numbers("tokenizer.ggml.scores"), path, "tokenizer.ggml.scores");
+  if (scores.length !== tokens.length) {
+    throw new CredenceError("BAD_MODEL_FILE", `${path}: ${tokens.length} tokens but ${scores.length} scores`);
+  }
+  const unknown = metadata.number("tokenizer.ggml.unknown_token_id") ?? 0;
+  if (!(unknown in tokens)) {
+    throw new CredenceError("BAD_MODEL_FILE", `${path}: its unknown token, ${unknown}, is none of ${tokens.length}`);
+  }
+  const isPiece = (text: string): boolean => {
+    const id = vocab[text];
+    return id !== undefined && (types?.[id] ?? normal) === normal;
+  };
+  const merges: { pair: [string, string]; score: number }[] = [];
+  for (const piece of new Set(tokens)) {
+    if (!isPiece(piece)) continue;
+    const score = scores[vocab[piece]!]!;
+    let left = "";
+    for (const character of piece) {
+      const right = piece.slice(left.length);
+      if (left && isPiece(left) && isPiece(right)) merges.push({ pair: [left, right], score });
+      left += character;
+    }
+  }
+  merges.sort((a, b) => b.score - a.score); // stable: of equal scores, the lower id first
+  const prefix = metadata.boolean("tokenizer.ggml.add_space_prefix") ?? true;
+  const spaces = { type: "Replace", pattern: { String: " " }, content: "\u2581" };
+  return {
+    normalizer: prefix ? { type: "Sequence", normalizers: [{ type: "Prepend", prepend: "\u2581" }, spaces] } : spaces,
+    pre_tokenizer: null,
+    decoder: {
+      type: "Sequence",
+      decoders: [
+        { type: "Replace", pattern: { String: "\u2581" }, content: " " },
+        { type: "ByteFallback" },
+        { type: "Fuse" },
+        ...(prefix ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : []),
+      ],
+    },
+    model: { unk_token: tokens[unknown], fuse_unk: true, byte_fallback: true, merges: merges.map(({ pair }) => pair) },
   };
 }
 

@@ -9,6 +9,7 @@ export type GgufItem =
   | { i32s: number[] }
   | { lists: number[][] }
   | { float: number }
+  | { floats: number[] }
   | { u64: bigint }
   | { bool: boolean };
 export type GgufEntry = [key: string, value: GgufItem];
@@ -38,6 +39,10 @@ function item(value: GgufItem): Buffer {
     const bytes = Buffer.alloc(4);
     bytes.writeFloatLE(value.float);
     return Buffer.concat([u32(6), bytes]);
+  }
+  if ("floats" in value) {
+    const bytes = Buffer.from(Float32Array.from(value.floats).buffer);
+    return Buffer.concat([u32(9), u32(6), u64(value.floats.length), bytes]);
   }
   if ("u64" in value) return Buffer.concat([u32(10), u64(value.u64)]);
   return Buffer.concat([u32(7), Buffer.of(value.bool ? 1 : 0)]);
