@@ -3,10 +3,11 @@
 namespace credence::addon {
 
 void BaseObject::init(Napi::Env env) {
-  Environment::of(env).base = Napi::Persistent(DefineClass(
-      env, "NativeBase",
-      {InstanceMethod<&BaseObject::set_vocabulary>("setVocabulary"), InstanceMethod<&BaseObject::policy>("policy"),
-       InstanceMethod<&BaseObject::dispose>("dispose"), InstanceAccessor<&BaseObject::info>("info")}));
+  Environment::of(env).base = Napi::Persistent(
+      DefineClass(env, "NativeBase",
+                  {InstanceMethod<&BaseObject::set_vocabulary>("setVocabulary"),
+                   InstanceMethod<&BaseObject::policy>("policy"), InstanceMethod<&BaseObject::memory>("memory"),
+                   InstanceMethod<&BaseObject::dispose>("dispose"), InstanceAccessor<&BaseObject::info>("info")}));
 }
 
 BaseObject::BaseObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<BaseObject>(info) {}
@@ -83,6 +84,20 @@ Napi::Value BaseObject::policy(const Napi::CallbackInfo& call) {
                    : std::make_shared<Policy>(base, string_of(adapter.Get("path"), "adapter.path"), heads);
     }
     return PolicyObject::create(env, std::move(policy), worker_);
+  });
+}
+
+Napi::Value BaseObject::memory(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const bool restart = !absent(call[0]) && boolean_or(object_of(call[0], "options"), "restartPeak", false);
+    const credence_memory memory = base_.get("model")->device()->memory(restart);
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("current", static_cast<double>(memory.current));
+    out.Set("peak", static_cast<double>(memory.peak));
+    out.Set("weights", static_cast<double>(memory.weights));
+    out.Set("adapters", static_cast<double>(memory.adapters));
+    return out;
   });
 }
 

@@ -137,6 +137,11 @@ DeviceOptions device_options(const Napi::Value& value) {
   out.dtype = string_or(options, "dtype", "auto");
   out.isa = string_or(options, "isa", "auto");
   out.threads = integer_or(options, "threads", 0);
+  const double memory = number_or(options, "maxMemory", 0);
+  if (!(memory >= 0 && memory < 9007199254740992.0))
+    fail("BAD_OPTION", "maxMemory: expected a number of bytes but received %g", memory);
+  out.max_memory = static_cast<size_t>(memory);
+  out.dry = boolean_or(options, "dry", false);
   return out;
 }
 

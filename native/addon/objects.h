@@ -30,6 +30,7 @@ class BaseObject : public Napi::ObjectWrap<BaseObject> {
   Napi::Value info(const Napi::CallbackInfo& info);
   void set_vocabulary(const Napi::CallbackInfo& info);
   Napi::Value policy(const Napi::CallbackInfo& info);
+  Napi::Value memory(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
   Handle<Base> base_;
@@ -70,6 +71,7 @@ class TrainerObject : public Napi::ObjectWrap<TrainerObject> {
   Napi::Value gradients(const Napi::CallbackInfo& info);
   Napi::Value state(const Napi::CallbackInfo& info);
   void restore(const Napi::CallbackInfo& info);
+  Napi::Value passes(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
   Handle<Trainer> trainer_;

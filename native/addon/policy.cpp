@@ -1,3 +1,4 @@
+#include "native/engine/reading.h"
 #include "objects.h"
 
 namespace credence::addon {
@@ -122,6 +123,7 @@ Napi::Value PolicyObject::generate(const Napi::CallbackInfo& call) {
           out.Set("promptTokens", static_cast<double>(stats.prompt_tokens));
           out.Set("newTokens", static_cast<double>(stats.new_tokens));
           out.Set("seconds", stats.seconds);
+          out.Set("maxBatch", stats.max_batch);
           return out;
         });
   });
@@ -143,7 +145,7 @@ Napi::Value PolicyObject::forward(const Napi::CallbackInfo& call) {
         env, *worker_, call[2],
         [policy, batch, request](Job& job) {
           std::lock_guard lock(policy->base()->mutex());
-          return Pass(policy).forward(*batch, *request, job.abort());
+          return read_batch(policy, *batch, *request, job.abort());
         },
         [collected](Napi::Env to, PassResult& result) -> Napi::Value { return pass_result(to, result, collected); });
   });

@@ -8,7 +8,8 @@ void TrainerObject::init(Napi::Env env) {
       {InstanceMethod<&TrainerObject::accumulate>("accumulate"), InstanceMethod<&TrainerObject::forward>("forward"),
        InstanceMethod<&TrainerObject::backward>("backward"), InstanceMethod<&TrainerObject::update>("update"),
        InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
-       InstanceMethod<&TrainerObject::restore>("restore"), InstanceMethod<&TrainerObject::dispose>("dispose")}));
+       InstanceMethod<&TrainerObject::restore>("restore"), InstanceMethod<&TrainerObject::dispose>("dispose"),
+       InstanceAccessor<&TrainerObject::passes>("passes")}));
 }
 
 TrainerObject::TrainerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TrainerObject>(info) {}
@@ -175,6 +176,18 @@ void TrainerObject::restore(const Napi::CallbackInfo& call) {
     }
     std::lock_guard lock(mutex_of(*trainer));
     trainer->restore(static_cast<int64_t>(number_of(state.Get("step"), "state.step")), moment[0], moment[1]);
+  });
+}
+
+Napi::Value TrainerObject::passes(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& trainer = trainer_.get("trainer");
+    std::lock_guard lock(mutex_of(*trainer));
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("tokens", trainer->pass_size().tokens);
+    out.Set("recompute", trainer->pass_size().recompute);
+    return out;
   });
 }
 

@@ -93,7 +93,7 @@ Weights pack(const std::shared_ptr<Device>& device, const BaseFiles& files,
 
 Buffer vector_of(const std::shared_ptr<Device>& device, const BaseFiles& files, const std::string& name, int width) {
   std::vector<float> values(width);
-  files.read(name, values.data());
+  if (!device->dry()) files.read(name, values.data());
   Buffer buffer(device);
   buffer.upload(values);
   return buffer;
@@ -136,18 +136,41 @@ std::shared_ptr<Base> Base::open(const std::string& path, const DeviceOptions& o
   std::shared_ptr<Base> base(new Base());
   base->files_ = BaseFiles::open(path);
   base->device_ = Device::open(options);
-  const Family& f = base->family();
-  base->shape_ = shape_of(f);
-  base->blocks_.resize(f.layers);
-  for (int layer = 0; layer < f.layers; ++layer) {
-    base->pack_block(layer, false);
-    base->read_vectors(layer);
+  if (options.max_memory && !options.dry) {
+    const size_t need = base->twin()->device()->memory().peak;
+    if (need > options.max_memory) {
+      fail("NO_MEMORY",
+           "%s: its weights take %zu bytes here; the limit is %zu. Allow more memory, or use a smaller model",
+           path.c_str(), need, options.max_memory);
+    }
   }
-  base->final_norm_ = vector_of(base->device_, *base->files_, "model.norm.weight", f.hidden);
-  base->embedding_ =
-      pack(base->device_, *base->files_, {{"model.embed_tokens.weight", f.vocabulary}}, f.hidden, false, true);
-  if (!f.tied_head) base->pack_head(false);
+  base->load();
   return base;
+}
+
+std::shared_ptr<Base> Base::twin() const {
+  std::shared_ptr<Base> base(new Base());
+  base->files_ = files_;
+  base->device_ = device_->twin();
+  base->load();
+  for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+    if (blocks_[layer].backward) base->pack_block(static_cast<int>(layer), true);
+  }
+  if (head_backward_) base->pack_head(true);
+  return base;
+}
+
+void Base::load() {
+  const Family& f = family();
+  shape_ = shape_of(f);
+  blocks_.resize(f.layers);
+  for (int layer = 0; layer < f.layers; ++layer) {
+    pack_block(layer, false);
+    read_vectors(layer);
+  }
+  final_norm_ = vector_of(device_, *files_, "model.norm.weight", f.hidden);
+  embedding_ = pack(device_, *files_, {{"model.embed_tokens.weight", f.vocabulary}}, f.hidden, false, true);
+  if (!f.tied_head) pack_head(false);
 }
 
 void Base::pack_block(int layer, bool backward) {
@@ -206,6 +229,12 @@ void Base::prepare_backward(int lowest) {
 
 void Base::prepare_head_backward() {
   if (!head_backward_) pack_head(true);
+}
+
+void Base::trim() {
+  rotary_ = Buffer();
+  rotary_positions_ = 0;
+  device_->drop_scratch();
 }
 
 const float* Base::rotary(int positions) {

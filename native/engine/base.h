@@ -34,7 +34,10 @@ class Weights {
 
 class Base {
  public:
+  /// Throws Error "NO_MEMORY" saying what the weights need where the device's limit is below that.
   static std::shared_ptr<Base> open(const std::string& path, const DeviceOptions& options);
+  /// The same weights on a dry device, packed for what this base has packed them for.
+  std::shared_ptr<Base> twin() const;
 
   const Family& family() const { return files_->family; }
   const BaseFiles& files() const { return *files_; }
@@ -61,6 +64,11 @@ class Base {
   /// The same for the output matrix.
   void prepare_head_backward();
 
+  /// Gives back what grows with use and is made again when needed: the rotary table and the workspace.
+  void trim();
+  /// Bytes of that now.
+  size_t trimmable() const { return rotary_.bytes() + device_->scratch_bytes(); }
+
   /// One pass at a time runs on a base: policies share its device and workspace.
   std::mutex& mutex() { return mutex_; }
 
@@ -69,12 +77,13 @@ class Base {
 
  private:
   Base() = default;
+  void load();
   void pack_block(int layer, bool backward);
   /// Norms and biases.
   void read_vectors(int layer);
   void pack_head(bool backward);
 
-  std::unique_ptr<BaseFiles> files_;
+  std::shared_ptr<const BaseFiles> files_;
   std::shared_ptr<Device> device_;
   credence_shape shape_{};
   std::vector<Block> blocks_;

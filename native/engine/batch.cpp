@@ -45,6 +45,31 @@ HostBatch HostBatch::take(const std::vector<int>& segments) const {
   return out;
 }
 
+std::vector<std::vector<int>> HostBatch::passes(int limit) const {
+  std::vector<std::vector<int>> families, out;
+  std::vector<int> family(segments()), size;
+  for (int b = 0; b < segments(); ++b) {
+    family[b] = prefix(b) < 0 ? static_cast<int>(families.size()) : family[prefix(b)];
+    if (prefix(b) < 0) {
+      families.emplace_back();
+      size.push_back(0);
+    }
+    families[family[b]].push_back(b);
+    size[family[b]] += length(b);
+  }
+  int held = 0;
+  for (size_t f = 0; f < families.size(); ++f) {
+    if (out.empty() || held + size[f] > limit) {
+      out.emplace_back();
+      held = 0;
+    }
+    held += size[f];
+    out.back().insert(out.back().end(), families[f].begin(), families[f].end());
+  }
+  for (auto& together : out) std::sort(together.begin(), together.end());
+  return out;
+}
+
 DeviceBatch::DeviceBatch(std::shared_ptr<Device> device)
     : counts_(device),
       tokens_(device),
@@ -53,6 +78,17 @@ DeviceBatch::DeviceBatch(std::shared_ptr<Device> device)
       key_start_(device),
       page_table_(device),
       prefix_of_(device) {}
+
+void DeviceBatch::reserve(int tokens, int segments, int pages_per_segment) {
+  most_tokens_ = tokens;
+  most_segments_ = segments;
+  counts_.reserve(2 * sizeof(int32_t));
+  tokens_.reserve(tokens * sizeof(int32_t));
+  positions_.reserve(tokens * sizeof(int32_t));
+  cu_seqlens_.reserve((segments + 1) * sizeof(int32_t));
+  key_start_.reserve(segments * sizeof(int32_t));
+  page_table_.reserve(static_cast<size_t>(segments) * pages_per_segment * sizeof(int32_t));
+}
 
 int DeviceBatch::upload(const HostBatch& batch) {
   const int segments = batch.segments();
@@ -87,8 +123,8 @@ void DeviceBatch::upload(const HostBatch& batch, const std::vector<int32_t>& key
   key_start_.upload(key_start);
   page_table_.upload(page_table);
   prefix_of_.upload(batch.prefix_of);
-  view_ = {batch.tokens_count(),
-           batch.segments(),
+  view_ = {std::max(batch.tokens_count(), most_tokens_),
+           std::max(batch.segments(), most_segments_),
            pages_per_segment,
            counts_.i32(),
            tokens_.i32(),

@@ -30,6 +30,8 @@ struct HostBatch {
   }
   /// These segments as a batch of their own; in rising order and with their prefixes.
   HostBatch take(const std::vector<int>& segments) const;
+  /// Segments that go through a pass together, at most `tokens` where they can be cut: a prefix stays with its readers.
+  std::vector<std::vector<int>> passes(int tokens) const;
   /// Throws Error "BAD_BATCH" unless offsets rise from 0 to the number of tokens, each segment has a token and, with its
   /// prefix, fits the context, a prefix stands before its readers, and every id is in the vocabulary.
   void check(const Family& family) const;
@@ -51,13 +53,18 @@ class DeviceBatch {
   void upload(const HostBatch& batch, const std::vector<int32_t>& key_start, const std::vector<int32_t>& page_table,
               int pages_per_segment);
 
+  /// Room for batches up to this size, told as the capacity of every later one: memory and workspace do not vary with
+  /// what a batch holds.
+  void reserve(int tokens, int segments, int pages_per_segment);
+
   credence_batch view() const { return view_; }
-  /// [1] the number of tokens.
+  /// [1] the number of tokens, and how many there may be.
   const int32_t* rows() const { return view_.counts; }
-  int tokens() const { return view_.token_capacity; }
+  int capacity() const { return view_.token_capacity; }
 
  private:
   Buffer counts_, tokens_, cu_seqlens_, positions_, key_start_, page_table_, prefix_of_;
+  int most_tokens_ = 0, most_segments_ = 0;
   credence_batch view_{};
 };
 

@@ -13,7 +13,6 @@ void Activations::reserve(const Base& base, const Policy* policy, int layer, int
     if (!buffer) buffer = Buffer(device);
     buffer.reserve(std::max<size_t>(bytes, 1));
   };
-  fit(x, rows * f.hidden * 4);
   fit(h1, rows * f.hidden * act);
   fit(q, rows * f.query_width() * act);
   fit(o, rows * f.query_width() * act);
@@ -52,7 +51,7 @@ void run_block(const Base& base, const BlockRun& run) {
   in.batch = run.batch->view();
   in.shape = base.shape();
   in.dtype = dtype;
-  in.x = a.x.f32();
+  in.x = run.x;
   in.ldx = f.hidden;
   in.norm_weight = block.attention_norm.f32();
   in.qkv = weights(Product::kQkv);
@@ -79,21 +78,21 @@ void run_block(const Base& base, const BlockRun& run) {
 
   credence_project out{};
   out.rows = run.batch->rows();
-  out.capacity = run.batch->tokens();
+  out.capacity = run.batch->capacity();
   out.dtype = dtype;
   out.weights = weights(Product::kOut);
   out.lora = lora(Product::kOut);
   out.bias = bias(Product::kOut);
   out.in = a.o.as<>();
-  out.x = a.x.f32();
-  out.x_out = keep ? a.mid.f32() : a.x.f32();
+  out.x = run.x;
+  out.x_out = run.mid;
   out.ldx = f.hidden;
   out.s = keep ? a.s2.as<>() : nullptr;
   device->project(out);
 
   credence_mlp_input mlp{};
   mlp.rows = run.batch->rows();
-  mlp.capacity = run.batch->tokens();
+  mlp.capacity = run.batch->capacity();
   mlp.shape = base.shape();
   mlp.dtype = dtype;
   mlp.x = out.x_out;

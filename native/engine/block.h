@@ -6,9 +6,10 @@
 
 namespace credence {
 
-/// What a block computes. Without `keep` every block may share one set; with it, it holds what the backward pass needs.
+/// What a block computes between the residuals. Without `keep` every block may share one set; with it, it holds what the
+/// backward pass needs.
 struct Activations {
-  Buffer x, mid;                             // [T, H] float32: the residual before attention and before the MLP
+  Buffer mid;                                // [T, H] float32: the residual before the MLP, where it is kept apart
   Buffer h1, q, k, v, o, lse, inv1, s1, s2;  // the attention half
   Buffer qk_raw;                             // [T, (heads + kv_heads) head_dim] q and k before their norm
   Buffer h2, u, a, inv2, s3, s4;             // the MLP half
@@ -22,8 +23,9 @@ struct BlockRun {
   const DeviceBatch* batch = nullptr;
   const Policy* adapter = nullptr;  // null: the adapter is off
   Activations* act = nullptr;
-  float* x_out = nullptr;  // [T, H]; may be act->x without keep
-  void* pages = nullptr;   // this layer's pool
+  // [T, H]: the residual before the block, before its MLP, and after it. All may be the same where x is not needed again.
+  float *x = nullptr, *mid = nullptr, *x_out = nullptr;
+  void* pages = nullptr;  // this layer's pool
   const float* rotary = nullptr;
   bool keep = false;
 };

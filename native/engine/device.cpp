@@ -66,15 +66,32 @@ std::shared_ptr<Device> Device::open(const DeviceOptions& options) {
     fail("BAD_OPTION", "threads: expected 1 to 1024, or 0 for all cores, but received %d", options.threads);
   }
   device->threads_ = options.threads ? options.threads : std::max(1u, std::thread::hardware_concurrency());
+  device->max_memory_ = options.max_memory;
+  device->dry_ = options.dry;
+  device->start();
+  return device;
+}
+
+void Device::start() {
   char error[512] = "";
-  device->backend_ = device->table_->open(0, device->threads_, error, sizeof(error));
-  if (!device->backend_) fail("NO_DEVICE", "device %s: %s", device->table_->name, error);
+  backend_ = dry_ ? table_->open_dry(error, sizeof(error)) : table_->open(0, threads_, error, sizeof(error));
+  if (!backend_) fail("NO_DEVICE", "device %s: %s", table_->name, error);
+  if (!dry_) table_->limit(backend_, max_memory_);  // a dry device tells how far beyond the limit it would go
+}
+
+std::shared_ptr<Device> Device::twin() const {
+  std::shared_ptr<Device> device(new Device());
+  device->table_ = table_;
+  device->dtype_ = dtype_;
+  device->threads_ = threads_;
+  device->dry_ = true;
+  device->start();
   return device;
 }
 
 Device::~Device() {
   if (!backend_) return;
-  if (scratch_) table_->free(backend_, scratch_);
+  drop_scratch();
   table_->close(backend_);
 }
 
@@ -82,10 +99,15 @@ void Device::check(int status, const char* what) const {
   if (status) fail("KERNEL", "%s: %s", what, table_->last_error(backend_));
 }
 
+void Device::drop_scratch() {
+  if (scratch_) table_->free(backend_, scratch_);
+  scratch_ = nullptr;
+  scratch_bytes_ = 0;
+}
+
 void* Device::scratch(size_t bytes) {
   if (bytes > scratch_bytes_) {
-    if (scratch_) table_->free(backend_, scratch_);
-    scratch_bytes_ = 0;
+    drop_scratch();
     scratch_ = table_->alloc(backend_, bytes);
     if (!scratch_) fail("NO_MEMORY", "no %zu bytes of workspace: %s", bytes, table_->last_error(backend_));
     scratch_bytes_ = bytes;

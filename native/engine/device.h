@@ -17,6 +17,8 @@ struct DeviceOptions {
   std::string dtype = "auto";   // "auto", "f32", "bf16"
   std::string isa = "auto";     // "auto" or a table's instruction set
   int threads = 0;              // 0: as many as there are cores
+  size_t max_memory = 0;        // bytes of device memory that are kept to; 0: no limit
+  bool dry = false;             // counts memory, computes nothing (kernels.h, open_dry)
 };
 
 class Device {
@@ -30,6 +32,15 @@ class Device {
   const credence_table& table() const { return *table_; }
   credence_backend* backend() const { return backend_; }
   credence_dtype dtype() const { return dtype_; }
+  /// Nothing is computed here: a pass leaves its memory in the ledger and zeros in what it reads out.
+  bool dry() const { return dry_; }
+  /// A dry device of the same table and type, without a limit.
+  std::shared_ptr<Device> twin() const;
+  size_t max_memory() const { return max_memory_; }
+  size_t scratch_bytes() const { return scratch_bytes_; }
+  /// Gives the workspace back; the next launch takes what it needs.
+  void drop_scratch();
+  credence_memory memory(bool restart_peak = false) const { return table_->memory(backend_, restart_peak); }
   size_t act_bytes() const { return dtype_ == CREDENCE_BF16 ? 2 : 4; }
   int threads() const { return threads_; }
 
@@ -43,11 +54,13 @@ class Device {
 
  private:
   Device() = default;
+  void start();
   template <class P>
   void launch(size_t (*workspace)(const P*), int (*run)(credence_backend*, const P*, void*), const P& p,
               const char* name) {
     if (!run) fail("NO_OPERATOR", "%s has no operator \"%s\" for %s", table_->name, name, table_->isa);
-    check(run(backend_, &p, scratch(workspace ? workspace(&p) : 0)), name);
+    void* const space = scratch(workspace ? workspace(&p) : 0);
+    if (!dry_) check(run(backend_, &p, space), name);
   }
   void* scratch(size_t bytes);
 
@@ -55,6 +68,8 @@ class Device {
   credence_backend* backend_ = nullptr;
   credence_dtype dtype_ = CREDENCE_F32;
   int threads_ = 1;
+  size_t max_memory_ = 0;
+  bool dry_ = false;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
 };

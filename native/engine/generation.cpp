@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "fit.h"
 #include "random.h"
 
 namespace credence {
@@ -13,6 +14,12 @@ namespace {
 
 constexpr int kPrefillTokens = 512;               // prompt tokens a step takes on beside the sequences in flight
 constexpr int64_t kPoolBytes = int64_t{1} << 30;  // pages of all layers together, unless one prompt needs more
+
+/// Sequences decoded together where nothing limits memory.
+int batch_of(const std::shared_ptr<Policy>& policy, const GenerateOptions& options) {
+  if (options.max_batch < 0) fail("BAD_OPTION", "maxBatch: expected 1 or more but received %d", options.max_batch);
+  return options.max_batch ? options.max_batch : parameter_count(policy->base()->family()) < 1000000000 ? 128 : 32;
+}
 
 int pages_for(int tokens) { return (tokens + CREDENCE_PAGE - 1) / CREDENCE_PAGE; }
 
@@ -50,18 +57,19 @@ class Generator {
     for (const auto* names : {&options.answer_heads, &options.prompt_heads}) {
       for (const std::string& name : *names) depths_.insert(policy->head(name).spec.layer);
     }
-    max_batch_ = options.max_batch ? options.max_batch : parameter_count(base_->family()) < 1000000000 ? 128 : 32;
+    max_batch_ = options.max_batch;
     adapter_ = options.adapter ? policy.get() : nullptr;
-    int longest = 0;
-    for (const auto& prompt : options.prompts) longest = std::max(longest, static_cast<int>(prompt.size()));
-    rotary_ = base_->rotary(longest + options.max_new_tokens);
     for (size_t p = 0; p < options.prompts.size(); ++p) {
       for (int s = 0; s < options.samples; s += max_batch_) {
         waiting_.push_back({static_cast<int>(p), s, std::min(max_batch_, options.samples - s)});
       }
     }
     std::reverse(waiting_.begin(), waiting_.end());  // taken from the back
+    int longest = 0;
+    for (const auto& prompt : options.prompts) longest = std::max(longest, static_cast<int>(prompt.size()));
+    rotary_ = base_->rotary(longest + options.max_new_tokens);
     open_pools(longest);
+    reserve(longest);
   }
 
   GenerateStats run(const AbortFlag* abort) {
@@ -86,7 +94,6 @@ class Generator {
     if (o.top_k < 0) fail("BAD_OPTION", "topK: expected 0 (all) or more but received %d", o.top_k);
     if (!(o.repetition_penalty > 0))
       fail("BAD_OPTION", "repetitionPenalty: expected above 0 but received %g", o.repetition_penalty);
-    if (o.max_batch < 0) fail("BAD_OPTION", "maxBatch: expected 1 or more but received %d", o.max_batch);
     if (!o.stop_strings.empty() && base_->vocabulary_pieces.empty()) {
       fail("BAD_OPTION", "stopStrings need the tokenizer's pieces: call setVocabulary first");
     }
@@ -131,6 +138,32 @@ class Generator {
     for (int layer = 0; layer < f.layers; ++layer) pools_.emplace_back(device_, count * page);
     users_.assign(count, 0);
     for (int64_t i = count; i-- > 0;) free_.push_back(static_cast<int32_t>(i));
+  }
+
+  /// Takes all the memory that any step may need, so that it does not depend on what is sampled.
+  void reserve(int longest) {
+    const Family& f = base_->family();
+    int64_t prompt_tokens = 0;
+    for (const Group& group : waiting_) prompt_tokens += static_cast<int64_t>(options_.prompts[group.prompt].size());
+    rows_ = static_cast<int>(
+        std::min<int64_t>(max_batch_, static_cast<int64_t>(options_.prompts.size()) * options_.samples));
+    const int admitted = std::max(longest, static_cast<int>(std::min<int64_t>(kPrefillTokens, prompt_tokens)));
+    const size_t rows = rows_, tokens = rows_ + admitted;
+    table_width_ = pages_for(longest + options_.max_new_tokens);
+    batch_.reserve(static_cast<int>(tokens), rows_, table_width_);
+    act_.reserve(*base_, adapter_, 0, static_cast<int>(tokens), false);
+    x_.reserve(tokens * f.hidden * 4);
+    count_.reserve(4);
+    h_.reserve(rows * f.hidden * device_->act_bytes());
+    if (depths_.count(f.layers)) normed_.reserve(rows * f.hidden * 4);
+    for (Buffer* each : {&gathered_, &temperature_, &top_k_, &top_p_, &repetition_, &token_, &logprob_})
+      each->reserve(rows * 4);
+    uniform_.reserve(rows * 8);
+    if (options_.repetition_penalty != 1) {
+      const size_t distinct = std::min(longest + options_.max_new_tokens, f.vocabulary);
+      seen_.reserve((rows * distinct + 1) * 4);
+      seen_offsets_.reserve((rows + 1) * 4);
+    }
   }
 
   int32_t take_page() {
@@ -195,14 +228,12 @@ class Generator {
       for (int i = 0; i < pages_for(static_cast<int>(prompt.size())); ++i) pages.back().push_back(take_page());
       stats_.prompt_tokens += prompt.size();
     }
-    size_t width = 1;
-    for (const auto& list : pages) width = std::max(width, list.size());
-    std::vector<int32_t> table(pages.size() * width, -1);
-    for (size_t b = 0; b < pages.size(); ++b) std::copy(pages[b].begin(), pages[b].end(), table.begin() + b * width);
-    batch_.upload(host, key_start, table, static_cast<int>(width));
+    std::vector<int32_t> table(pages.size() * table_width_, -1);
+    for (size_t b = 0; b < pages.size(); ++b)
+      std::copy(pages[b].begin(), pages[b].end(), table.begin() + b * table_width_);
+    batch_.upload(host, key_start, table, table_width_);
 
-    act_.reserve(*base_, adapter_, 0, host.tokens_count(), false);
-    float* x = act_.x.f32();
+    float* x = x_.f32();
     std::vector<int32_t> last(host.segments());
     for (int b = 0; b < host.segments(); ++b) last[b] = host.offsets[b + 1] - 1;
     const size_t depths = depths_.size();
@@ -221,7 +252,7 @@ class Generator {
     for (int layer = 0; layer < f.layers; ++layer) {
       check_abort(abort);
       collect(layer);
-      run_block(*base_, {layer, &batch_, adapter_, &act_, x, pools_[layer].as<>(), rotary_, false});
+      run_block(*base_, {layer, &batch_, adapter_, &act_, x, x, x, pools_[layer].as<>(), rotary_, false});
     }
     collect(f.layers);
 
@@ -259,16 +290,15 @@ class Generator {
     if (depth == f.layers) {
       gathered_.upload(index);
       count_.upload(std::vector<int32_t>{n});
-      normed_.reserve(out.size() * 4);
-      credence_norm norm = final_norm(*base_, x, count_, gathered_, n);
+      credence_norm norm = final_norm(*base_, x, count_, gathered_, rows_);
       norm.y_f32 = normed_.f32();
       norm.ldy_f32 = f.hidden;
       device_->norm(norm);
       normed_.read(out.data(), out.size() * 4);
     } else {
       for (int i = 0; i < n; ++i) {
-        act_.x.read(out.data() + static_cast<size_t>(i) * f.hidden, f.hidden * 4,
-                    static_cast<size_t>(index[i]) * f.hidden * 4);
+        x_.read(out.data() + static_cast<size_t>(i) * f.hidden, f.hidden * 4,
+                static_cast<size_t>(index[i]) * f.hidden * 4);
       }
     }
     return out;
@@ -321,8 +351,7 @@ class Generator {
     const int n = static_cast<int>(index.size());
     gathered_.upload(index);
     count_.upload(std::vector<int32_t>{n});
-    h_.reserve(static_cast<size_t>(n) * f.hidden * device_->act_bytes());
-    credence_norm norm = final_norm(*base_, act_.x.f32(), count_, gathered_, n);
+    credence_norm norm = final_norm(*base_, x_.f32(), count_, gathered_, rows_);
     norm.y = h_.as<>();
     norm.ldy = f.hidden;
     device_->norm(norm);
@@ -339,14 +368,9 @@ class Generator {
       seen_offsets.push_back(static_cast<int32_t>(seen.size()));
     }
     uniform_.upload(uniform);
-    seen.push_back(0);  // never an empty buffer
-    seen_.upload(seen);
-    seen_offsets_.upload(seen_offsets);
-    token_.reserve(n * 4);
-    logprob_.reserve(n * 4);
     credence_sample sample{};
     sample.rows = count_.i32();
-    sample.capacity = n;
+    sample.capacity = rows_;
     sample.width = f.hidden;
     sample.vocabulary = f.vocabulary;
     sample.dtype = device_->dtype();
@@ -358,6 +382,9 @@ class Generator {
     sample.top_p = top_p_.f32();
     sample.repetition = repetition_.f32();
     if (options_.repetition_penalty != 1) {
+      seen.push_back(0);  // never an empty buffer
+      seen_.upload(seen);
+      seen_offsets_.upload(seen_offsets);
       sample.seen = seen_.i32();
       sample.seen_offsets = seen_offsets_.i32();
     }
@@ -375,7 +402,8 @@ class Generator {
       out.logprobs.push_back(logprobs[i]);
       ++stats_.new_tokens;
       bool fed = true;  // nothing of the answer waits to be fed
-      if (std::count(options_.stop_tokens.begin(), options_.stop_tokens.end(), tokens[i])) {
+      // A dry device samples nothing: its memory does not depend on what follows, so every sequence ends here.
+      if (device_->dry() || std::count(options_.stop_tokens.begin(), options_.stop_tokens.end(), tokens[i])) {
         out.stopped = true;
       } else {
         out.tokens.push_back(tokens[i]);
@@ -456,7 +484,9 @@ class Generator {
   const float* rotary_ = nullptr;
   DeviceBatch batch_;
   Activations act_;
-  std::vector<Buffer> pools_;  // one a layer
+  Buffer x_{device_};               // [T, H] the residual
+  int rows_ = 0, table_width_ = 1;  // sequences of a step at most; pages of one at most
+  std::vector<Buffer> pools_;       // one a layer
   std::vector<int32_t> users_, free_;
   int64_t promised_ = 0;
   std::vector<Group> waiting_;
@@ -473,7 +503,24 @@ class Generator {
 
 GenerateStats generate(const std::shared_ptr<Policy>& policy, const GenerateOptions& options,
                        const std::function<void(std::vector<Sample>&&)>& finished, const AbortFlag* abort) {
-  return Generator(policy, options, finished).run(abort);
+  const size_t limit = policy->base()->device()->max_memory();
+  GenerateOptions fitted = options;
+  fitted.max_batch = batch_of(policy, options);
+  if (limit) {
+    const Rehearsal rehearsal(*policy);
+    GenerateOptions tried = fitted;
+    tried.stop_strings.clear();  // the twin has no vocabulary, and needs none
+    for (;; tried.max_batch /= 2) {
+      const size_t need =
+          rehearsal.peak([&] { Generator(rehearsal.policy(), tried, [](std::vector<Sample>&&) {}).run(nullptr); });
+      if (need <= limit) break;
+      if (tried.max_batch == 1) fail_limit("generating", need, limit, "use shorter prompts or fewer new tokens");
+    }
+    fitted.max_batch = tried.max_batch;
+  }
+  GenerateStats stats = Generator(policy, fitted, finished).run(abort);
+  stats.max_batch = fitted.max_batch;
+  return stats;
 }
 
 }  // namespace credence

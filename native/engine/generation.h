@@ -25,7 +25,7 @@ struct GenerateOptions {
   bool adapter = true;
   std::vector<int> collect;  // depths, as HeadSpec::layer
   std::vector<std::string> answer_heads, prompt_heads;
-  int max_batch = 0;  // 0: chosen from the model's size
+  int max_batch = 0;  // 0: chosen from the model's size; under a limit of memory, as many of these as fit
 };
 
 struct Sample {
@@ -40,6 +40,7 @@ struct Sample {
 struct GenerateStats {
   int64_t prompt_tokens = 0, new_tokens = 0;
   double seconds = 0;
+  int max_batch = 0;  // sequences decoded together at most
 };
 
 /// Samples arrive as they finish. A sample's numbers depend on (seed, prompt, sample index) alone: not on what else is being

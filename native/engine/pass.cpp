@@ -14,8 +14,15 @@ Pass::Pass(std::shared_ptr<Policy> policy)
 
 const Policy* Pass::adapter() const { return request_.adapter ? policy_.get() : nullptr; }
 
-float* Pass::residual(int layer) {
-  return layer == base_->family().layers && request_.keep ? final_x_.f32() : at(layer).x.f32();
+int Pass::lowest() const { return request_.adapter ? policy_->lowest_adapted() : base_->family().layers; }
+
+float* Pass::residual(int layer) { return request_.keep && layer >= lowest() ? kept_x_[layer].f32() : x_.f32(); }
+
+void Pass::run(int layer, bool keep) {
+  float *x = residual(layer), *x_out = residual(layer + 1);
+  float* const mid = request_.keep && layer >= lowest() ? at(layer).mid.f32() : x;
+  run_block(*base_,
+            {layer, &batch_, adapter(), &at(layer), x, mid, x_out, pages_.as<>(), base_->rotary(longest_), keep});
 }
 
 PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort) {
@@ -30,15 +37,21 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
   if (!pages_) pages_ = Buffer(device_);
   pages_.reserve(pages * device_->table().page_bytes(&base_->shape(), device_->dtype()));
 
-  const int sets = request_.keep ? f.layers : 1;
-  if (static_cast<int>(kept_.size()) < sets) kept_.resize(sets);
-  for (int layer = 0; layer < sets; ++layer) {
-    kept_[layer].reserve(*base_, adapter(), layer, host_.tokens_count(), request_.keep);
+  const int rows = host_.tokens_count();
+  auto fit = [&](Buffer& x) {
+    if (!x) x = Buffer(device_);
+    x.reserve(static_cast<size_t>(rows) * f.hidden * 4);
+  };
+  kept_.resize(f.layers);
+  kept_x_.resize(f.layers + 1);
+  if (!request_.keep || lowest() > 0 || request_.divergence) fit(x_);
+  if (request_.divergence) shared_.reserve(*base_, nullptr, 0, rows, false);  // the pass with the adapter off
+  for (int layer = 0; layer < f.layers; ++layer) {
+    const bool backward = request_.keep && layer >= lowest();
+    at(layer).reserve(*base_, adapter(), layer, rows, backward);
+    if (backward) fit(kept_x_[layer]);
   }
-  if (request_.keep) {
-    if (!final_x_) final_x_ = Buffer(device_);
-    final_x_.reserve(host_.tokens.size() * f.hidden * 4);
-  }
+  if (request_.keep) fit(kept_x_[f.layers]);
 
   PassResult result;
   const size_t depths = request_.collect.size();
@@ -83,9 +96,7 @@ void Pass::run_blocks(const std::function<void(int)>& read_depth, const AbortFla
   for (int layer = 0; layer < f.layers; ++layer) {
     check_abort(abort);
     read_depth(layer);
-    float* x_out = residual(layer + 1);
-    run_block(*base_,
-              {layer, &batch_, adapter(), &at(layer), x_out, pages_.as<>(), base_->rotary(longest_), request_.keep});
+    run(layer, keeps(layer));
   }
   read_depth(f.layers);
 }

@@ -42,8 +42,9 @@ struct DivergenceRead {
 
 struct PassRequest {
   bool adapter = true;
-  /// Keeps what backward() needs.
-  bool keep = false;
+  /// Keeps what backward() needs: all that the blocks computed, or with `recompute` their inputs alone, from which
+  /// backward() computes the rest again, with the same bits.
+  bool keep = false, recompute = false;
   bool logprobs = false, entropy = false, logits = false;
   std::vector<HeadRead> heads;
   std::optional<ClosedSetRead> closed_set;
@@ -104,12 +105,17 @@ class Pass {
     int touched = 0;
   };
 
-  Activations& at(int layer) { return request_.keep ? kept_[layer] : kept_[0]; }
+  /// The blocks from here on have a backward pass: nothing of those below is kept.
+  int lowest() const;
+  bool keeps(int layer) const { return request_.keep && !request_.recompute && layer >= lowest(); }
+  Activations& at(int layer) { return keeps(layer) ? kept_[layer] : shared_; }
+  /// [T, H] the residual before block `layer`; layers: after the last.
   float* residual(int layer);
   /// body for kRowsAtOnce of these rows at a time; with `gradients` what it leaves in dh goes on into dx_.
   void over_rows(const std::vector<int32_t>& rows, bool gradients, const std::function<void(const NormedRows&)>& body);
   void run_blocks(const std::function<void(int)>& read_depth, const AbortFlag* abort);
   void read_hidden(PassResult& result);
+  void run(int layer, bool keep);
   void read_vocabulary(PassResult& result);
   void check_closed_set() const;
   void read_closed_set(PassResult& result);
@@ -130,8 +136,11 @@ class Pass {
   HostBatch host_;
   int longest_ = 0;
   PassRequest request_;
-  std::vector<Activations> kept_;
-  Buffer pages_, final_x_;  // final_x_: [T, H] residual after the last block
+  std::vector<Activations> kept_;  // of blocks that keep all they compute
+  Activations shared_;             // of the others, one after the other
+  std::vector<Buffer> kept_x_;     // [layers + 1] residuals that backward reads
+  Buffer x_;                       // the residual where it is not kept
+  Buffer pages_;
   std::map<std::string, HeadState> heads_;
   // Of a divergence: the tokens in the mask, the rows over them, and those rows [.., H] act normed with the adapter off.
   std::vector<int32_t> divergence_tokens_, divergence_rows_;

@@ -49,13 +49,14 @@ PassResult Pass::backward(const Upstream& upstream, float* gradients, const Abor
 void Pass::backward_block(int layer, float* gradients, bool below) {
   const Family& f = base_->family();
   const Base::Block& block = base_->block(layer);
-  Activations& a = kept_[layer];
+  if (request_.recompute) run(layer, true);
+  Activations& a = at(layer);
   const credence_dtype dtype = device_->dtype();
   auto weights = [&](Product product) { return block.product[static_cast<int>(product)].handle(); };
 
   credence_project_backward out{};
   out.rows = batch_.rows();
-  out.capacity = batch_.tokens();
+  out.capacity = batch_.capacity();
   out.dtype = dtype;
   out.weights = weights(Product::kMlpOut);
   out.lora = lora_handle(adapter(), layer, Product::kMlpOut);
@@ -69,7 +70,7 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
 
   credence_mlp_input_backward mlp{};
   mlp.rows = batch_.rows();
-  mlp.capacity = batch_.tokens();
+  mlp.capacity = batch_.capacity();
   mlp.shape = base_->shape();
   mlp.dtype = dtype;
   mlp.x = a.mid.f32();
@@ -115,7 +116,7 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   in.batch = batch_.view();
   in.shape = base_->shape();
   in.dtype = dtype;
-  in.x = a.x.f32();
+  in.x = residual(layer);
   in.ldx = f.hidden;
   in.norm_weight = block.attention_norm.f32();
   in.inv_rms = a.inv1.f32();

@@ -71,6 +71,13 @@ Policy::Policy(std::shared_ptr<Base> base, const std::string& directory, const s
   finish(values);
 }
 
+std::shared_ptr<Policy> Policy::twin(std::shared_ptr<Base> base) const {
+  std::vector<HeadSpec> heads;
+  for (const Head& head : heads_) heads.push_back(head.spec);
+  const auto adapter = adapter_ ? std::optional(AdapterSpec{*adapter_, 0}) : std::nullopt;
+  return std::make_shared<Policy>(std::move(base), adapter, heads);
+}
+
 const Head& Policy::head(const std::string& name) const {
   for (const Head& head : heads_) {
     if (head.spec.name == name) return head;
@@ -149,6 +156,7 @@ void Policy::lay_out(const std::vector<HeadSpec>& heads) {
 }
 
 void Policy::initialise(std::optional<uint64_t> adapter_seed, std::vector<float>& values) const {
+  if (base_->device()->dry()) return;
   auto uniform = [&](const Parameter& parameter, double bound, uint64_t seed, uint64_t index) {
     for (int64_t i = 0; i < parameter.count(); ++i) {
       values[parameter.offset + i] = static_cast<float>((2 * counter_uniform(seed, index, i) - 1) * bound);

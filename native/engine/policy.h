@@ -68,6 +68,9 @@ class Policy {
   /// An adapter from a PEFT folder.
   Policy(std::shared_ptr<Base> base, const std::string& adapter_directory, const std::vector<HeadSpec>& heads);
 
+  /// A policy of the same shapes on another base, usually this one's twin.
+  std::shared_ptr<Policy> twin(std::shared_ptr<Base> base) const;
+
   const std::shared_ptr<Base>& base() const { return base_; }
   bool has_adapter() const { return adapter_.has_value(); }
   const AdapterConfig& adapter_config() const { return *adapter_; }

@@ -8,12 +8,48 @@ namespace credence {
 Trainer::Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer)
     : policy_(std::move(policy)), device_(policy_->base()->device()), optimizer_(optimizer), pass_(policy_) {
   if (!policy_->count()) fail("BAD_OPTION", "nothing to train: the policy has neither an adapter nor a head");
+  if (device_->max_memory()) rehearsal_.emplace(*policy_);
   const size_t bytes = policy_->count() * sizeof(float);
   for (Buffer* buffer : {&gradients_, &m_, &v_}) {
     *buffer = Buffer(device_, bytes);
     buffer->zero();
   }
   norm_ = Buffer(device_, sizeof(float));
+  if (rehearsal_) twin_ = std::make_unique<Trainer>(rehearsal_->policy(), optimizer);
+}
+
+void Trainer::prepare(bool head) {
+  policy_->base()->prepare_backward(policy_->lowest_adapted());
+  if (head) policy_->base()->prepare_head_backward();
+}
+
+PassSize Trainer::fit(const std::vector<PassSize>& sizes, bool head,
+                      const std::function<void(Trainer&, const PassSize&)>& call) {
+  const size_t limit = device_->max_memory();
+  if (!limit) {
+    prepare(head);
+    return sizes.front();
+  }
+  const char* const way_out = "use shorter sequences, a smaller adapter or a smaller model";
+  const size_t before = rehearsal_->rest(), ready = rehearsal_->peak([&] { twin_->prepare(head); });
+  const bool new_weights = rehearsal_->rest() != before;
+  size_t least = SIZE_MAX;
+  for (const PassSize& size : sizes) {
+    twin_->pass_ = Pass(twin_->policy_);
+    const size_t need = std::max(ready, rehearsal_->peak([&] { call(*twin_, size); }));
+    least = std::min(least, need);
+    if (need > limit) continue;
+    twin_->pass_ = Pass(twin_->policy_);
+    twin_->policy_->base()->trim();
+    const size_t left_over = device_->memory().current;
+    if (new_weights || !(size == size_) || need + left_over > limit + rehearsal_->rest()) {
+      pass_ = Pass(policy_);
+      policy_->base()->trim();
+    }
+    prepare(head);
+    return size;
+  }
+  fail_limit("this training step", least, limit, way_out);
 }
 
 namespace {
@@ -89,32 +125,6 @@ Loss part_of(const HostBatch& batch, const Loss& loss, const HostBatch& part, co
   return out;
 }
 
-/// Segments that go through a pass together, at most `tokens` where they can be cut: a prefix stays with its readers.
-std::vector<std::vector<int>> passes_of(const HostBatch& batch, int tokens) {
-  std::vector<std::vector<int>> families, out;
-  std::vector<int> family(batch.segments()), size;
-  for (int b = 0; b < batch.segments(); ++b) {
-    family[b] = batch.prefix(b) < 0 ? static_cast<int>(families.size()) : family[batch.prefix(b)];
-    if (batch.prefix(b) < 0) {
-      families.emplace_back();
-      size.push_back(0);
-    }
-    families[family[b]].push_back(b);
-    size[family[b]] += batch.length(b);
-  }
-  int held = 0;
-  for (size_t f = 0; f < families.size(); ++f) {
-    if (out.empty() || held + size[f] > tokens) {
-      out.emplace_back();
-      held = 0;
-    }
-    held += size[f];
-    out.back().insert(out.back().end(), families[f].begin(), families[f].end());
-  }
-  for (auto& segments : out) std::sort(segments.begin(), segments.end());
-  return out;
-}
-
 bool any(const std::vector<float>& weights) {
   return std::any_of(weights.begin(), weights.end(), [](float weight) { return weight != 0; });
 }
@@ -130,22 +140,31 @@ double inner(const std::vector<float>& weights, const std::vector<float>& values
 double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort) {
   batch.check(policy_->base()->family());
   check(batch, loss);
+  const bool vocabulary = any(loss.nll_weights) || any(loss.divergence_weights);
+  size_ = fit(pass_sizes(true), vocabulary,
+              [&](Trainer& twin, const PassSize& size) { twin.accumulate_in(batch, loss, size, nullptr); });
+  return accumulate_in(batch, loss, size_, abort);
+}
+
+double Trainer::accumulate_in(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort) {
   double total = 0;
-  for (const std::vector<int>& segments : passes_of(batch, kTokensAtOnce)) {
+  for (const std::vector<int>& segments : batch.passes(size.tokens)) {
     const HostBatch part = batch.take(segments);
-    total += accumulate_part(part, part_of(batch, loss, part, segments), abort);
+    total += accumulate_part(part, part_of(batch, loss, part, segments), size, abort);
   }
   if (!std::isfinite(total))
     fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");
   return total;
 }
 
-double Trainer::accumulate_part(const HostBatch& batch, const Loss& loss, const AbortFlag* abort) {
+double Trainer::accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size,
+                                const AbortFlag* abort) {
   const bool nll = any(loss.nll_weights), divergence = any(loss.divergence_weights);
   const bool closed = loss.closed_set && any(loss.closed_set->weights), head = !loss.read.spans.empty();
   if (!nll && !divergence && !closed && !head) return 0;
   PassRequest request;
   request.keep = true;
+  request.recompute = size.recompute;
   if (head) request.heads.push_back(loss.read);
   if (closed) request.closed_set = loss.closed_set->read;
   if (divergence) {
@@ -187,8 +206,27 @@ double Trainer::accumulate_part(const HostBatch& batch, const Loss& loss, const 
 }
 
 PassResult Trainer::forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort) {
+  const bool vocabulary = request.logprobs || request.entropy || request.divergence;
+  size_ = fit({{batch.tokens_count(), false}, {batch.tokens_count(), true}}, vocabulary,
+              [&](Trainer& twin, const PassSize& size) {
+                const PassResult result = twin.forward_in(batch, request, size, nullptr);
+                Upstream upstream;
+                if (request.logprobs) upstream.logprobs.assign(batch.tokens.size(), 1.0f);
+                if (request.entropy) upstream.entropy.assign(batch.tokens.size(), 1.0f);
+                upstream.heads = result.heads;
+                upstream.closed_set = result.closed_set;
+                if (request.divergence)
+                  upstream.divergence.assign(request.divergence->mask.begin(), request.divergence->mask.end());
+                twin.backward(upstream);
+              });
+  return forward_in(batch, request, size_, abort);
+}
+
+PassResult Trainer::forward_in(const HostBatch& batch, const PassRequest& request, const PassSize& size,
+                               const AbortFlag* abort) {
   PassRequest kept = request;
   kept.keep = true;
+  kept.recompute = size.recompute;
   return pass_.forward(batch, kept, abort);
 }
 

@@ -1,10 +1,13 @@
 // Learning: micro-batches add up in one flat gradient, an update divides once and takes one AdamW step.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "fit.h"
 #include "pass.h"
 
 namespace credence {
@@ -37,8 +40,8 @@ class Trainer {
  public:
   Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer);
 
-  /// Forward and backward; returns the loss, summed and not divided. The batch is cut into passes of at most
-  /// kTokensAtOnce tokens, which bounds memory and changes no sum; a prefix stays with its readers.
+  /// Forward and backward; returns the loss, summed and not divided. The batch is cut into passes, which bounds memory and
+  /// changes no sum; a prefix stays with its readers. Under a limit of memory they are as large as fits.
   double accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort = nullptr);
   /// A forward held open for a loss of the caller's own.
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
@@ -53,11 +56,21 @@ class Trainer {
   std::vector<float> second_moment() const { return v_.download<float>(policy_->count()); }
   void restore(int64_t step, const std::vector<float>& m, const std::vector<float>& v);
   const std::shared_ptr<Policy>& policy() const { return policy_; }
+  /// How the latest batch was cut, and whether its blocks were recomputed.
+  const PassSize& pass_size() const { return size_; }
 
  private:
-  static constexpr int kTokensAtOnce = 1024;
+  double accumulate_in(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort);
+  PassResult forward_in(const HostBatch& batch, const PassRequest& request, const PassSize& size,
+                        const AbortFlag* abort);
+  /// Packs what backward reads of the base.
+  void prepare(bool head);
+  /// The first of the sizes whose `call` keeps to the device's limit; leftovers of earlier calls are given back where they
+  /// are in the way. What is chosen depends on the call alone, so that a resumed run chooses the same.
+  PassSize fit(const std::vector<PassSize>& sizes, bool head,
+               const std::function<void(Trainer&, const PassSize&)>& call);
 
-  double accumulate_part(const HostBatch& batch, const Loss& loss, const AbortFlag* abort);
+  double accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort);
 
   std::shared_ptr<Policy> policy_;
   std::shared_ptr<Device> device_;
@@ -65,6 +78,10 @@ class Trainer {
   Pass pass_;
   Buffer gradients_, m_, v_, norm_;
   int64_t step_ = 0;
+  PassSize size_;
+  // Under a limit of memory: what calls would take.
+  std::optional<Rehearsal> rehearsal_;
+  std::unique_ptr<Trainer> twin_;
 };
 
 }  // namespace credence

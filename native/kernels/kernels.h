@@ -486,6 +486,11 @@ typedef struct {
 
 typedef credence_pool credence_pool_backward;
 
+// Bytes of a back end's allocations as they occupy memory, rounding included. Weights and adapters are part of current.
+typedef struct {
+  size_t current, peak, weights, adapters;
+} credence_memory;
+
 typedef struct credence_table {
   int32_t version;   // CREDENCE_TABLE_VERSION
   const char* name;  // "cpu", "cuda", "cuda-emulated"
@@ -493,11 +498,18 @@ typedef struct credence_table {
   // null if the table runs on this machine, else why not (host string)
   const char* (*unavailable)(void);
   credence_backend* (*open)(int32_t device, int32_t threads, char* error, size_t error_bytes);
+  // A back end that counts memory and has none: alloc, pack and pack_lora count what they would take and give handles and
+  // addresses that may not be followed (nothing is asked of a matrix's source); read gives zeros, write, fill and copies do
+  // nothing. Of the operators only their workspace is asked. A pass over it tells its memory to the byte.
+  credence_backend* (*open_dry)(char* error, size_t error_bytes);
   void (*close)(credence_backend*);
   const char* (*last_error)(credence_backend*);
 
   void* (*alloc)(credence_backend*, size_t bytes);  // 64-byte aligned; null and last_error when there is no memory
   void (*free)(credence_backend*, void*);
+  credence_memory (*memory)(credence_backend*,
+                            int32_t restart_peak);  // restart_peak: from now on the peak begins at current
+  void (*limit)(credence_backend*, size_t bytes);   // what would go beyond fails; 0: none
   int (*copy)(credence_backend*, void* to, const void* from, size_t bytes);  // device to device
   int (*write)(credence_backend*, void* device, const void* host, size_t bytes);
   int (*read)(credence_backend*, void* host, const void* device, size_t bytes);  // the only read-back; waits

@@ -7,10 +7,17 @@
 #include "../kernels.h"
 #include "thread_pool.h"
 
+namespace credence::cpu {
+struct Ledger;  // memory.cpp
+}
+
 struct credence_backend {
-  explicit credence_backend(int threads);
+  credence_backend(int threads, bool dry);
+  ~credence_backend();
 
   credence::cpu::ThreadPool pool;
+  credence::cpu::Ledger* ledger;
+  const bool dry;  // counts memory and has none
   char error[512];
 };
 
@@ -23,10 +30,6 @@ struct bf16 {
 
 /// Leaves a sentence in last_error and returns 1: `return fail(backend, "...", ...)`.
 [[gnu::format(printf, 2, 3)]] int fail(credence_backend* backend, const char* format, ...);
-
-/// 64-byte aligned, or null with last_error set.
-void* allocate(credence_backend* backend, size_t bytes);
-void release(void* memory);
 
 // tables.<isa>.cpp: the operators of one instruction set; those this build has not got stay null.
 void fill_scalar_operators(credence_table* table);

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <vector>
+
+#include "memory.h"
 
 namespace credence::cpu {
 
@@ -75,7 +78,8 @@ void fill_rows(credence_backend* backend, credence_weights* w, int64_t row, int6
 // Which inputs a panel of outputs meets: the union over the slices it holds rows of.
 template <class Outputs, class Inputs>
 void plan_ranges(const credence_lora_layout& layout, int64_t outputs, const Outputs& of_slice,
-                 const Inputs& inputs_of_slice, RangedPanels* panels) {
+                 const Inputs& inputs_of_slice, RangedPanels* panels, std::vector<PanelRange>* ranges) {
+  panels->panels = panels_of(outputs);
   panels->elements = 0;
   for (int64_t p = 0; p < panels->panels; ++p) {
     int32_t begin = 0, end = 0;
@@ -86,7 +90,7 @@ void plan_ranges(const credence_lora_layout& layout, int64_t outputs, const Outp
       begin = end == 0 ? low : std::min(begin, low);
       end = std::max(end, high);
     }
-    panels->ranges[p] = {begin, end - begin, panels->elements};
+    ranges->push_back({begin, end - begin, panels->elements});
     panels->elements += panel_elements(layout.dtype, end - begin);
   }
 }
@@ -114,10 +118,10 @@ const char* fault(const credence_lora_layout& layout) {
 
 }  // namespace
 
-void free_weights(credence_backend*, credence_weights* weights) {
+void free_weights(credence_backend* backend, credence_weights* weights) {
   if (!weights) return;
-  release(weights->panels);
-  release(weights->transposed);
+  release(backend, weights->panels);
+  release(backend, weights->transposed);
   delete weights;
 }
 
@@ -138,13 +142,14 @@ credence_weights* pack(credence_backend* backend, const credence_weights_source*
     return static_cast<size_t>(panels_of(outputs) * panel_elements(source->dtype, inputs)) *
            element_bytes(source->dtype);
   };
-  weights->panels = allocate(backend, bytes(source->rows, source->columns));
-  if (source->backward) weights->transposed = allocate(backend, bytes(source->columns, source->rows));
+  weights->panels = allocate(backend, bytes(source->rows, source->columns), MemoryUse::kWeights);
+  if (source->backward)
+    weights->transposed = allocate(backend, bytes(source->columns, source->rows), MemoryUse::kWeights);
   if (!weights->panels || (source->backward && !weights->transposed)) {
     free_weights(backend, weights);
     return nullptr;
   }
-  for (int32_t row = 0; row < source->rows; row += kRows) {
+  for (int32_t row = 0; row < source->rows && !backend->dry; row += kRows) {
     const int32_t count = std::min(kRows, source->rows - row);
     source->read(source->context, row, count, block.get());
     fill_rows(backend, weights, row, count, block.get());
@@ -153,17 +158,17 @@ credence_weights* pack(credence_backend* backend, const credence_weights_source*
 }
 
 int repack(credence_backend* backend, credence_weights* weights, const float* master) {
-  fill_rows(backend, weights, 0, weights->rows, master);
+  if (!backend->dry) fill_rows(backend, weights, 0, weights->rows, master);
   return 0;
 }
 
-void free_lora(credence_backend*, credence_lora* lora) {
+void free_lora(credence_backend* backend, credence_lora* lora) {
   if (!lora) return;
-  release(lora->a);
-  release(lora->a_transposed);
+  release(backend, lora->a);
+  release(backend, lora->a_transposed);
   for (RangedPanels* panels : {&lora->b, &lora->b_transposed}) {
-    release(panels->ranges);
-    release(panels->data);
+    release(backend, panels->ranges);
+    release(backend, panels->data);
   }
   delete lora;
 }
@@ -191,33 +196,32 @@ credence_lora* pack_lora(credence_backend* backend, const credence_lora_layout* 
   const auto ranks_of = [&](int s) {
     return std::pair<int32_t, int32_t>(lora->first_rank[s], lora->first_rank[s] + layout->slice[s].rank);
   };
-  lora->b.panels = panels_of(layout->rows);
-  lora->b_transposed.panels = panels_of(lora->ranks);
-  for (RangedPanels* panels : {&lora->b, &lora->b_transposed}) {
-    panels->ranges =
-        static_cast<PanelRange*>(allocate(backend, static_cast<size_t>(panels->panels) * sizeof(PanelRange)));
-    if (!panels->ranges) {
-      free_lora(backend, lora);
-      return nullptr;
-    }
-  }
-  plan_ranges(*layout, layout->rows, rows_of, ranks_of, &lora->b);
-  plan_ranges(*layout, lora->ranks, ranks_of, rows_of, &lora->b_transposed);
-  lora->a =
-      allocate(backend, static_cast<size_t>(panels_of(lora->ranks) * panel_elements(dtype, layout->columns)) * bytes);
-  lora->a_transposed =
-      allocate(backend, static_cast<size_t>(panels_of(layout->columns) * panel_elements(dtype, lora->ranks)) * bytes);
-  lora->b.data = allocate(backend, static_cast<size_t>(lora->b.elements) * bytes);
-  lora->b_transposed.data = allocate(backend, static_cast<size_t>(lora->b_transposed.elements) * bytes);
-  if (!lora->a || !lora->a_transposed || !lora->b.data || !lora->b_transposed.data) {
+  std::vector<PanelRange> ranges, ranges_transposed;
+  plan_ranges(*layout, layout->rows, rows_of, ranks_of, &lora->b, &ranges);
+  plan_ranges(*layout, lora->ranks, ranks_of, rows_of, &lora->b_transposed, &ranges_transposed);
+  const auto take = [&](int64_t count, size_t each) {
+    return allocate(backend, static_cast<size_t>(count) * each, MemoryUse::kAdapters);
+  };
+  lora->b.ranges = static_cast<PanelRange*>(take(lora->b.panels, sizeof(PanelRange)));
+  lora->b_transposed.ranges = static_cast<PanelRange*>(take(lora->b_transposed.panels, sizeof(PanelRange)));
+  lora->a = take(panels_of(lora->ranks) * panel_elements(dtype, layout->columns), bytes);
+  lora->a_transposed = take(panels_of(layout->columns) * panel_elements(dtype, lora->ranks), bytes);
+  lora->b.data = take(lora->b.elements, bytes);
+  lora->b_transposed.data = take(lora->b_transposed.elements, bytes);
+  if (!lora->b.ranges || !lora->b_transposed.ranges || !lora->a || !lora->a_transposed || !lora->b.data ||
+      !lora->b_transposed.data) {
     free_lora(backend, lora);
     return nullptr;
   }
+  if (backend->dry) return lora;
+  std::copy(ranges.begin(), ranges.end(), lora->b.ranges);
+  std::copy(ranges_transposed.begin(), ranges_transposed.end(), lora->b_transposed.ranges);
   repack_lora(backend, lora, parameters);
   return lora;
 }
 
 int repack_lora(credence_backend* backend, credence_lora* lora, const float* parameters) {
+  if (backend->dry) return 0;
   const credence_lora_layout& layout = lora->layout;
   const auto slice_of_rank = [&](int64_t r) {
     int s = layout.slices - 1;

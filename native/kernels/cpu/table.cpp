@@ -8,15 +8,15 @@
 #include <exception>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "backend.h"
+#include "memory.h"
 #include "pack.h"
 #include "page.h"
 
-credence_backend::credence_backend(int threads) : pool(threads), error{} {}
+credence_backend::credence_backend(int threads, bool only_counts)
+    : pool(threads), ledger(credence::cpu::new_ledger()), dry(only_counts), error{} {}
+
+credence_backend::~credence_backend() { credence::cpu::delete_ledger(ledger); }
 
 struct credence_event {
   std::chrono::steady_clock::time_point time;
@@ -32,28 +32,11 @@ int fail(credence_backend* backend, const char* format, ...) {
   return 1;
 }
 
-void* allocate(credence_backend* backend, size_t bytes) {
-  constexpr size_t kHuge = size_t{2} << 20;
-  const size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
-  const size_t whole = (bytes + alignment - 1) / alignment * alignment;
-  void* memory = whole >= bytes ? aligned_alloc(alignment, whole ? whole : alignment) : nullptr;
-  if (!memory) {
-    fail(backend, "not enough memory for %zu bytes. Use a smaller batch, a shorter context or a smaller model", bytes);
-    return nullptr;
-  }
-#if defined(__linux__)
-  if (alignment == kHuge) madvise(memory, whole, MADV_HUGEPAGE);  // fewer address translations while weights stream by
-#endif
-  return memory;
-}
-
-void release(void* memory) { free(memory); }
-
 namespace {
 
 credence_backend* open(int32_t device, int32_t threads, char* error, size_t error_bytes) {
   try {
-    if (device == 0) return new credence_backend(threads);
+    if (device == 0) return new credence_backend(threads, false);
     snprintf(error, error_bytes, "the CPU is one device, number 0; there is no number %d", device);
   } catch (const std::exception& reason) {  // no memory, or the system refuses another thread
     snprintf(error, error_bytes, "the CPU back end could not start %d threads: %s", threads, reason.what());
@@ -61,18 +44,33 @@ credence_backend* open(int32_t device, int32_t threads, char* error, size_t erro
   return nullptr;
 }
 
+credence_backend* open_dry(char* error, size_t error_bytes) {
+  try {
+    return new credence_backend(1, true);
+  } catch (const std::exception& reason) {
+    snprintf(error, error_bytes, "the CPU back end could not start: %s", reason.what());
+  }
+  return nullptr;
+}
+
 void close(credence_backend* backend) { delete backend; }
 const char* last_error(credence_backend* backend) { return backend->error; }
 
-void free_memory(credence_backend*, void* memory) { release(memory); }
+void* allocate_buffer(credence_backend* backend, size_t bytes) { return allocate(backend, bytes); }
 
-int copy(credence_backend*, void* to, const void* from, size_t bytes) {
-  if (bytes) memcpy(to, from, bytes);  // nothing may come with a null pointer
+int copy(credence_backend* backend, void* to, const void* from, size_t bytes) {
+  if (bytes && !backend->dry) memcpy(to, from, bytes);  // nothing may come with a null pointer
   return 0;
 }
 
-int fill(credence_backend*, void* device, int32_t byte, size_t bytes) {
-  if (bytes) memset(device, byte, bytes);
+int read(credence_backend* backend, void* host, const void* device, size_t bytes) {
+  if (!backend->dry) return copy(backend, host, device, bytes);
+  if (bytes) memset(host, 0, bytes);
+  return 0;
+}
+
+int fill(credence_backend* backend, void* device, int32_t byte, size_t bytes) {
+  if (bytes && !backend->dry) memset(device, byte, bytes);
   return 0;
 }
 
@@ -98,11 +96,12 @@ size_t page_bytes(const credence_shape* shape, credence_dtype dtype) {
   return static_cast<size_t>(page_layout(*shape, dtype).page_stride) * element_bytes(dtype);
 }
 
-int copy_page(credence_backend*, const credence_shape* shape, credence_dtype dtype, void* pages, int32_t to,
+int copy_page(credence_backend* backend, const credence_shape* shape, credence_dtype dtype, void* pages, int32_t to,
               int32_t from) {
   const size_t bytes = page_bytes(shape, dtype);
   char* base = static_cast<char*>(pages);
-  if (to != from) memcpy(base + static_cast<size_t>(to) * bytes, base + static_cast<size_t>(from) * bytes, bytes);
+  if (to != from && !backend->dry)
+    memcpy(base + static_cast<size_t>(to) * bytes, base + static_cast<size_t>(from) * bytes, bytes);
   return 0;
 }
 
@@ -125,13 +124,16 @@ credence_table table(const char* isa, const char* (*unavailable)(void), void (*f
   t.isa = isa;
   t.unavailable = unavailable;
   t.open = &open;
+  t.open_dry = &open_dry;
   t.close = &close;
   t.last_error = &last_error;
-  t.alloc = &allocate;
-  t.free = &free_memory;
+  t.alloc = &allocate_buffer;
+  t.free = &release;
+  t.memory = &memory_of;
+  t.limit = &limit_memory;
   t.copy = &copy;
   t.write = &copy;
-  t.read = &copy;
+  t.read = &read;
   t.fill = &fill;
   t.synchronise = &synchronise;
   t.event = &event;
