@@ -20,6 +20,28 @@ export interface BaseOptions {
   isa?: Isa;
   /** Default: the number of cores. */
   threads?: number;
+  /**
+   * Bytes of the engine's memory that are kept to: passes are made smaller, fewer sequences decode together, and where
+   * that is not enough training computes its blocks again on the way back. What cannot fit is an error that says what would.
+   */
+  maxMemory?: number;
+  /** Counts memory and computes nothing: no weight is read, every read-out is zeros, `memory()` is exact. */
+  dry?: boolean;
+}
+
+/** Bytes of the engine's allocations as they occupy memory; weights and adapters are part of current. */
+export interface EngineMemory {
+  current: number;
+  /** Largest since the base was opened, or since the peak was restarted. */
+  peak: number;
+  weights: number;
+  adapters: number;
+}
+
+/** How the latest batch was cut: tokens of a pass at most, and whether its blocks were computed again in backward. */
+export interface PassSize {
+  tokens: number;
+  recompute: boolean;
 }
 
 export interface BaseInfo {
@@ -121,6 +143,8 @@ export interface GenerateStats {
   promptTokens: number;
   newTokens: number;
   seconds: number;
+  /** Sequences decoded together at most: what was asked for, or what fits. */
+  maxBatch: number;
 }
 
 export interface ForwardResult {
@@ -193,6 +217,7 @@ export interface TensorData {
 }
 
 export interface NativeTrainer {
+  readonly passSize: PassSize;
   /** Forward and backward of one micro-batch; gradients add up. Returns the summed (not yet divided) loss. */
   accumulate(batch: NativeBatch, loss: NativeLoss): Promise<number>;
   /** A forward held open for a loss of the caller's own: then backward(), once or more often; gradients add up. */
@@ -237,6 +262,8 @@ export interface NativeBase {
   /** Bytes of each token, for stop strings: pieces[offsets[i] .. offsets[i+1]]. */
   setVocabulary(pieces: Uint8Array, offsets: Int32Array): void;
   policy(options: { adapter?: AdapterSpec | { path: string }; heads?: HeadSpec[] }): NativePolicy;
+  /** `restartPeak`: after this call the peak begins at what is current. */
+  memory(options?: { restartPeak?: boolean }): EngineMemory;
   dispose(): void;
 }
 

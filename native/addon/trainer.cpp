@@ -9,7 +9,7 @@ void TrainerObject::init(Napi::Env env) {
        InstanceMethod<&TrainerObject::backward>("backward"), InstanceMethod<&TrainerObject::update>("update"),
        InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
        InstanceMethod<&TrainerObject::restore>("restore"), InstanceMethod<&TrainerObject::dispose>("dispose"),
-       InstanceAccessor<&TrainerObject::passes>("passes")}));
+       InstanceAccessor<&TrainerObject::pass_size>("passSize")}));
 }
 
 TrainerObject::TrainerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TrainerObject>(info) {}
@@ -179,7 +179,7 @@ void TrainerObject::restore(const Napi::CallbackInfo& call) {
   });
 }
 
-Napi::Value TrainerObject::passes(const Napi::CallbackInfo& call) {
+Napi::Value TrainerObject::pass_size(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   return guarded(env, [&]() -> Napi::Value {
     const auto& trainer = trainer_.get("trainer");

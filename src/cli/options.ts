@@ -36,6 +36,12 @@ export const engineOptions = {
     describe: "Threads of the engine [default: the number of cores]",
     coerce: positiveInteger("threads"),
   },
+  "max-memory": {
+    type: "string",
+    requiresArg: true,
+    describe: "Bytes of the engine's memory that are kept to, e.g. 4GB or 900MiB [default: no limit]",
+    coerce: byteCount("max-memory"),
+  },
 } satisfies Record<string, Options>;
 
 export const modelOption = {
@@ -67,11 +73,18 @@ export interface EngineArguments {
   dtype: NonNullable<BaseOptions["dtype"]>;
   isa: NonNullable<BaseOptions["isa"]>;
   threads?: number;
+  maxMemory?: number;
 }
 
 /** The engine's part of a command's arguments, as the addon takes it. */
-export function baseOptions({ device, dtype, isa, threads }: EngineArguments): BaseOptions {
-  return { device, dtype, isa, ...(threads === undefined ? {} : { threads }) };
+export function baseOptions({ device, dtype, isa, threads, maxMemory }: EngineArguments): BaseOptions {
+  return {
+    device,
+    dtype,
+    isa,
+    ...(threads === undefined ? {} : { threads }),
+    ...(maxMemory === undefined ? {} : { maxMemory }),
+  };
 }
 
 function device(value: string): EngineArguments["device"] {
@@ -84,6 +97,30 @@ function integer(name: string) {
   return (value: number): number => {
     if (!Number.isSafeInteger(value)) throw new UsageError(`--${name}: expected one whole number, got ${value}`);
     return value;
+  };
+}
+
+const units: Record<string, number> = {
+  "": 1,
+  K: 1e3,
+  M: 1e6,
+  G: 1e9,
+  T: 1e12,
+  KI: 2 ** 10,
+  MI: 2 ** 20,
+  GI: 2 ** 30,
+  TI: 2 ** 40,
+};
+
+/** A number of bytes, with a unit or without: 4GB is 4e9, 4GiB is 4 * 2^30. */
+function byteCount(name: string) {
+  return (value: string | undefined): number | undefined => {
+    if (value === undefined) return undefined;
+    const [, digits, unit] = /^(\d+(?:\.\d+)?) ?([KMGT]I?)?B?$/i.exec(value) ?? [];
+    const bytes = Math.floor(Number(digits) * units[unit?.toUpperCase() ?? ""]!);
+    if (!Number.isSafeInteger(bytes) || bytes < 1)
+      throw new UsageError(`--${name} ${value}: expected a number of bytes such as 4GB, 900MiB or 2000000000`);
+    return bytes;
   };
 }
 

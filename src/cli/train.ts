@@ -79,7 +79,12 @@ export async function handler(args: TrainArguments): Promise<void> {
         target: targets[i]!,
       })),
     );
-    const context = { directory: args.out, runDirectory: args.out, progress, signal };
+    const told = new Set<string>();
+    const fitted = (choice: string) => {
+      if (!told.has(choice)) note(choice);
+      told.add(choice);
+    };
+    const context = { directory: args.out, runDirectory: args.out, progress, signal, fitted };
     await using _ = await trainLora({
       context,
       model,

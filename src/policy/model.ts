@@ -12,6 +12,7 @@ import {
   type Addon,
   type BaseInfo,
   type BaseOptions,
+  type EngineMemory,
   type HeadSpec,
   type NativeBase,
   native,
@@ -62,6 +63,8 @@ export class Model implements AsyncDisposable {
   readonly source: string;
   readonly info: BaseInfo;
   readonly tokenizer: Tokenizer;
+  /** The limit of the engine's memory it was opened with. */
+  readonly maxMemory: number | undefined;
   /** The tokens that end an answer. */
   readonly stopTokens: number[];
   private readonly base: NativeBase;
@@ -70,13 +73,21 @@ export class Model implements AsyncDisposable {
   private chat: Chat | undefined;
   private disposed = false;
 
-  private constructor(parts: { name: string; path: string; source: string; base: NativeBase; tokenizer: Tokenizer }) {
+  private constructor(parts: {
+    name: string;
+    path: string;
+    source: string;
+    base: NativeBase;
+    tokenizer: Tokenizer;
+    maxMemory: number | undefined;
+  }) {
     this.name = parts.name;
     this.path = parts.path;
     this.source = parts.source;
     this.base = parts.base;
     this.info = parts.base.info;
     this.tokenizer = parts.tokenizer;
+    this.maxMemory = parts.maxMemory;
     this.stopTokens = parts.tokenizer.eosIds;
   }
 
@@ -105,7 +116,14 @@ export class Model implements AsyncDisposable {
       throw error;
     }
     const name = resolved.name === resolved.path || existsSync(resolved.name) ? basename(resolved.path) : resolved.name;
-    return new Model({ name, path: resolved.path, source: resolved.source, base, tokenizer });
+    return new Model({
+      name,
+      path: resolved.path,
+      source: resolved.source,
+      base,
+      tokenizer,
+      maxMemory: baseOptions.maxMemory,
+    });
   }
 
   /** The weights' files with their SHA-256, computed when first asked for. */
@@ -189,6 +207,12 @@ export class Model implements AsyncDisposable {
     const text = this.tokenizer.decode(tokens, { skipSpecials: true });
     const cuts = stop.map((string) => text.indexOf(string)).filter((at) => at >= 0);
     return (cuts.length ? text.slice(0, Math.min(...cuts)) : text).trim();
+  }
+
+  /** The engine's memory: weights, policies, and what calls hold. */
+  memory(options?: { restartPeak?: boolean }): EngineMemory {
+    this.checkAlive();
+    return this.base.memory(options);
   }
 
   /** A policy that was disposed of is no longer this model's to dispose. */

@@ -7,6 +7,7 @@ import type {
   NativeLoss,
   NativeTrainer,
   OptimizerSpec,
+  PassSize,
   ReadSpan,
   TensorData,
   Upstream,
@@ -238,6 +239,12 @@ export class Trainer implements Disposable {
         await this.native.backward(upstream);
       },
     };
+  }
+
+  /** How the latest batch was cut; differs from the default only under a limit of memory. */
+  get passSize(): PassSize {
+    this.checkAlive();
+    return this.native.passSize;
   }
 
   /** Divides what was accumulated by `count`, clips, takes one step. */

@@ -7,7 +7,9 @@ import { shuffledBatches } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import { makeFolder } from "../files.js";
 import type { Card } from "../model/card.js";
+import type { PassSize } from "../native.js";
 import type { Policy } from "../policy/policy.js";
+import type { TrainingBatch } from "../policy/trainer.js";
 import { Metrics } from "../tracking/metrics.js";
 import type { Progress } from "../tracking/progress.js";
 import { type Checkpoint, newestCheckpoint, writeCheckpoint } from "./checkpoint.js";
@@ -43,6 +45,8 @@ export interface ConfidenceTraining {
   label: string;
   progress: Progress;
   signal?: AbortSignal;
+  /** Told how batches are cut where a limit of memory decides it. */
+  fitted?(choice: string): void;
 }
 
 /**
@@ -83,16 +87,13 @@ export async function trainConfidenceHead(job: ConfidenceTraining): Promise<Poli
         );
       }
       const { epoch, rows } = plan[step]!;
-      const sequences = rows.map((row) => job.rows[row]!.tokens);
+      const batch = stepBatch(job, rows);
       const started = performance.now();
-      const result = await trainer.step({
-        sequences,
-        loss: { kind: "confidence", head: job.head, targets: rows.map((row) => job.rows[row]!.target) },
-        microBatchTokens: job.microBatchTokens,
-      });
+      const result = await trainer.step(batch);
       step += 1;
       const seconds = (performance.now() - started) / 1000;
-      const tokens = sequences.reduce((sum, row) => sum + row.length, 0);
+      const tokens = batch.sequences.reduce((sum, row) => sum + row.length, 0);
+      if (policy.model.maxMemory !== undefined) job.fitted?.(passChoice(trainer.passSize));
       metrics.add(step, { epoch, tokens, ...result }, { seconds, tokensPerSecond: tokens / seconds });
       task.advance(1, tokens);
       if (step === plan.length || step % job.checkpointEvery === 0) {
@@ -110,8 +111,27 @@ export async function trainConfidenceHead(job: ConfidenceTraining): Promise<Poli
   return policy;
 }
 
+/** What one optimiser step learns from. */
+export function stepBatch(
+  { rows, head, microBatchTokens }: Pick<ConfidenceTraining, "rows" | "head" | "microBatchTokens">,
+  places: number[],
+): TrainingBatch {
+  return {
+    sequences: places.map((row) => rows[row]!.tokens),
+    loss: { kind: "confidence", head, targets: places.map((row) => rows[row]!.target) },
+    microBatchTokens,
+  };
+}
+
+/** How batches are cut under a limit of memory, in words. */
+export const passChoice = ({ tokens, recompute }: PassSize): string =>
+  `to keep to the limit of memory: passes of at most ${tokens} tokens, ` +
+  (recompute ? "blocks computed again on the way back" : "nothing computed twice");
+
 /** Every step's rows, all epochs: it follows from the seed, so that a resumed run goes on with the same rows. */
-function plannedBatches(job: ConfidenceTraining): { epoch: number; rows: number[] }[] {
+export function plannedBatches(
+  job: Pick<ConfidenceTraining, "rows" | "label" | "batch" | "epochs" | "seed">,
+): { epoch: number; rows: number[] }[] {
   if (!job.rows.length) throw new CredenceError("NOTHING_SUPERVISED", `${job.label}: there is no row to train on`);
   const lengths = job.rows.map((row) => row.tokens.length);
   return shuffledBatches({ lengths, batch: job.batch, epochs: job.epochs, seed: job.seed });

@@ -18,6 +18,8 @@ export interface StageContext {
   runDirectory: string;
   progress: Progress;
   signal?: AbortSignal;
+  /** Tells what was chosen to keep to the limit of memory; told once, and kept in state.json. */
+  fitted?(choice: string): void;
 }
 
 export interface Stage {
@@ -32,7 +34,18 @@ const stateSchema = z.strictObject({
   recipe: z.string(),
   /** What the numbers depend on besides the recipe: device, instruction set, type, model, version. */
   machine: z.record(z.string(), z.string()),
-  stages: z.record(z.string(), z.strictObject({ seconds: z.number(), peakBytes: z.number() })),
+  stages: z.record(
+    z.string(),
+    z.strictObject({
+      seconds: z.number(),
+      /** Largest memory of the process by the end of the stage. */
+      peakBytes: z.number(),
+      /** Largest memory of the engine in the stage. */
+      engineBytes: z.number().optional(),
+      /** What was chosen to keep to the limit of memory. */
+      fitted: z.array(z.string()).optional(),
+    }),
+  ),
 });
 
 export type RunState = z.infer<typeof stateSchema>;
@@ -43,6 +56,8 @@ export interface RunOptions {
   recipe: unknown;
   stages: Stage[];
   machine: Record<string, string>;
+  /** The engine's largest memory since it was last asked to restart the peak. */
+  engineBytes?(restartPeak: boolean): number;
   progress: Progress;
   signal?: AbortSignal;
   /** Go on although the machine is another: the result is as good, but not the same bits. */
@@ -142,9 +157,21 @@ async function runStages(options: RunOptions): Promise<RunState> {
     const started = performance.now();
     const folder = join(directory, "stages", stage.name);
     makeFolder(folder);
-    await stage.run({ directory: folder, runDirectory: directory, progress, signal });
+    options.engineBytes?.(true);
+    const choices: string[] = [];
+    const fitted = (choice: string) => {
+      if (choices.includes(choice)) return;
+      choices.push(choice);
+      progress.note(choice);
+    };
+    await stage.run({ directory: folder, runDirectory: directory, progress, signal, fitted });
     const seconds = (performance.now() - started) / 1000;
-    state.stages[stage.name] = { seconds, peakBytes: peakBytes() };
+    state.stages[stage.name] = {
+      seconds,
+      peakBytes: peakBytes(),
+      engineBytes: options.engineBytes?.(false),
+      ...(choices.length ? { fitted: choices } : {}),
+    };
     writeJsonAtomic(join(directory, "state.json"), state);
     progress.note(`${stage.name} done in ${clock(seconds)}`);
   }

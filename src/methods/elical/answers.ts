@@ -8,8 +8,8 @@ import { toJsonLines } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import { isWholeFolder, makeFolder, readText, writeFileAtomic, writeFolderAtomic } from "../../files.js";
 import { encodeSafetensors, readSafetensors } from "../../model/safetensors.js";
-import type { TensorData } from "../../native.js";
-import type { Policy, Sample } from "../../policy/policy.js";
+import type { GenerateStats, TensorData } from "../../native.js";
+import type { GenerateSettings, Policy, Sample } from "../../policy/policy.js";
 import type { StageContext } from "../../training/run.js";
 import type { ElicalQuestion } from "./questions.js";
 import type { ElicalRecipe } from "./recipe.js";
@@ -44,7 +44,25 @@ export interface Features {
 export const samplesFile = "samples.jsonl";
 export const featuresFile = "features.safetensors";
 
-const chunkSize = 64;
+/** Questions answered together, and written together. */
+export const chunkSize = 64;
+
+/** How each question is answered: once with the likeliest tokens, its states collected at `depths`, and by samples. */
+export function answerSettings(
+  recipe: ElicalRecipe,
+  depths: number[],
+): { given: GenerateSettings; sampled: GenerateSettings } {
+  const { count: samples, temperature, topK, topP, seed } = recipe.samples;
+  const maxNewTokens = recipe.answer.newTokens;
+  return {
+    given: { maxNewTokens, temperature: 0, collect: depths },
+    sampled: { maxNewTokens, samples, temperature, topK: topK ?? undefined, topP, seed },
+  };
+}
+
+/** How many sequences decode together under a limit of memory, in words. */
+export const batchChoice = (what: string, maxBatch: number): string =>
+  `to keep to the limit of memory: ${what} with ${maxBatch} sequences at a time`;
 
 /** `count` depths spread over the layers, the last one among them: max(1, round(layers * k / count)). */
 export function probeDepths(layers: number, count: number): number[] {
@@ -109,21 +127,25 @@ async function answerChunk(
   questions: ElicalQuestion[],
   recipe: ElicalRecipe,
   depths: number[],
-  { signal }: StageContext,
+  { signal, fitted }: StageContext,
   advance: (questions: number, tokens?: number) => void,
 ): Promise<void> {
   const { model } = policy;
   const prompts = await Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.prompt)));
-  const common = { maxNewTokens: recipe.answer.newTokens, signal };
+  const settings = answerSettings(recipe, depths);
+  const told = (what: string) => ({
+    signal,
+    onStats: ({ maxBatch }: GenerateStats) => {
+      if (model.maxMemory !== undefined) fitted?.(batchChoice(what, maxBatch));
+    },
+  });
   const given: Sample[] = [];
-  for await (const sample of policy.generate(prompts, { ...common, temperature: 0, collect: depths }))
-    given.push(sample);
-  const { count, temperature, topK, topP, seed } = recipe.samples;
+  for await (const sample of policy.generate(prompts, { ...settings.given, ...told("answering") })) given.push(sample);
+  const { count } = recipe.samples;
   const responses: AnswerRecord[][] = questions.map(() => []);
   let tokens = given.reduce((sum, sample) => sum + sample.tokens.length, 0);
   let done = 0;
-  const sampling = { ...common, samples: count, temperature, topK: topK ?? undefined, topP, seed };
-  for await (const sample of policy.generate(prompts, sampling)) {
+  for await (const sample of policy.generate(prompts, { ...settings.sampled, ...told("sampling") })) {
     responses[sample.prompt]!.push(record(sample));
     tokens += sample.tokens.length;
     if (responses[sample.prompt]!.length === count) {

@@ -7,7 +7,7 @@ import type { Card } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import { newestCheckpoint } from "../../training/checkpoint.js";
-import { type ConfidenceRow, trainConfidenceHead } from "../../training/confidence-head.js";
+import { type ConfidenceRow, type ConfidenceTraining, trainConfidenceHead } from "../../training/confidence-head.js";
 import type { StageContext } from "../../training/run.js";
 import type { ElicalRecipe } from "./recipe.js";
 
@@ -48,7 +48,10 @@ export function loraCard(
 }
 
 /** Trains in the stage's folder, or goes on there; the policy is the caller's to dispose of. */
-export function trainLora({
+export const trainLora = (stage: LoraStage): Promise<Policy> => trainConfidenceHead(loraTraining(stage));
+
+/** What such a training is made of. */
+export function loraTraining({
   context,
   model,
   recipe,
@@ -58,14 +61,14 @@ export function trainLora({
   from,
   start,
   label,
-}: LoraStage): Promise<Policy> {
+}: LoraStage): ConfidenceTraining {
   const { lora } = recipe;
   const fresh = () =>
     model.policy({
       adapter: { rank: lora.rank, alpha: lora.alpha, targets: lora.targets, seed },
       heads: [{ name: confidenceHead, kind: "linear", outputs: 1, seed }],
     });
-  return trainConfidenceHead({
+  return {
     directory: context.directory,
     policy: (checkpoint) => {
       const folder = checkpoint ?? (from === undefined ? start : newestCheckpoint(from)!.directory);
@@ -85,7 +88,8 @@ export function trainLora({
     label,
     progress: context.progress,
     signal: context.signal,
-  });
+    fitted: context.fitted,
+  };
 }
 
 /** Folder of a stage in the same run. */

@@ -37,7 +37,16 @@ export async function runElical(recipe: ElicalRecipe, options: RecipeRunOptions)
     directory,
     recipe,
     stages: elicalStages({ recipe, model, fit: (problem) => addon.fitLogistic(problem) }),
-    machine: { credence: version, device, isa, dtype, model: model.sha256 },
+    machine: {
+      credence: version,
+      device,
+      isa,
+      dtype,
+      model: model.sha256,
+      // How batches are cut follows from it, and with that the last bits of a gradient.
+      ...(model.maxMemory === undefined ? {} : { maxMemory: String(model.maxMemory) }),
+    },
+    engineBytes: (restartPeak) => model.memory({ restartPeak }).peak,
     progress,
     signal,
     resumeInexact: options.resumeInexact,
