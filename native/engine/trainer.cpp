@@ -211,7 +211,10 @@ PassResult Trainer::forward(const HostBatch& batch, const PassRequest& request, 
               [&](Trainer& twin, const PassSize& size) {
                 const PassResult result = twin.forward_in(batch, request, size, nullptr);
                 Upstream upstream;
-                if (request.logprobs) upstream.logprobs.assign(batch.tokens.size(), 1.0f);
+                if (request.logprobs) {
+                  upstream.logprobs.assign(batch.tokens.size(), 1.0f);
+                  for (int b = 0; b < batch.segments(); ++b) upstream.logprobs[batch.offsets[b]] = 0;
+                }
                 if (request.entropy) upstream.entropy.assign(batch.tokens.size(), 1.0f);
                 upstream.heads = result.heads;
                 upstream.closed_set = result.closed_set;
