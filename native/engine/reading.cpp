@@ -52,12 +52,11 @@ PassResult read_in(const std::shared_ptr<Policy>& policy, const HostBatch& batch
       part.heads[h].spans = spans_of(request.heads[h].spans, place, head_places[h]);
     if (request.closed_set) {
       part.closed_set->rows.clear();
-      for (size_t t = 0; t < token_places.size(); ++t) {
-        for (size_t r = 0; r < request.closed_set->rows.size(); ++r) {
-          if (static_cast<size_t>(request.closed_set->rows[r]) != token_places[t]) continue;
-          row_places.push_back(r);
-          part.closed_set->rows.push_back(static_cast<int32_t>(t));
-        }
+      for (size_t r = 0; r < request.closed_set->rows.size(); ++r) {
+        const auto found = std::lower_bound(token_places.begin(), token_places.end(), request.closed_set->rows[r]);
+        if (found == token_places.end() || *found != static_cast<size_t>(request.closed_set->rows[r])) continue;
+        row_places.push_back(r);
+        part.closed_set->rows.push_back(static_cast<int32_t>(found - token_places.begin()));
       }
     }
     if (request.divergence) {

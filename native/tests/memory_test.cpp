@@ -181,7 +181,8 @@ TEST(a_batch_read_in_parts_is_the_batch_read_whole) {
   TemporaryFolder folder;
   write_small_model(folder.path());
   const auto policy = small_policy(folder.path(), {"cpu", "f32", "scalar", 1}, two_heads());
-  const HostBatch batch = random_batch({390, 1, 380, 300, 70, 2, 399});
+  HostBatch batch = random_batch({390, 1, 380, 300, 70, 2, 399});
+  batch.prefix_of = {-1, -1, -1, -1, 1, 3, -1};  // what follows a prefix is read in its part
   PassRequest request;
   request.logprobs = request.entropy = request.hidden = true;
   request.collect = {0, 2};
