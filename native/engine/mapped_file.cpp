@@ -11,9 +11,38 @@
 
 #include "error.h"
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CREDENCE_ADDRESS_SANITIZER
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define CREDENCE_ADDRESS_SANITIZER
+#endif
+#ifdef CREDENCE_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace credence {
 
 namespace {
+
+#ifdef CREDENCE_ADDRESS_SANITIZER
+/// The system fills a mapping's last page with zeros. A sanitized build forbids them: who reads there reads beyond the
+/// file.
+size_t to_page_end(size_t size) {
+  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  return (page - size % page) % page;
+}
+void forbid_rest_of_page(const uint8_t* data, size_t size) {
+  ASAN_POISON_MEMORY_REGION(data + size, to_page_end(size));
+}
+void allow_rest_of_page(const uint8_t* data, size_t size) {
+  ASAN_UNPOISON_MEMORY_REGION(data + size, to_page_end(size));
+}
+#else
+void forbid_rest_of_page(const uint8_t*, size_t) {}
+void allow_rest_of_page(const uint8_t*, size_t) {}
+#endif
 
 /// A file descriptor that closes itself.
 struct Descriptor {
@@ -42,10 +71,13 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.number, 0);
   if (address == MAP_FAILED) fail("NO_FILE", "cannot map %s: %s", path.c_str(), std::strerror(errno));
   data_ = static_cast<const uint8_t*>(address);
+  forbid_rest_of_page(data_, size_);
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<uint8_t*>(data_), size_);
+  if (!data_) return;
+  allow_rest_of_page(data_, size_);
+  ::munmap(const_cast<uint8_t*>(data_), size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept

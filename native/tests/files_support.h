@@ -125,6 +125,8 @@ class GgufWriter {
     raw(metadata_, uint64_t{values.size()});
     for (const std::string& value : values) text(metadata_, value);
   }
+  /// Any other kind of value: its type's number, and the bytes that follow it.
+  void value(const std::string& key, uint32_t type, std::string_view bytes) { header(key, type), metadata_ += bytes; }
   void tensor(const std::string& name, const std::vector<int64_t>& shape, uint32_t type, std::string_view data) {
     text(table_, name);
     raw(table_, static_cast<uint32_t>(shape.size()));

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { extname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { parse, YAMLParseError } from "yaml";
+import { parse, parseDocument } from "yaml";
 import { CredenceError } from "../errors.js";
 import { readText } from "../files.js";
 import { zodProblems } from "../model/card.js";
@@ -44,10 +44,22 @@ function change(recipe: Record<string, unknown>, [path, value]: Setting): void {
   at[names.at(-1)!] = value;
 }
 
+/** A YAML text's value. What the parser only warns of (an unknown tag) is an error too: it means something else here. */
+function parseYaml(text: string, where: string): unknown {
+  try {
+    const document = parseDocument(text, { stringKeys: true });
+    const problem = document.errors[0] ?? document.warnings[0];
+    if (problem) throw problem;
+    return document.toJS();
+  } catch (error) {
+    throw new CredenceError("BAD_RECIPE", `${where}: ${(error as Error).message}`, { cause: error });
+  }
+}
+
 /** Checks settings against their method and fills in the defaults. */
 export function checkRecipe(recipe: unknown, where = "recipe"): Recipe {
   const method = (recipe as { method?: unknown } | null)?.method;
-  if (typeof method !== "string" || !(method in schemas)) {
+  if (typeof method !== "string" || !Object.hasOwn(schemas, method)) {
     throw new CredenceError(
       "BAD_RECIPE",
       `${where}: method is ${JSON.stringify(method)}; expected one of ${Object.keys(schemas).join(", ")}`,
@@ -84,12 +96,10 @@ export function loadRecipe(recipe: string | Record<string, unknown>, settings: S
         `there is no recipe ${recipe}. Give a YAML file, or one of: ${presets.join(", ")}`,
       );
     }
-    try {
-      plain = parse(readText(isFile ? recipe : fileURLToPath(new URL(`./presets/${recipe}.yaml`, import.meta.url))));
-    } catch (error) {
-      if (!(error instanceof YAMLParseError)) throw error;
-      throw new CredenceError("BAD_RECIPE", `${recipe}: ${error.message}`, { cause: error });
-    }
+    plain = parseYaml(
+      readText(isFile ? recipe : fileURLToPath(new URL(`./presets/${recipe}.yaml`, import.meta.url))),
+      recipe,
+    );
   }
   if (typeof plain !== "object" || plain === null || Array.isArray(plain))
     throw new CredenceError("BAD_RECIPE", `${where}: expected options by name`);

@@ -47,14 +47,41 @@ function readHeader(path: string, file: Buffer): { entries: [string, HeaderEntry
   const length = Number(file.readBigUInt64LE(0));
   if (length > file.length - 8)
     throw bad(`the header should be ${length} bytes long, the file has ${file.length - 8} more: it was cut off`);
-  let header: Record<string, HeaderEntry>;
+  let header: unknown;
   try {
     header = JSON.parse(file.toString("utf8", 8, 8 + length));
   } catch {
     throw bad("its header is not JSON");
   }
-  return { entries: Object.entries(header).filter(([name]) => name !== "__metadata__"), start: 8 + length };
+  if (typeof header !== "object" || header === null || Array.isArray(header)) throw bad("its header is no JSON object");
+  const entries = Object.entries(header).filter(([name]) => name !== "__metadata__");
+  for (const [name, entry] of entries)
+    if (!isEntry(entry)) throw bad(`the header's entry of ${name} is no type, shape and place of a tensor`);
+  return { entries, start: 8 + length };
 }
+
+const isSize = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+
+function isEntry(value: unknown): value is HeaderEntry {
+  const { dtype, shape, data_offsets: offsets } = (value ?? {}) as Partial<Record<keyof HeaderEntry, unknown>>;
+  return (
+    typeof dtype === "string" &&
+    Array.isArray(shape) &&
+    shape.every(isSize) &&
+    Array.isArray(offsets) &&
+    offsets.length === 2 &&
+    isSize(offsets[0]) &&
+    isSize(offsets[1]) &&
+    offsets[0] <= offsets[1]
+  );
+}
+
+/** Bytes of a number of each type that is read. */
+const sizes = new Map([
+  ["F32", 4],
+  ["F16", 2],
+  ["BF16", 2],
+]);
 
 /** Bits of a half or bfloat16 number as float32. */
 function widen(dtype: string, bytes: Buffer, count: number): Float32Array {
@@ -93,7 +120,7 @@ export function readSafetensors(path: string): TensorData[] {
         data_offsets: [from, to],
       },
     ]) => {
-      const size = { F32: 4, F16: 2, BF16: 2 }[dtype];
+      const size = sizes.get(dtype);
       if (size === undefined)
         throw new CredenceError("BAD_INPUT", `${path}: ${name} is ${dtype}; expected F32, F16 or BF16`);
       if (start + to > file.length) {

@@ -25,13 +25,15 @@ export function readZipEntry(path: string, wanted: (name: string) => boolean): {
   const descriptor = openSync(path, "r");
   const bad = (what: string) =>
     new CredenceError("BAD_INPUT", `${path}: ${what}; the download is broken. Delete it and start again`);
-  const read = (at: number, length: number): Buffer => {
-    const bytes = Buffer.alloc(length);
-    if (readSync(descriptor, bytes, 0, length, at) !== length) throw bad("it is cut off");
-    return bytes;
-  };
   try {
     const { size } = fstatSync(descriptor);
+    // What the archive says about lengths and places is held against its size before memory is taken for it.
+    const read = (at: number, length: number): Buffer => {
+      if (at + length > size) throw bad("it is cut off");
+      const bytes = Buffer.alloc(length);
+      if (readSync(descriptor, bytes, 0, length, at) !== length) throw bad("it is cut off");
+      return bytes;
+    };
     // The end record is 22 bytes and a comment of at most 65535.
     const tail = read(Math.max(0, size - 65557), Math.min(size, 65557));
     let end = tail.length - 22;
@@ -39,7 +41,8 @@ export function readZipEntry(path: string, wanted: (name: string) => boolean): {
     if (end < 0) throw bad("it has no zip directory");
     const directory = read(tail.readUInt32LE(end + 16), tail.readUInt32LE(end + 12));
     for (let at = 0; at < directory.length; ) {
-      if (directory.readUInt32LE(at) !== directoryEntry) throw bad("its zip directory is damaged");
+      if (at + 46 > directory.length || directory.readUInt32LE(at) !== directoryEntry)
+        throw bad("its zip directory is damaged");
       const nameLength = directory.readUInt16LE(at + 28);
       const name = directory.toString("utf8", at + 46, at + 46 + nameLength);
       if (wanted(name)) {
@@ -52,13 +55,14 @@ export function readZipEntry(path: string, wanted: (name: string) => boolean): {
           directory.readUInt32LE(at + 20),
         );
         if (method !== 0 && method !== 8) throw bad(`${name} is packed by method ${method}, not by deflate`);
+        const length = directory.readUInt32LE(at + 24);
         let data: Buffer;
         try {
-          data = method === 8 ? inflateRawSync(packed) : packed;
+          data = method === 8 ? inflateRawSync(packed, { maxOutputLength: Math.max(1, length) }) : packed;
         } catch {
           throw bad(`${name} cannot be unpacked`);
         }
-        if (data.length !== directory.readUInt32LE(at + 24) || crc32(data) !== directory.readUInt32LE(at + 16)) {
+        if (data.length !== length || crc32(data) !== directory.readUInt32LE(at + 16)) {
           throw bad(`${name} does not have the checksum the archive names`);
         }
         return { name, data };

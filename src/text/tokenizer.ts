@@ -71,6 +71,14 @@ export class Tokenizer {
     this.path = parts.path;
     this.document = parts.document;
     this.library = open(parts.document, parts.path);
+    for (const { id, content } of parts.document.added_tokens) {
+      const given = this.idOf(content);
+      if (given === id) continue;
+      throw new CredenceError(
+        "BAD_TOKENIZER",
+        `${parts.path}: its added token ${JSON.stringify(content)} has the id ${id}, but the vocabulary gives it ${given}`,
+      );
+    }
     this.decoder = this.library.getDecoder();
     this.specialIds = new Set(parts.document.added_tokens.filter((t) => t.special).map((t) => t.id));
     this.bosId = parts.bosId;
@@ -96,20 +104,20 @@ export class Tokenizer {
 
   /** Token ids of a text. No token is added before or after it. */
   async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
-    const encoding = await this.libraryFor(options).encode(text, null, { addSpecialTokens: false });
+    const encoding = await this.explained(this.libraryFor(options).encode(text, null, { addSpecialTokens: false }));
     return Int32Array.from(encoding.getIds());
   }
 
   /** The same for many texts, on several threads. */
   async encodeBatch(texts: string[], options: EncodeOptions = {}): Promise<Int32Array[]> {
     if (texts.length === 0) return [];
-    const encodings = await this.libraryFor(options).encodeBatch(texts, { addSpecialTokens: false });
+    const encodings = await this.explained(this.libraryFor(options).encodeBatch(texts, { addSpecialTokens: false }));
     return encodings.map((encoding) => Int32Array.from(encoding.getIds()));
   }
 
   /** Token ids and where each token's text stands. A token that is part of a character spans all of it. */
   async encodeAligned(text: string, options: EncodeOptions = {}): Promise<AlignedEncoding> {
-    const encoding = await this.libraryFor(options).encode(text, null, { addSpecialTokens: false });
+    const encoding = await this.explained(this.libraryFor(options).encode(text, null, { addSpecialTokens: false }));
     return { ids: Int32Array.from(encoding.getIds()), spans: utf16Spans(text, encoding) };
   }
 
@@ -157,6 +165,18 @@ export class Tokenizer {
       all.set(bytes, offsets[id]);
     });
     return { pieces: all, offsets };
+  }
+
+  /** What the library cannot encode it says without the file's name: a vocabulary that lacks a token it needs. */
+  private async explained<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (cause) {
+      const { message } = cause as Error;
+      throw new CredenceError("BAD_TOKENIZER", `${this.path}: its tokenizer cannot encode a text (${message})`, {
+        cause,
+      });
+    }
   }
 
   private libraryFor({ specials = "parse" }: EncodeOptions): Library {
@@ -281,8 +301,8 @@ type Json = Record<string, unknown>;
 
 async function partsOfFolder(folder: string): Promise<Parts> {
   const path = join(folder, "tokenizer.json");
-  const document = (await readJson(path)) as TokenizerDocument | undefined;
-  if (!document) {
+  const stored = await readJson(path);
+  if (!stored) {
     const { isDirectory } = await stat(folder).then(
       (s) => ({ isDirectory: s.isDirectory() }),
       () => ({ isDirectory: false }),
@@ -294,10 +314,7 @@ async function partsOfFolder(folder: string): Promise<Parts> {
         : `${folder}: is neither a model's folder nor a .gguf file`,
     );
   }
-  if (typeof document.model?.vocab !== "object" || document.model.vocab === null) {
-    throw new CredenceError("BAD_TOKENIZER", `${path}: "model.vocab" is missing`);
-  }
-  document.added_tokens ??= [];
+  const document = checkDocument(stored, path);
   const settings = (await readJson(join(folder, "tokenizer_config.json"))) ?? {};
   const map = (await readJson(join(folder, "special_tokens_map.json"))) ?? {};
   const generation = (await readJson(join(folder, "generation_config.json"))) ?? {};
@@ -332,6 +349,35 @@ async function partsOfFolder(folder: string): Promise<Parts> {
   };
 }
 
+/** What is looked into here has its kind; the rest is for the library to check. */
+function checkDocument(stored: Json, path: string): TokenizerDocument {
+  const bad = (what: string) => new CredenceError("BAD_TOKENIZER", `${path}: ${what}`);
+  const vocab = isObject(stored.model) ? stored.model.vocab : undefined;
+  if (typeof vocab !== "object" || vocab === null) throw bad(`"model.vocab" is missing`);
+  const wrong = Array.isArray(vocab)
+    ? vocab.findIndex((entry) => !Array.isArray(entry) || typeof entry[0] !== "string")
+    : Object.values(vocab).findIndex((id) => !isId(id));
+  if (wrong >= 0)
+    throw bad(`entry ${wrong + 1} of "model.vocab" is no token with its ${Array.isArray(vocab) ? "score" : "id"}`);
+  const added = stored.added_tokens ?? [];
+  if (!Array.isArray(added)) throw bad(`"added_tokens" is no list`);
+  added.forEach((token, i) => {
+    if (!isObject(token) || typeof token.content !== "string" || !isId(token.id))
+      throw bad(`entry ${i + 1} of "added_tokens" is no token with its id and content`);
+  });
+  const document = { ...stored, added_tokens: added } as TokenizerDocument;
+  // Tables are as long as the highest id. Ids have gaps, but not such that nearly all is gap.
+  const count = added.length + (Array.isArray(vocab) ? vocab : Object.keys(vocab)).length;
+  const highest = highestId(document);
+  if (highest >= 65536 + 16 * count) throw bad(`its highest token id is ${highest}, but there are ${count} tokens`);
+  return document;
+}
+
+const isObject = (value: unknown): value is Json =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+const isId = (value: unknown): value is number =>
+  Number.isInteger(value) && (value as number) >= 0 && (value as number) < 2 ** 31;
+
 /** A special token's name: a string, or an object with its `content`. */
 function content(value: unknown): string | undefined {
   if (typeof value === "string") return value;
@@ -343,8 +389,9 @@ function content(value: unknown): string | undefined {
 function templateOf(value: unknown): string | undefined {
   if (typeof value === "string") return value;
   if (!Array.isArray(value)) return undefined;
-  const named = value as { name?: string; template?: string }[];
-  return (named.find((t) => t.name === "default") ?? named[0])?.template;
+  const named = value.filter(isObject);
+  const { template } = named.find((t) => t.name === "default") ?? named[0] ?? {};
+  return typeof template === "string" ? template : undefined;
 }
 
 async function readText(path: string): Promise<string | undefined> {
@@ -360,9 +407,12 @@ async function readText(path: string): Promise<string | undefined> {
 async function readJson(path: string): Promise<Json | undefined> {
   const text = await readText(path);
   if (text === undefined) return undefined;
+  let value: unknown;
   try {
-    return JSON.parse(text) as Json;
+    value = JSON.parse(text);
   } catch (cause) {
     throw new CredenceError("BAD_TOKENIZER", `${path}: not valid JSON (${(cause as Error).message})`, { cause });
   }
+  if (!isObject(value)) throw new CredenceError("BAD_TOKENIZER", `${path}: holds no JSON object`);
+  return value;
 }
