@@ -243,7 +243,8 @@ GgufFile::GgufFile(const std::string& path) : file_(path) {
         (tensor.bytes + static_cast<uint64_t>(alignment) - 1) & ~(static_cast<uint64_t>(alignment) - 1);
     if (offset % static_cast<uint64_t>(alignment) != 0)
       fail("BAD_FILE", "%s: the data of tensor %s is not aligned", path.c_str(), tensor.name.c_str());
-    if (offset > room || padded > room - offset)
+    // (The padding of an impossible size would wrap around to nothing, hence both.)
+    if (offset > room || tensor.bytes > room - offset || padded > room - offset)
       fail("BAD_FILE",
            "%s: the data of tensor %s lies beyond the end of the file (%zu bytes): it is cut short or damaged",
            path.c_str(), tensor.name.c_str(), file_.size());

@@ -417,7 +417,7 @@ class Machine {
     tensor.bytes = static_cast<size_t>(elements) * size;
     tensor.data =
         reinterpret_cast<const uint8_t*>(storage.text.data()) + (elements > 0 ? static_cast<size_t>(offset) * size : 0);
-    if (is_row_major(tensor) || elements == 0) tensor.strides.clear();
+    if (elements == 0 || is_row_major(tensor)) tensor.strides.clear();
 
     Value value;
     value.kind = Kind::kTensor;
@@ -427,6 +427,7 @@ class Machine {
     push(value);
   }
 
+  /// Of a tensor with elements: their count bounds the product of sizes.
   static bool is_row_major(const TensorView& tensor) {
     int64_t stride = 1;
     for (size_t i = tensor.shape.size(); i-- > 0;) {
