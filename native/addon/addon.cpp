@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "models.h"
 #include "native/engine/bench.h"
 #include "native/engine/golden.h"
 #include "native/engine/logistic.h"
@@ -144,6 +145,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   BaseObject::init(env);
   PolicyObject::init(env);
   TrainerObject::init(env);
+  register_models(env, exports);
   exports.Set("errors", Napi::Function::New(env, set_error, "errors"));
   exports.Set("openBase", Napi::Function::New(env, open_base, "openBase"));
   exports.Set("fitLogistic", Napi::Function::New(env, fit, "fitLogistic"));

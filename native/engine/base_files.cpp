@@ -174,29 +174,6 @@ class FolderFiles final : public BaseFiles {
 
 // ---------------------------------------------------------------------------------------------------------------- GGUF
 
-/// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight"
-std::string gguf_name(const std::string& name) {
-  constexpr std::pair<std::string_view, const char*> kTop[] = {
-      {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
-  constexpr std::pair<std::string_view, const char*> kBlock[] = {
-      {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
-      {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
-      {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
-      {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
-      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
-      {"mlp.down_proj", "ffn_down"}};
-  const size_t last = name.rfind('.');  // ".weight" or ".bias" stays
-  const std::string stem = name.substr(0, last), kind = name.substr(last);
-  for (const auto& [ours, theirs] : kTop)
-    if (stem == ours) return theirs + kind;
-  constexpr std::string_view kPrefix = "model.layers.";
-  const size_t dot = stem.find('.', kPrefix.size());
-  const std::string layer = stem.substr(kPrefix.size(), dot - kPrefix.size()), rest = stem.substr(dot + 1);
-  for (const auto& [ours, theirs] : kBlock)
-    if (rest == ours) return "blk." + layer + "." + theirs + kind;
-  fail("BAD_FILE", "the weight %s has no name in a GGUF", name.c_str());
-}
-
 class GgufFiles final : public BaseFiles {
  public:
   explicit GgufFiles(const std::string& file_path) : file_(file_path) {
@@ -258,6 +235,28 @@ class GgufFiles final : public BaseFiles {
 };
 
 }  // namespace
+
+std::string gguf_name(const std::string& name) {
+  constexpr std::pair<std::string_view, const char*> kTop[] = {
+      {"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+  constexpr std::pair<std::string_view, const char*> kBlock[] = {
+      {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+      {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
+      {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
+      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"}};
+  const size_t last = name.rfind('.');  // ".weight" or ".bias" stays
+  const std::string stem = name.substr(0, last), kind = name.substr(last);
+  for (const auto& [ours, theirs] : kTop)
+    if (stem == ours) return theirs + kind;
+  constexpr std::string_view kPrefix = "model.layers.";
+  const size_t dot = stem.find('.', kPrefix.size());
+  const std::string layer = stem.substr(kPrefix.size(), dot - kPrefix.size()), rest = stem.substr(dot + 1);
+  for (const auto& [ours, theirs] : kBlock)
+    if (rest == ours) return "blk." + layer + "." + theirs + kind;
+  fail("BAD_FILE", "the weight %s has no name in a GGUF", name.c_str());
+}
 
 std::unique_ptr<BaseFiles> BaseFiles::open(const std::string& path) {
   std::string name = path;

@@ -46,4 +46,7 @@ class BaseFiles {
   std::vector<WeightSpec> specs_;  // sorted by name
 };
 
+/// How a GGUF calls a weight: "model.layers.3.self_attn.q_proj.weight" is "blk.3.attn_q.weight".
+std::string gguf_name(const std::string& name);
+
 }  // namespace credence
