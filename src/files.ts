@@ -7,6 +7,8 @@
 import { createHash } from "node:crypto";
 import {
   closeSync,
+  constants,
+  copyFileSync,
   existsSync,
   fsyncSync,
   ftruncateSync,
@@ -203,6 +205,46 @@ export function writeFolderAtomic(directory: string, files: Record<string, FileD
     discard(temporary);
     throw explain(error, "write the folder", directory);
   }
+}
+
+/**
+ * A file or a folder that `make` writes at the path it is given, which nothing else sees: it gets its name once `make` is
+ * done with it. When `make` throws, nothing is left.
+ *
+ * @throws CredenceError "EXISTS" where there is something of that name already: large files are not replaced unasked
+ */
+export async function makeWhole<T>(path: string, make: (temporary: string) => Promise<T>): Promise<T> {
+  if (existsSync(path)) {
+    throw new CredenceError("EXISTS", `${path} is there already. Name another place, or remove it first`);
+  }
+  const folder = dirname(resolve(path));
+  const hidden = join(folder, `${temporaryPrefix}${basename(path)}-${process.pid}`);
+  const temporary = join(hidden, basename(path));
+  try {
+    rmSync(hidden, { recursive: true, force: true });
+    mkdirSync(hidden, { recursive: true });
+    const made = await make(temporary);
+    if (statSync(temporary).isDirectory()) syncFolder(temporary);
+    rename(temporary, path);
+    syncFolder(folder);
+    return made;
+  } catch (error) {
+    // What the engine says is a sentence already.
+    if (typeof (error as { syscall?: unknown }).syscall !== "string") throw error;
+    throw explain(error, "write", path);
+  } finally {
+    discard(hidden);
+  }
+}
+
+/** Copies a file to a place where there is none, and waits until it is on the disk. */
+export function copyDurable(from: string, to: string): void {
+  try {
+    copyFileSync(from, to, constants.COPYFILE_EXCL);
+  } catch (error) {
+    throw explain(error, "copy a file to", to);
+  }
+  syncFile(to);
 }
 
 /** Whether a folder has every file its manifest names, each with the length and checksum it says. */

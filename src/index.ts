@@ -35,6 +35,18 @@ export type {
   Upstream,
 } from "./native.js";
 export { Model, type ModelOptions, type PolicyOptions } from "./policy/model.js";
+export {
+  type AdapterKeys,
+  type ConvertOptions,
+  convertModel,
+  exportAdapter,
+  type FileOptions,
+  type LogitCheck,
+  type ModelFileOptions,
+  mergeAdapter,
+  readTensors,
+  type WrittenFiles,
+} from "./policy/model-files.js";
 export { type Answer, type GenerateSettings, Policy, type PromptInput, type Sample } from "./policy/policy.js";
 export {
   type OpenPass,

@@ -279,6 +279,45 @@ export interface FitLogisticOptions {
   towards?: Float64Array;
 }
 
+/** How weights are stored in files that are written; "auto": as in the source, F16 where the source's type is not written. */
+export type WeightType = "auto" | "F32" | "F16" | "BF16" | "Q8_0" | "Q4_0";
+
+/** A metadata value of a GGUF: numbers are unsigned 32-bit, lists of numbers signed. */
+export type GgufField = boolean | number | string | string[] | Int32Array;
+
+export interface WriteModelOptions {
+  /** A folder or a GGUF. */
+  model: string;
+  /** A PEFT folder whose product is added to the weights. */
+  adapter?: string;
+  /** Rows of the embedding and the head; new ones are the mean of the old. Default: as they are. */
+  vocabulary?: number;
+  /** A folder that is there (safetensors and config.json), or a file that is not (gguf). */
+  out: string;
+  format: "safetensors" | "gguf";
+  type: WeightType;
+  /** Longest shard of safetensors. */
+  shardBytes?: number;
+  /** Tokenizer, template and names of a GGUF. */
+  metadata?: Record<string, GgufField>;
+}
+
+export interface WrittenWeights {
+  type: Exclude<WeightType, "auto">;
+  files: string[];
+  bytes: number;
+  /** What is not as asked for, in sentences. */
+  notes: string[];
+}
+
+export interface LogitDifference {
+  largestDifference: number;
+  largestLogit: number;
+  /** Rows compared, and those in which both find the same token likeliest. */
+  rows: number;
+  sameChoice: number;
+}
+
 export interface Addon {
   /** What failures of the engine are thrown as, from now on. */
   errors(type: new (code: string, message: string) => Error): void;
@@ -287,6 +326,18 @@ export interface Addon {
   fitLogistic(options: FitLogisticOptions): Promise<Float64Array>;
   /** The golden driver over a folder of reference tensors; a JSON document (see native/engine/golden.h). */
   golden(directory: string, options: { dtype: Dtype; isa?: Isa; threads?: number; write?: string }): Promise<string>;
+  /** Writes a model a block of rows at a time: it is never in memory as a whole. */
+  writeModel(options: WriteModelOptions, signal?: AbortSignal): Promise<WrittenWeights>;
+  /** Logits of two models over the same tokens; one after the other is in memory. */
+  compareModels(
+    source: { model: string; adapter?: string },
+    written: { model: string; adapter?: string },
+    tokens: Int32Array,
+    options: BaseOptions,
+    signal?: AbortSignal,
+  ): Promise<LogitDifference>;
+  /** Every tensor of a safetensors file, or of a file of torch.save (.pt, .pth, .bin), which is read without running it. */
+  readTensors(path: string): TensorData[];
   machine(): { isas: Isa[]; cpu: string; cores: number; memoryBytes: number; cuda: string };
   /** Measured on this machine in this process: GFLOP/s of the dot product for each dtype, GB/s of reading. */
   peaks(threads: number): Promise<{ f32Gflops: number; bf16Gflops: number; readGBs: number }>;

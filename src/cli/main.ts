@@ -4,12 +4,15 @@ import { version } from "../version.js";
 import * as ask from "./ask.js";
 import * as bench from "./bench.js";
 import * as calibrate from "./calibrate.js";
+import * as convert from "./convert.js";
 import * as doctor from "./doctor.js";
 import * as evaluate from "./evaluate.js";
+import * as exports from "./export.js";
 import * as generate from "./generate.js";
 import * as golden from "./golden.js";
 import { INTERRUPTED } from "./interrupt.js";
 import * as label from "./label.js";
+import * as merge from "./merge.js";
 import { commonOptions } from "./options.js";
 import { type LogLevel, logs, note, ResultFailed, setLogLevel, UsageError } from "./output.js";
 import * as reports from "./report.js";
@@ -28,6 +31,9 @@ const commands = [
   evaluate,
   calibrate,
   reports,
+  merge,
+  exports,
+  convert,
   golden,
   bench,
   doctor,

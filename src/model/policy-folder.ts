@@ -3,13 +3,25 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { CredenceError } from "../errors.js";
 import { type FileData, manifestName, writeFolderAtomic } from "../files.js";
-import type { AdapterSpec, HeadSpec, NativePolicy, Projection, TensorData } from "../native.js";
+import {
+  type AdapterSpec,
+  type HeadSpec,
+  type NativePolicy,
+  native,
+  type Projection,
+  type TensorData,
+} from "../native.js";
 import type { Calibrator } from "./calibrator.js";
 import { type Card, cardName, readCard } from "./card.js";
 import { encodeSafetensors, readSafetensors } from "./safetensors.js";
 
 export const adapterFile = "adapter_model.safetensors";
 export const headsFile = "heads.safetensors";
+/** Where heads are looked for: first as they are written here, then as torch.save writes them. */
+const headsFiles = [headsFile, "heads.pt", "heads.pth", "heads.bin"];
+
+const readHeads = (path: string): TensorData[] =>
+  path.endsWith(".safetensors") ? readSafetensors(path) : native().readTensors(path);
 
 const moduleNames: Record<Projection, string> = {
   q: "q_proj",
@@ -61,6 +73,8 @@ export interface PolicyFolder {
   hasAdapter: boolean;
   heads: HeadSpec[];
   headTensors: TensorData[];
+  /** The file they came from. */
+  headsPath: string;
 }
 
 /** Reads a policy's folder; the adapter itself is read natively. */
@@ -73,23 +87,25 @@ export function readPolicyFolder(directory: string): PolicyFolder {
     );
   }
   const card = has(cardName) ? readCard(directory) : undefined;
-  const headTensors = has(headsFile) ? readSafetensors(join(directory, headsFile)) : [];
+  const heldBy = headsFiles.find(has);
+  const headsPath = join(directory, heldBy ?? headsFile);
+  const headTensors = heldBy === undefined ? [] : readHeads(headsPath);
   const heads: HeadSpec[] = card?.heads ?? [];
   for (const { name } of heads) {
     if (!headTensors.some((tensor) => tensor.name.startsWith(`${name}.`))) {
       throw new CredenceError(
         "NO_HEAD",
-        `${directory}: the card names the head "${name}", ${headsFile} ${has(headsFile) ? "does not hold it" : "is missing"}`,
+        `${directory}: the card names the head "${name}", ${heldBy === undefined ? `${headsFile} is missing` : `${heldBy} does not hold it`}`,
       );
     }
   }
-  return { directory, card, hasAdapter: has("adapter_config.json"), heads, headTensors };
+  return { directory, card, hasAdapter: has("adapter_config.json"), heads, headTensors, headsPath };
 }
 
 /** Puts a folder's heads into a policy that was made with their specifications. */
 export function restoreHeads(policy: NativePolicy, folder: PolicyFolder): void {
   const known = new Map(policy.tensors().heads.map((tensor) => [tensor.name, tensor.shape]));
-  const path = join(folder.directory, headsFile);
+  const { headsPath: path } = folder;
   for (const { name, shape } of folder.headTensors) {
     const expected = known.get(name);
     if (!expected) throw new CredenceError("WRONG_HEAD", `${path}: ${name} belongs to no head of the card`);

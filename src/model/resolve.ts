@@ -40,11 +40,14 @@ const hubPatience = 5000;
 
 const hubId = /^[A-Za-z0-9][\w.-]*\/[\w.-]+$/;
 const neededFile = /^[^/]+\.(json|safetensors|jinja|model|txt)$/;
+/** Weights of older repositories, fetched where there are no safetensors. */
+const pickledWeights = /^pytorch_model[^/]*\.bin$/;
 
 const hubUrl = (): string => process.env.HF_ENDPOINT || HUB_URL;
 
 const isModelFolder = (path: string): boolean =>
-  existsSync(join(path, "config.json")) && readdirSync(path).some((name) => name.endsWith(".safetensors"));
+  existsSync(join(path, "config.json")) &&
+  readdirSync(path).some((name) => name.endsWith(".safetensors") || pickledWeights.test(name));
 
 /** The newest whole copy of a repository in the local hub cache. */
 function cached(id: string): string | undefined {
@@ -81,8 +84,11 @@ async function download(id: string, { note, signal }: ResolveOptions): Promise<s
     ...(process.env.HF_TOKEN ? { accessToken: process.env.HF_TOKEN } : {}),
     fetch: ((input, init) => fetch(input, { ...init, ...(signal ? { signal } : {}) })) as typeof fetch,
   };
-  for await (const { path, size } of listFiles(options)) {
-    if (!neededFile.test(path)) continue;
+  const files: { path: string; size: number }[] = [];
+  for await (const file of listFiles(options)) files.push(file);
+  const isSafe = files.some(({ path }) => path.endsWith(".safetensors"));
+  for (const { path, size } of files) {
+    if (!neededFile.test(path) && (isSafe || !pickledWeights.test(path))) continue;
     note?.(`fetching ${id}/${path} (${(size / 1e6).toFixed(1)} MB)`);
     await downloadFileToCacheDir({ ...options, path });
   }

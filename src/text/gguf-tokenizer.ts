@@ -73,10 +73,10 @@ const singleDigits: Flavour = {
 const llama3: Flavour = { preTokenizer: splitThenBytes("\\p{N}{1,3}"), wholeWordsFirst: true };
 const qwen2: Flavour = { preTokenizer: splitThenBytes("\\p{N}"), normalizer: { type: "NFC" } };
 
-/** `tokenizer.ggml.pre`: how text is cut before the merges. */
+/** `tokenizer.ggml.pre`: how text is cut before the merges. Of several names for one way the first is written. */
 const flavours: Record<string, Flavour> = {
-  default: gpt2,
   "gpt-2": gpt2,
+  default: gpt2,
   smollm: singleDigits,
   starcoder: singleDigits,
   "llama-bpe": llama3,
@@ -84,6 +84,30 @@ const flavours: Record<string, Flavour> = {
   "llama-v3": llama3,
   qwen2,
 };
+
+/** What of a pre-tokenizer changes how text is cut: not the spans, and not what a default says again. */
+function essence(part: unknown): unknown {
+  if (Array.isArray(part)) return part.map(essence);
+  if (typeof part !== "object" || part === null) return part;
+  const { trim_offsets: _, ...rest } = part as Record<string, unknown>;
+  const whole = rest.type === "ByteLevel" ? { add_prefix_space: true, use_regex: true, ...rest } : rest;
+  const sorted = Object.entries(whole).sort(([a], [b]) => (a < b ? -1 : 1));
+  return Object.fromEntries(sorted.map(([key, value]) => [key, essence(value)]));
+}
+
+const isSame = (a: unknown, b: unknown): boolean => JSON.stringify(essence(a)) === JSON.stringify(essence(b));
+
+/** What `tokenizer.ggml.pre` calls the way this tokenizer cuts text; undefined for one that llama.cpp has no word for here. */
+export function preOfDocument({ model, pre_tokenizer, normalizer }: TokenizerDocument): string | undefined {
+  if (model.type !== "BPE" || model.byte_fallback || model.dropout || model.end_of_word_suffix) return undefined;
+  const found = Object.entries(flavours).find(
+    ([, flavour]) =>
+      isSame(pre_tokenizer, flavour.preTokenizer) &&
+      isSame(normalizer ?? null, flavour.normalizer ?? null) &&
+      Boolean(model.ignore_merges) === Boolean(flavour.wholeWordsFirst),
+  );
+  return found?.[0];
+}
 
 /**
  * The tokenizer of a GGUF file: byte-level BPE (`tokenizer.ggml.model` = gpt2) of the kinds above, or SentencePiece BPE

@@ -61,7 +61,8 @@ export class Tokenizer {
   /** `bos_token`, `eos_token`, ... as templates name them. */
   readonly specialTokens: Readonly<Record<string, string>>;
 
-  private readonly document: TokenizerDocument;
+  /** The `tokenizer.json` it is made of. */
+  readonly document: TokenizerDocument;
   private readonly library: Library;
   private readonly decoder: Decoder | null;
   private readonly specialIds: ReadonlySet<number>;
