@@ -71,6 +71,7 @@ class ModelCheck {
     loss.nll_weights = file.at("in.weights").data;
     double count = 0;
     for (float weight : loss.nll_weights) count += weight;
+    clear_first_tokens(loss.nll_weights);
 
     Comparison losses, gradients, finals;
     std::vector<NamedTensor> wrote;
@@ -193,9 +194,10 @@ class ModelCheck {
   void divergence() {
     const auto file = tensors_in(subject_.folder() / "divergence.safetensors");
     const Json expected = read_json_file((subject_.folder() / "divergence.json").string()).at("expected");
-    const std::vector<float> weights(completion_.begin(), completion_.end());
+    std::vector<float> weights(completion_.begin(), completion_.end());
     double count = 0;
     for (float weight : weights) count += weight;
+    clear_first_tokens(weights);
     std::vector<NamedTensor> wrote;
     Json numbers = Json::object();
     for (const auto& [name, kind] :
@@ -203,7 +205,7 @@ class ModelCheck {
       const auto policy = adapted({});
       Trainer trainer(policy, {});
       PassRequest request;
-      request.divergence = {kind, {completion_.begin(), completion_.end()}, true};
+      request.divergence = {kind, {weights.begin(), weights.end()}, true};
       const std::vector<float> per_token = trainer.forward(batch_, request).divergence;
       Loss loss;
       loss.divergence = kind;
@@ -311,6 +313,12 @@ class ModelCheck {
  private:
   std::shared_ptr<Policy> adapted(const std::vector<HeadSpec>& heads) const {
     return std::make_shared<Policy>(base_, (subject_.folder() / "adapter").string(), heads);
+  }
+
+  /// Nothing predicts a sequence's first token: it counts where a completion begins with it, and is 0.
+  void clear_first_tokens(std::vector<float>& weights) const {
+    for (int b = 0; b < batch_.segments(); ++b)
+      if (batch_.length(b) > 0) weights.at(batch_.offsets[b]) = 0;
   }
 
   static std::vector<float> divided(std::vector<float> values, double count) {
