@@ -365,6 +365,7 @@ typedef struct {
   const float* d_logprob;     // [rows, candidates_count] or null
   float* dh;                  // [rows, width] or null
   int64_t lddh;
+  float* dweights;  // [vocabulary, width] or null
 } credence_closed_set;
 
 // Divergence per row between p (h) and q (h_other, constant), nats. kind 0: sum p log(p/q); 1: sum q log(q/p); 2: Jensen-Shannon.
@@ -377,8 +378,9 @@ typedef struct {
   int64_t ldh, ldh_other;
   float* divergence;      // [rows]
   const float* upstream;  // [rows] or null
-  float* dh;
+  float* dh;              // [rows, width] or null
   int64_t lddh;
+  float* dweights;  // of `weights` through h, [vocabulary, width], or null
 } credence_divergence;
 
 // y[s] = mean of x[from[s] .. to[s]), rows in order. Backward: dx[rows of s] += dy[s] / (to - from).

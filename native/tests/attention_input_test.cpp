@@ -15,10 +15,11 @@ struct Shape {
   double drop = 0;
 };
 const Shape kShapes[] = {
-    {2, 1, 20, 20, 33, false, false, false},       {4, 2, 7, 6, 40, true, false, true},
+    {2, 1, 20, 20, 33, false, false, false},        {4, 2, 7, 6, 40, true, false, true},
     {3, 3, 16, 4, 24, false, true, true, true},  // as GPT-NeoX: partial rotary, layer norm
-    {3, 1, 64, 64, 48, true, false, false},        {2, 1, 17, 16, 33, false, false, true, false, 0.25},
-    {3, 3, 3, 2, 17, true, true, false, true, 0.5}};
+    {3, 1, 64, 64, 48, true, false, false},         {2, 1, 17, 16, 33, false, false, true, false, 0.25},
+    {3, 3, 3, 2, 17, true, true, false, true, 0.5}, {1, 1, 1, 0, 1, false, false, true},
+    {4, 1, 33, 32, 3, true, false, false, true}};
 constexpr int kPositions = 300;
 
 reference::AttentionInput input(const Shape& s, int rows) {
@@ -28,6 +29,7 @@ reference::AttentionInput input(const Shape& s, int rows) {
   p.norm.x = normal(1, static_cast<size_t>(rows) * s.hidden);
   p.norm.weight = normal(2, s.hidden);
   p.norm.layer = s.layer;
+  if (s.hidden == 1) p.norm.eps = 1;  // else it is the sign of x, without a slope
   if (s.layer) p.norm.bias = normal(14, s.hidden);
   if (s.drop > 0) p.linear.dropout = dropout(s.drop, rows);
   p.linear.outputs = (s.heads + 2 * s.kv_heads) * s.head_dim;

@@ -11,8 +11,10 @@ struct Pooling {
   int width, x_rows;
   std::vector<int32_t> from, to;
 };
-const std::vector<Pooling> kPoolings = {
-    {20, 9, {0}, {1}}, {97, 40, {3, 0, 10, 39}, {8, 40, 27, 40}}, {64, 5, {1, 1}, {4, 2}}};
+const std::vector<Pooling> kPoolings = {{20, 9, {0}, {1}},       {1, 3, {0, 2}, {3, 3}},
+                                        {3, 4, {1}, {4}},        {17, 2, {0, 0, 1}, {1, 2, 2}},
+                                        {33, 6, {5, 0}, {6, 5}}, {97, 40, {3, 0, 10, 39}, {8, 40, 27, 40}},
+                                        {64, 5, {1, 1}, {4, 2}}};
 
 reference::Dense dense_example(int rows, int in, int out, bool relu, uint64_t seed) {
   return {rows,
@@ -48,9 +50,10 @@ DenseResult run(Backend& backend, const reference::Dense& p, const std::vector<d
 
 }  // namespace
 
-OPERATOR_TEST("pool pool_backward", "reference odd-shapes", is_its_definition) {
+OPERATOR_TEST("pool pool_backward", "reference odd-shapes bits", is_its_definition) {
+  std::vector<std::vector<uint8_t>> bits[2];
   for (int threads : {1, 2})
-    each_backend(threads, [](Backend& backend) {
+    each_backend(threads, [&](Backend& backend) {
       for (const Pooling& c : kPoolings) {
         const int ldx = c.width + 5, spans = static_cast<int>(c.from.size());
         const auto x = normal(1, static_cast<size_t>(c.x_rows) * ldx);
@@ -73,18 +76,23 @@ OPERATOR_TEST("pool pool_backward", "reference odd-shapes", is_its_definition) {
         RUN_OPERATOR(backend, pool_backward,
                      (credence_pool{*rows, spans, c.width, *from, *to, nullptr, 0, nullptr, *device_dy, *dx, c.width}));
         EXPECT_CLOSE(dx->floats(), expected, 1e-6);
+        bits[threads - 1].push_back(y->bits());
+        bits[threads - 1].push_back(dx->bits());
       }
     });
+  EXPECT(bits[0] == bits[1]);
 }
 
-OPERATOR_TEST("pool", "refusal", pooling_no_row_is_an_error) {
+OPERATOR_TEST("pool pool_backward", "refusal", a_span_of_no_row_is_an_error) {
   each_backend(1, [](Backend& backend) {
     const auto rows = on_device(backend, std::vector<int32_t>{2}),
                from = on_device(backend, std::vector<int32_t>{0, 3}),
                to = on_device(backend, std::vector<int32_t>{1, 3});
     const credence_pool p{*rows, 2, 4, *from, *to, nullptr, 0, nullptr, nullptr, nullptr, 0};
-    EXPECT(backend.table->pool(backend.handle, &p, nullptr) != 0);
-    EXPECT(std::string(backend.table->last_error(backend.handle)).find("span 1") != std::string::npos);
+    for (const auto run : {backend.table->pool, backend.table->pool_backward}) {
+      EXPECT(run(backend.handle, &p, nullptr) != 0);
+      EXPECT(std::string(backend.table->last_error(backend.handle)).find("span 1 covers no row") != std::string::npos);
+    }
   });
 }
 
@@ -92,7 +100,8 @@ OPERATOR_TEST("dense dense_backward", "reference odd-shapes bits", is_its_defini
   std::vector<DenseResult> results[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
-      for (auto [rows, in, out] : {std::array{1, 1, 1}, {3, 97, 1}, {33, 576, 40}, {16, 20, 3}})
+      for (auto [rows, in, out] :
+           {std::array{1, 1, 1}, {2, 3, 17}, {3, 17, 33}, {5, 33, 1}, {3, 97, 1}, {33, 576, 40}, {16, 20, 3}})
         for (bool relu : {false, true}) {
           const auto p = dense_example(rows, in, out, relu, 1);
           const auto dy = normal(9, static_cast<size_t>(rows) * out);
@@ -108,6 +117,17 @@ OPERATOR_TEST("dense dense_backward", "reference odd-shapes bits", is_its_defini
         }
     });
   EXPECT(results[0] == results[1]);
+}
+
+OPERATOR_TEST("dense dense_backward", "refusal", an_activation_that_heads_do_not_have) {
+  each_backend(1, [](Backend& backend) {
+    credence_dense p{};
+    credence_dense_backward d{};
+    p.activation = d.activation = CREDENCE_GELU;
+    EXPECT(backend.table->dense(backend.handle, &p, nullptr) != 0);
+    EXPECT(std::string(backend.table->last_error(backend.handle)).find("identity and ReLU exist") != std::string::npos);
+    EXPECT(backend.table->dense_backward(backend.handle, &d, nullptr) != 0);
+  });
 }
 
 OPERATOR_TEST("dense dense_backward", "bits", a_row_is_its_own) {

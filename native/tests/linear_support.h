@@ -25,7 +25,7 @@ inline void expect_twice_plain(const Backend& backend, const std::vector<double>
 #define EXPECT_TWICE_PLAIN(backend, got, exact, plain) \
   ::credence::testing::expect_twice_plain(backend, got, exact, plain, #got, __FILE__, __LINE__)
 
-/// Slices of rank 3, 4, ... over rows [0, outputs) cut at the given places; every other one is left out if `gaps`.
+/// Slices of ranks 1, 5 and 3 in turn over rows [0, outputs) cut at the given places; every other one is left out if `gaps`.
 inline std::vector<reference::LoraSlice> slices(uint64_t seed, int columns, const std::vector<int>& cuts,
                                                 bool gaps = false) {
   std::vector<reference::LoraSlice> all;
@@ -34,7 +34,8 @@ inline std::vector<reference::LoraSlice> slices(uint64_t seed, int columns, cons
     reference::LoraSlice slice;
     slice.row_begin = cuts[i];
     slice.row_end = cuts[i + 1];
-    slice.rank = 3 + static_cast<int>(i);
+    constexpr int kRanks[] = {1, 5, 3};
+    slice.rank = kRanks[(i + cuts.size()) % 3];
     slice.scale = 0.75;
     slice.a = normal(seed + 2 * i, static_cast<size_t>(slice.rank) * columns, 0.2);
     slice.b = normal(seed + 2 * i + 1, static_cast<size_t>(slice.row_end - slice.row_begin) * slice.rank, 0.3);
@@ -43,7 +44,7 @@ inline std::vector<reference::LoraSlice> slices(uint64_t seed, int columns, cons
   return all;
 }
 
-/// The adapter of a reference layer as a back end keeps it, with a gradient buffer that starts at 1.
+/// The adapter of a reference layer as a back end keeps it, with a gradient buffer that does not start at 0.
 class Adapter {
  public:
   Adapter(Backend& backend, const reference::Linear& p) : backend_(&backend), slices_(p.slices) {
@@ -63,7 +64,7 @@ class Adapter {
     }
     layout_ = layout;
     const auto parameters = floats_on_device(backend, flat);
-    gradients_ = floats_on_device(backend, std::vector<double>(flat.size(), 1.0));
+    gradients_ = floats_on_device(backend, std::vector<double>(flat.size(), kBefore));
     lora_ = backend.table->pack_lora(backend.handle, &layout, *parameters);
     if (!lora_) throw std::runtime_error(backend.table->last_error(backend.handle));
   }
@@ -74,14 +75,17 @@ class Adapter {
   operator const credence_lora*() const { return lora_; }
   float* gradients() const { return gradients_ ? gradients_->as<float>() : nullptr; }
   int ranks() const { return ranks_; }
-  /// All of the gradient buffer, which started at 1.
-  std::vector<double> gradient_values() const { return gradients_->floats(); }
+  /// What was added to the gradient buffer.
+  std::vector<double> gradient_values() const {
+    std::vector<double> all = gradients_->floats();
+    for (double& g : all) g -= kBefore;
+    return all;
+  }
 
-  /// The gradients, less the 1 they were added to, against the reference's.
+  /// The gradients against the reference's.
   void expect_gradients(const reference::LinearGradients& exact, const reference::LinearGradients& plain) const {
     if (!lora_) return;
-    std::vector<double> all = gradients_->floats();
-    for (double& g : all) g -= 1;
+    const std::vector<double> all = gradient_values();
     for (size_t i = 0; i < slices_.size(); ++i) {
       const auto part = [&](int64_t at, size_t count) { return std::vector<double>(&all[at], &all[at] + count); };
       const std::vector<double> da = part(layout_.slice[i].a, exact.da[i].size());
@@ -92,6 +96,7 @@ class Adapter {
   }
 
  private:
+  static constexpr double kBefore = 1.0 / 1024;  // little, so that it takes no digits of a small gradient
   Backend* backend_;
   std::vector<reference::LoraSlice> slices_;
   credence_lora_layout layout_ = {};

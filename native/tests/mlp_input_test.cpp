@@ -16,17 +16,19 @@ struct Shape {
 };
 using enum reference::Activation;
 const Shape kShapes[] = {
-    {1, 5, 3, true, false, silu},         {2, 33, 40, true, true, silu},       {5, 32, 64, true, false, silu},
-    {13, 31, 37, true, false, gelu},      {14, 48, 33, false, true, gelu},     {130, 24, 50, true, false, gelu_tanh},
-    {9, 16, 96, false, true, relu},       {5, 16, 150, true, false, silu},     {3, 20, 130, true, false, identity},
-    {150, 40, 70, true, false, silu},     {3, 17, 33, true, false, silu, 0.5}, {140, 33, 17, true, false, silu, 0.125},
-    {13, 64, 40, false, true, gelu, 0.25}};
+    {1, 5, 3, true, false, silu},          {2, 33, 40, true, true, silu},       {5, 32, 64, true, false, silu},
+    {13, 31, 37, true, false, gelu},       {14, 48, 33, false, true, gelu},     {130, 24, 50, true, false, gelu_tanh},
+    {9, 16, 96, false, true, relu},        {5, 16, 150, true, false, silu},     {3, 20, 130, true, false, identity},
+    {150, 40, 70, true, false, silu},      {3, 17, 33, true, false, silu, 0.5}, {140, 33, 17, true, false, silu, 0.125},
+    {13, 64, 40, false, true, gelu, 0.25}, {1, 1, 1, true, false, silu},        {3, 3, 17, false, true, gelu_tanh},
+    {4, 17, 3, true, true, relu},          {17, 33, 1, true, false, gelu}};
 
 reference::MlpInput mlp(const Shape& s) {
   reference::MlpInput p;
   p.norm.rows = s.rows;
   p.norm.width = s.hidden;
   p.norm.layer = s.layer;
+  if (s.hidden == 1) p.norm.eps = 1;  // else it is the sign of x, without a slope
   p.norm.x = normal(1, static_cast<size_t>(s.rows) * s.hidden);
   p.norm.weight = normal(2, s.hidden);
   if (s.layer) p.norm.bias = normal(3, s.hidden);

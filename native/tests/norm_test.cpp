@@ -21,7 +21,7 @@ reference::Norm row_norm(int rows, int width, bool layer) {
   return p;
 }
 
-const std::pair<int, int> kShapes[] = {{1, 1}, {3, 97}, {257, 576}, {5, 4096}, {2, 16}};
+const std::pair<int, int> kShapes[] = {{1, 1}, {4, 3}, {1, 17}, {5, 33}, {3, 97}, {257, 576}, {5, 4096}, {2, 16}};
 
 std::vector<double> gathered(const std::vector<double>& x, int width, const std::vector<int32_t>& index) {
   return reference::embed(x, width, index, 1);
@@ -29,50 +29,60 @@ std::vector<double> gathered(const std::vector<double>& x, int width, const std:
 
 }  // namespace
 
-OPERATOR_TEST("norm", "reference odd-shapes", is_the_reference) {
+OPERATOR_TEST("norm", "reference odd-shapes bits", is_the_reference) {
   for (auto [rows, width] : kShapes)
-    for (bool layer : {false, true})
-      each_backend(2, [&, rows = rows, width = width](Backend& backend) {
-        reference::Norm p = row_norm(rows, width, layer);
-        const auto count = one(backend, rows), x = floats_on_device(backend, p.x),
-                   weight = floats_on_device(backend, p.weight);
-        const auto bias = floats_on_device(backend, p.bias), y = act_space(backend, p.x.size()),
-                   inv = float_space(backend, rows);
-        credence_norm o = {};
-        o.rows = *count;
-        o.capacity = rows;
-        o.width = width;
-        o.dtype = backend.dtype;
-        o.kind = layer ? CREDENCE_LAYER_NORM : CREDENCE_RMS_NORM;
-        o.eps = static_cast<float>(p.eps);
-        o.x = *x;
-        o.ldx = width;
-        o.weight = *weight;
-        o.bias = layer ? bias->as<float>() : nullptr;
-        o.y = y->raw();
-        o.ldy = width;
-        o.inv_rms = *inv;
-        RUN_OPERATOR(backend, norm, o);
-        const auto exact = reference::norm(p);
-        p.round = stored(backend);
-        EXPECT_TWICE_PLAIN(backend, y->act(), exact, reference::norm(p));
+    for (bool layer : {false, true}) {
+      std::vector<std::vector<uint8_t>> all;
+      for (int threads : {1, 2}) {
+        size_t which = 0;
+        each_backend(threads, [&, rows = rows, width = width](Backend& backend) {
+          reference::Norm p = row_norm(rows, width, layer);
+          const auto count = one(backend, rows), x = floats_on_device(backend, p.x),
+                     weight = floats_on_device(backend, p.weight);
+          const auto bias = floats_on_device(backend, p.bias), y = act_space(backend, p.x.size()),
+                     inv = float_space(backend, rows);
+          credence_norm o = {};
+          o.rows = *count;
+          o.capacity = rows;
+          o.width = width;
+          o.dtype = backend.dtype;
+          o.kind = layer ? CREDENCE_LAYER_NORM : CREDENCE_RMS_NORM;
+          o.eps = static_cast<float>(p.eps);
+          o.x = *x;
+          o.ldx = width;
+          o.weight = *weight;
+          o.bias = layer ? bias->as<float>() : nullptr;
+          o.y = y->raw();
+          o.ldy = width;
+          o.inv_rms = *inv;
+          RUN_OPERATOR(backend, norm, o);
+          const auto exact = reference::norm(p);
+          p.round = stored(backend);
+          EXPECT_TWICE_PLAIN(backend, y->act(), exact, reference::norm(p));
+          auto bits = y->bits();
+          const auto more = inv->bits();
+          bits.insert(bits.end(), more.begin(), more.end());
+          if (threads == 1) all.push_back(bits);
+          EXPECT(bits == all[which++]);
 
-        // In place in float32, and by index in any order.
-        o.y = nullptr;
-        o.y_f32 = *x;
-        o.ldy_f32 = width;
-        RUN_OPERATOR(backend, norm, o);
-        EXPECT_CLOSE(x->floats(), exact, 1e-5);
-        const auto again = floats_on_device(backend, p.x), out = float_space(backend, p.x.size());
-        std::vector<int32_t> reversed(rows);
-        for (int r = 0; r < rows; ++r) reversed[r] = rows - 1 - r;
-        const auto index = on_device(backend, reversed);
-        o.x = *again;
-        o.index = *index;
-        o.y_f32 = *out;
-        RUN_OPERATOR(backend, norm, o);
-        EXPECT_CLOSE(out->floats(), gathered(exact, width, reversed), 1e-5);
-      });
+          // In place in float32, and by index in any order.
+          o.y = nullptr;
+          o.y_f32 = *x;
+          o.ldy_f32 = width;
+          RUN_OPERATOR(backend, norm, o);
+          EXPECT_CLOSE(x->floats(), exact, 1e-5);
+          const auto again = floats_on_device(backend, p.x), out = float_space(backend, p.x.size());
+          std::vector<int32_t> reversed(rows);
+          for (int r = 0; r < rows; ++r) reversed[r] = rows - 1 - r;
+          const auto index = on_device(backend, reversed);
+          o.x = *again;
+          o.index = *index;
+          o.y_f32 = *out;
+          RUN_OPERATOR(backend, norm, o);
+          EXPECT_CLOSE(out->floats(), gathered(exact, width, reversed), 1e-5);
+        });
+      }
+    }
 }
 
 OPERATOR_TEST("norm_backward", "reference odd-shapes bits", is_the_reference) {
@@ -139,63 +149,96 @@ OPERATOR_TEST("norm_backward", "finite-difference", the_reference_is_the_finite_
   }
 }
 
-OPERATOR_TEST("embed embed_backward", "reference odd-shapes", rows_are_gathered_and_added_up_again) {
-  for (int width : {1, 37, 64, 130})
-    for (int32_t transposed : {0, 1})
-      each_backend(2, [&](Backend& backend) {
-        constexpr int kVocabulary = 75;
-        struct Source {
-          std::vector<double> table;
-          int width;
-        } source{normal(1, static_cast<size_t>(kVocabulary) * width), width};
-        const credence_weights_source rows = {
-            kVocabulary,
-            width,
-            backend.dtype,
-            transposed,
-            1,
-            [](void* context, int32_t row, int32_t count, float* out) {
-              const Source& s = *static_cast<Source*>(context);
-              for (int i = 0; i < count * s.width; ++i)
-                out[i] = static_cast<float>(s.table[static_cast<size_t>(row) * s.width + i]);
-            },
-            &source};
-        credence_weights* table = backend.table->pack(backend.handle, &rows);
-        std::vector<int32_t> ids = {0, 74, 31, 32, 33, 31, 7, 74};
-        for (int i = 0; i < 100; ++i) ids.push_back((i * 29) % kVocabulary);
-        const int tokens = static_cast<int>(ids.size());
-        const auto counts = on_device(backend, std::vector<int32_t>{tokens, 1}), id = on_device(backend, ids);
-        const auto x = float_space(backend, ids.size() * width);
-        credence_embed o = {};
-        o.batch.token_capacity = tokens;
-        o.batch.counts = *counts;
-        o.batch.tokens = *id;
-        o.table = table;
-        o.scale = 0.5f;
-        o.x = *x;
-        o.ldx = width;
-        RUN_OPERATOR(backend, embed, o);
-        EXPECT_CLOSE(x->floats(), reference::embed(source.table, width, ids, 0.5), 0);
+OPERATOR_TEST("embed embed_backward", "reference odd-shapes bits", rows_are_gathered_and_added_up_again) {
+  for (auto [width, vocabulary] : {std::pair{1, 75}, {3, 65}, {17, 1}, {33, 75}, {64, 65}, {130, 75}})
+    for (int32_t transposed : {0, 1}) {
+      std::vector<std::vector<uint8_t>> all;
+      for (int threads : {1, 2}) {
+        size_t which = 0;
+        each_backend(threads, [&, width = width, vocabulary = vocabulary](Backend& backend) {
+          struct Source {
+            std::vector<double> table;
+            int width;
+          } source{normal(1, static_cast<size_t>(vocabulary) * width), width};
+          const credence_weights_source rows = {
+              vocabulary,
+              width,
+              backend.dtype,
+              transposed,
+              1,
+              [](void* context, int32_t row, int32_t count, float* out) {
+                const Source& s = *static_cast<Source*>(context);
+                for (int i = 0; i < count * s.width; ++i)
+                  out[i] = static_cast<float>(s.table[static_cast<size_t>(row) * s.width + i]);
+              },
+              &source};
+          credence_weights* table = backend.table->pack(backend.handle, &rows);
+          std::vector<int32_t> ids = {0, 74, 31, 32, 33, 31, 7, 74};
+          for (int i = 0; i < 100; ++i) ids.push_back(i * 29);
+          for (int32_t& id : ids) id %= vocabulary;
+          const int tokens = static_cast<int>(ids.size());
+          const auto counts = on_device(backend, std::vector<int32_t>{tokens, 1}), id = on_device(backend, ids);
+          const auto x = float_space(backend, ids.size() * width);
+          credence_embed o = {};
+          o.batch.token_capacity = tokens;
+          o.batch.counts = *counts;
+          o.batch.tokens = *id;
+          o.table = table;
+          o.scale = 0.5f;
+          o.x = *x;
+          o.ldx = width;
+          RUN_OPERATOR(backend, embed, o);
+          EXPECT_CLOSE(x->floats(), reference::embed(source.table, width, ids, 0.5), 0);
 
-        const auto upstream = normal(2, ids.size() * width);
-        std::vector<double> expected = normal(3, source.table.size());
-        const auto dtable = floats_on_device(backend, expected), dx = floats_on_device(backend, upstream);
-        reference::embed_backward(upstream, width, ids, 0.5, &expected);
-        credence_embed_backward b = {};
-        b.batch = o.batch;
-        b.width = width;
-        b.scale = 0.5f;
-        b.dx = *dx;
-        b.lddx = width;
-        b.dtable = *dtable;
-        RUN_OPERATOR(backend, embed_backward, b);
-        EXPECT_CLOSE(dtable->floats(), expected, 1e-6);
-        ids[3] = kVocabulary;
-        const auto wrong = on_device(backend, ids);
-        o.batch.tokens = *wrong;
-        EXPECT(backend.table->embed(backend.handle, &o, nullptr) != 0);
-        backend.table->free_weights(backend.handle, table);
-      });
+          const auto upstream = normal(2, ids.size() * width);
+          std::vector<double> expected = normal(3, source.table.size());
+          const auto dtable = floats_on_device(backend, expected), dx = floats_on_device(backend, upstream);
+          reference::embed_backward(upstream, width, ids, 0.5, &expected);
+          credence_embed_backward b = {};
+          b.batch = o.batch;
+          b.width = width;
+          b.scale = 0.5f;
+          b.dx = *dx;
+          b.lddx = width;
+          b.dtable = *dtable;
+          RUN_OPERATOR(backend, embed_backward, b);
+          EXPECT_CLOSE(dtable->floats(), expected, 1e-6);
+          auto bits = x->bits();
+          const auto more = dtable->bits();
+          bits.insert(bits.end(), more.begin(), more.end());
+          if (threads == 1) all.push_back(bits);
+          EXPECT(bits == all[which++]);
+          backend.table->free_weights(backend.handle, table);
+        });
+      }
+    }
+}
+
+OPERATOR_TEST("embed", "refusal", a_token_beyond_the_table) {
+  each_backend(1, [](Backend& backend) {
+    const std::vector<double> table(5 * 4);
+    const Weights weights(backend, table, 5, 4);
+    const auto counts = on_device(backend, std::vector<int32_t>{3, 1}),
+               ids = on_device(backend, std::vector<int32_t>{0, 5, 1});
+    credence_embed o = {};
+    o.batch.token_capacity = 3;
+    o.batch.counts = *counts;
+    o.batch.tokens = *ids;
+    o.table = weights;
+    EXPECT(backend.table->embed(backend.handle, &o, nullptr) != 0);
+    EXPECT(std::string(backend.table->last_error(backend.handle)).find("token id 5 at place 1") != std::string::npos);
+  });
+}
+
+OPERATOR_TEST("embed_backward", "finite-difference", the_reference_is_the_finite_difference) {
+  constexpr int kWidth = 3, kVocabulary = 5;
+  const std::vector<int32_t> ids = {4, 0, 4, 2};
+  auto table = normal(1, kVocabulary * kWidth);
+  const auto upstream = normal(2, ids.size() * kWidth);
+  std::vector<double> dtable(table.size());
+  reference::embed_backward(upstream, kWidth, ids, 0.5, &dtable);
+  const auto loss = [&] { return inner(reference::embed(table, kWidth, ids, 0.5), upstream); };
+  EXPECT_GRADIENT(table, dtable, loss);
 }
 
 TESTING_MAIN

@@ -9,7 +9,7 @@ OPERATOR_TEST("gradient_norm", "reference odd-shapes bits", is_its_definition) {
   std::vector<float> norms[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
-      for (size_t count : {1, 7, 8192, 50001}) {
+      for (size_t count : {1, 3, 17, 33, 8192, 50001}) {
         const auto g = normal(count, count);
         const auto device_g = floats_on_device(backend, g), norm = float_space(backend, 1);
         RUN_OPERATOR(backend, gradient_norm, (credence_gradient_norm{static_cast<int64_t>(count), *device_g, *norm}));
@@ -76,6 +76,33 @@ OPERATOR_TEST("adamw", "reference", without_a_norm_does_not_clip) {
         (credence_adamw{0, 2, *device_p, *device_m, *device_v, *device_g, nullptr, 1, 1, 0.1, 0.9, 0.999, 1e-8, 0, 1}));
     EXPECT_CLOSE(device_p->floats(), p, 1e-6);
     EXPECT_CLOSE(device_m->floats(), m, 1e-6);
+  });
+}
+
+OPERATOR_TEST("adamw", "odd-shapes", a_part_of_any_size_and_nothing_beside_it) {
+  each_backend(2, [](Backend& backend) {
+    for (int64_t begin : {0, 1, 17})
+      for (int64_t count : {0, 1, 3, 17, 33}) {
+        constexpr size_t kAll = 64;
+        auto p = normal(1, kAll), m = normal(2, kAll), v = std::vector<double>(kAll, 0.5);
+        const auto g = normal(4, kAll);
+        const auto device_p = floats_on_device(backend, p), device_m = floats_on_device(backend, m),
+                   device_v = floats_on_device(backend, v), device_g = floats_on_device(backend, g);
+        const auto part = [&](const std::vector<double>& x) {
+          return std::vector<double>(x.begin() + begin, x.begin() + begin + count);
+        };
+        auto part_p = part(p), part_m = part(m), part_v = part(v);
+        reference::adamw({1, 0, 0.1, 0.9, 0.999, 1e-8, 0.01, 3}, 0, part(g), &part_p, &part_m, &part_v);
+        std::copy(part_p.begin(), part_p.end(), p.begin() + begin);
+        std::copy(part_m.begin(), part_m.end(), m.begin() + begin);
+        std::copy(part_v.begin(), part_v.end(), v.begin() + begin);
+        RUN_OPERATOR(backend, adamw,
+                     (credence_adamw{begin, begin + count, *device_p, *device_m, *device_v, *device_g, nullptr, 1, 0,
+                                     0.1, 0.9, 0.999, 1e-8, 0.01, 3}));
+        EXPECT_CLOSE(device_p->floats(), p, 1e-6);
+        EXPECT_CLOSE(device_m->floats(), m, 1e-6);
+        EXPECT_CLOSE(device_v->floats(), v, 1e-6);
+      }
   });
 }
 

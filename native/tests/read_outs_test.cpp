@@ -19,20 +19,26 @@ OPERATOR_TEST("closed_set", "reference odd-shapes bits", is_its_definition) {
   std::vector<std::vector<uint8_t>> bits[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
-      for (auto [rows, width, vocabulary] : {std::array{1, 20, 33}, {29, 61, 500}}) {
+      for (auto [rows, width, vocabulary] :
+           {std::array{1, 20, 33}, {3, 17, 1}, {2, 1, 65}, {5, 33, 65}, {29, 61, 500}}) {
         const auto p = example(rows, width, vocabulary, 1);
-        const std::vector<int32_t> ids = {vocabulary - 1, 3, 32, 0};
+        std::vector<int32_t> ids = {vocabulary - 1, 3 % vocabulary, 32 % vocabulary, 0, vocabulary - 1};  // one twice
+        if (vocabulary == 1) ids = {0};
         const int count = static_cast<int>(ids.size());
         const auto upstream = normal(5, static_cast<size_t>(rows) * count);
         const Weights weights(backend, p.weights, vocabulary, width);
         const auto device_rows = on_device(backend, std::vector<int32_t>{rows}), candidates = on_device(backend, ids);
         const auto h = act_on_device(backend, p.h), d = floats_on_device(backend, upstream);
         const auto logprob = float_space(backend, upstream.size()), dh = float_space(backend, p.h.size());
+        const auto dweights = floats_on_device(backend, std::vector<double>(p.weights.size()));
         RUN_OPERATOR(backend, closed_set,
                      (credence_closed_set{*device_rows, rows, width, count, backend.dtype, weights, h->raw(), width,
-                                          *candidates, *logprob, *d, *dh, width}));
+                                          *candidates, *logprob, *d, *dh, width, *dweights}));
+        const auto gradients = reference::closed_set_backward(p, ids, upstream);
         EXPECT_CLOSE(logprob->floats(), reference::closed_set(p, ids), 2e-6);
-        EXPECT_CLOSE(dh->floats(), reference::closed_set_backward(p, ids, upstream).dh, 5e-6);
+        EXPECT_CLOSE(dh->floats(), gradients.dh, 5e-6);
+        EXPECT_CLOSE(dweights->floats(), gradients.dweights, 5e-6);
+        bits[threads - 1].push_back(dweights->bits());
         bits[threads - 1].push_back(logprob->bits());
         bits[threads - 1].push_back(dh->bits());
       }
@@ -58,7 +64,7 @@ OPERATOR_TEST("divergence", "reference odd-shapes bits", is_its_definition) {
   std::vector<std::vector<uint8_t>> bits[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
-      for (auto [rows, width, vocabulary] : {std::array{1, 20, 33}, {61, 37, 600}})
+      for (auto [rows, width, vocabulary] : {std::array{1, 20, 33}, {3, 17, 1}, {2, 1, 65}, {5, 33, 65}, {61, 37, 600}})
         for (int kind : {0, 1, 2}) {
           const auto p = example(rows, width, vocabulary, 1), q = example(rows, width, vocabulary, 11);
           const auto upstream = normal(5, rows);
@@ -67,12 +73,15 @@ OPERATOR_TEST("divergence", "reference odd-shapes bits", is_its_definition) {
           const auto h = act_on_device(backend, p.h), other = act_on_device(backend, q.h),
                      d = floats_on_device(backend, upstream);
           const auto values = float_space(backend, rows), dh = float_space(backend, p.h.size());
+          const auto dweights = floats_on_device(backend, std::vector<double>(p.weights.size()));
           RUN_OPERATOR(backend, divergence,
                        (credence_divergence{*device_rows, rows, width, vocabulary, kind, backend.dtype, weights, others,
-                                            h->raw(), other->raw(), width, width, *values, *d, *dh, width}));
+                                            h->raw(), other->raw(), width, width, *values, *d, *dh, width, *dweights}));
+          const auto gradients = reference::divergence_backward(p, q, kind, upstream);
           EXPECT_CLOSE(values->floats(), reference::divergence(p, q, kind), 5e-6);
-          EXPECT_CLOSE(dh->floats(), reference::divergence_backward(p, q, kind, upstream).dh,
-                       backend.bf16() ? 8e-3 : 1e-5);
+          EXPECT_CLOSE(dh->floats(), gradients.dh, backend.bf16() ? 8e-3 : 1e-5);
+          EXPECT_CLOSE(dweights->floats(), gradients.dweights, backend.bf16() ? 8e-3 : 1e-5);
+          bits[threads - 1].push_back(dweights->bits());
           bits[threads - 1].push_back(values->bits());
           bits[threads - 1].push_back(dh->bits());
         }
@@ -80,9 +89,31 @@ OPERATOR_TEST("divergence", "reference odd-shapes bits", is_its_definition) {
   EXPECT(bits[0] == bits[1]);
 }
 
-OPERATOR_TEST("advantage", "reference odd-shapes", is_its_definition) {
+OPERATOR_TEST("closed_set divergence", "refusal", what_is_not_there_is_named) {
+  each_backend(1, [](Backend& backend) {
+    credence_closed_set none{};
+    EXPECT(backend.table->closed_set(backend.handle, &none, nullptr) != 0);
+    EXPECT(std::string(backend.table->last_error(backend.handle)).find("there is no candidate") != std::string::npos);
+    credence_divergence kind{};
+    kind.kind = 3;
+    EXPECT(backend.table->divergence(backend.handle, &kind, nullptr) != 0);
+    EXPECT(std::string(backend.table->last_error(backend.handle)).find("kind is 3") != std::string::npos);
+  });
+}
+
+OPERATOR_TEST("advantage", "refusal", an_estimator_that_does_not_exist) {
+  each_backend(1, [](Backend& backend) {
+    credence_advantage p{};
+    p.kl_estimator = 4;
+    EXPECT(backend.table->advantage(backend.handle, &p, nullptr) != 0);
+    EXPECT(std::string(backend.table->last_error(backend.handle)).find("kl_estimator is 4") != std::string::npos);
+  });
+}
+
+OPERATOR_TEST("advantage", "reference odd-shapes bits", is_its_definition) {
+  std::vector<std::vector<uint8_t>> bits[2];
   for (int threads : {1, 2})
-    each_backend(threads, [](Backend& backend) {
+    each_backend(threads, [&](Backend& backend) {
       for (int estimator : {1, 2, 3})
         for (bool bootstrap : {false, true}) {
           reference::Advantage p;
@@ -109,8 +140,12 @@ OPERATOR_TEST("advantage", "reference odd-shapes", is_its_definition) {
           EXPECT_CLOSE(returns->floats(), expected.returns, 1e-6);
           EXPECT_CLOSE(moments.read<double>(3), (std::vector<double>{expected.n, expected.mean, expected.squares}),
                        1e-6);
+          for (const Memory* part :
+               std::initializer_list<const Memory*>{reward.get(), advantage.get(), returns.get(), &moments})
+            bits[threads - 1].push_back(part->bits());
         }
     });
+  EXPECT(bits[0] == bits[1]);
 }
 
 TESTING_MAIN

@@ -77,7 +77,13 @@ Result run(Backend& backend, const Example& e, bool logprob_gradient, bool entro
 OPERATOR_TEST("token_logprobs", "reference odd-shapes", are_their_definition) {
   for (int threads : {1, 2})
     each_backend(threads, [](Backend& backend) {
-      for (auto [rows, width, vocabulary] : {std::array{1, 20, 33}, {13, 64, 256}, {70, 21, 1000}, {130, 36, 517}}) {
+      for (auto [rows, width, vocabulary] : {std::array{1, 20, 33},
+                                             {3, 17, 1},
+                                             {2, 1, 65},
+                                             {5, 33, 65},
+                                             {13, 64, 256},
+                                             {70, 21, 1000},
+                                             {130, 36, 517}}) {
         const Example e = example(rows, width, vocabulary, 1);
         const auto expected = reference::token_logprobs(e.p, e.targets);
         const Result got = run(backend, e, true, false);
@@ -165,12 +171,14 @@ OPERATOR_TEST("token_logprobs closed_set divergence", "finite-difference", the_r
   const auto closed = reference::closed_set_backward(e.p, candidates, d);
   const auto closed_loss = [&] { return inner(reference::closed_set(e.p, candidates), d); };
   EXPECT_GRADIENT(e.p.h, closed.dh, closed_loss);
+  EXPECT_GRADIENT(e.p.weights, closed.dweights, closed_loss);
 
   const reference::Readout other = example(4, 6, 11, 20).p;
   for (int kind : {0, 1, 2}) {
     const auto divergence = reference::divergence_backward(e.p, other, kind, e.d_logprob);
     const auto divergence_loss = [&] { return inner(reference::divergence(e.p, other, kind), e.d_logprob); };
     EXPECT_GRADIENT(e.p.h, divergence.dh, divergence_loss);
+    EXPECT_GRADIENT(e.p.weights, divergence.dweights, divergence_loss);
   }
 }
 

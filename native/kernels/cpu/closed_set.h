@@ -55,8 +55,33 @@ void closed_set_gradient(const credence_closed_set* p, int64_t r) {
   }
 }
 
+// dW[candidate] += dz h, rows in order and candidates in theirs (one may stand there twice): threads share out the columns.
+template <class Isa, class T>
+void closed_set_weight_gradient(credence_backend* backend, const credence_closed_set* p) {
+  constexpr int64_t kColumns = 64;
+  const int64_t count = p->candidates_count;
+  backend->pool.parallel(ceil_div(p->width, kColumns), [&](int64_t block, int) {
+    const int64_t end = least(p->width, (block + 1) * kColumns);
+    for (int64_t r = 0; r < *p->rows; ++r) {
+      const T* h = static_cast<const T*>(p->h) + r * p->ldh;
+      const float *logprob = p->logprob + r * count, *upstream = p->d_logprob + r * count;
+      float sum = 0;
+      for (int64_t c = 0; c < count; ++c) sum += upstream[c];
+      for (int64_t c = 0; c < count; ++c) {
+        const auto dz = Isa::set(upstream[c] - exp_of<Isa>(logprob[c]) * sum);
+        float* to = p->dweights + static_cast<int64_t>(p->candidates[c]) * p->width;
+        for (int64_t i = block * kColumns; i < end; i += Isa::W) {
+          const auto lanes = Isa::first(end - i);
+          Isa::store(to + i, Isa::fma(dz, Isa::load(h + i, lanes), Isa::load(to + i, lanes)), lanes);
+        }
+      }
+    }
+  });
+}
+
 template <class Isa>
 int closed_set(credence_backend* backend, const credence_closed_set* p, void*) {
+  if (p->candidates_count < 1) return fail(backend, "closed_set: there is no candidate");
   for (int32_t c = 0; c < p->candidates_count; ++c)
     if (p->candidates[c] < 0 || p->candidates[c] >= p->weights->rows)
       return fail(backend, "closed_set: candidate %d is token %d; the vocabulary has %d tokens", c, p->candidates[c],
@@ -72,6 +97,10 @@ int closed_set(credence_backend* backend, const credence_closed_set* p, void*) {
       else closed_set_gradient<Isa, float>(p, r);
     }
   });
+  if (p->d_logprob && p->dweights) {
+    if (p->dtype == CREDENCE_BF16) closed_set_weight_gradient<Isa, bf16>(backend, p);
+    else closed_set_weight_gradient<Isa, float>(backend, p);
+  }
   return 0;
 }
 

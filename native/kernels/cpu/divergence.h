@@ -111,13 +111,33 @@ struct DivergencePass {
     });
   }
 
+  // dW += dz^T h, rows in order; a work item is one block of the vocabulary.
+  void backward_weights(int64_t first, int64_t count) const {
+    backend->pool.parallel(plan.blocks, [&](int64_t block, int) {
+      const int64_t begin = block * kVocabularyBlock, end = least(begin + kVocabularyBlock, p->vocabulary);
+      for (int64_t r = 0; r < count; ++r) {
+        const T* dz = reinterpret_cast<const T*>(workspace + plan.dz) + r * plan.row;
+        const T* row = static_cast<const T*>(p->h) + (first + r) * p->ldh;
+        for (int64_t v = begin; v < end; ++v) {
+          const auto slope = Isa::set(Isa::get(dz + v));
+          float* to = p->dweights + v * p->width;
+          for (int64_t i = 0; i < p->width; i += Isa::W) {
+            const auto lanes = Isa::first(p->width - i);
+            Isa::store(to + i, Isa::fma(slope, Isa::load(row + i, lanes), Isa::load(to + i, lanes)), lanes);
+          }
+        }
+      }
+    });
+  }
+
   void run() const {
     for (int64_t first = 0; first < *p->rows; first += plan.chunk) {
       const int64_t count = least(plan.chunk, *p->rows - first);
       read(p->h, p->ldh, p->weights, first, count, plan.sums, plan.logits);
       read(p->h_other, p->ldh_other, p->weights_other, first, count, plan.sums_other, plan.logits_other);
       backend->pool.parallel(count, [&](int64_t r, int) { row(first, r); });
-      if (p->upstream) backward(first, count);
+      if (p->upstream && p->dh) backward(first, count);
+      if (p->upstream && p->dweights) backward_weights(first, count);
     }
   }
 };
@@ -130,7 +150,7 @@ size_t divergence_workspace(const credence_divergence* p) {
 template <class Isa>
 int divergence(credence_backend* backend, const credence_divergence* p, void* workspace) {
   if (p->kind < 0 || p->kind > 2) return fail(backend, "divergence: kind is %d; 0, 1 and 2 exist", p->kind);
-  if (p->upstream && !p->weights->transposed)
+  if (p->upstream && p->dh && !p->weights->transposed)
     return fail(backend, "divergence: dh was asked for, but the vocabulary's weights were packed without backward = 1");
   const DivergencePlan plan = divergence_plan(p);
   if (p->dtype == CREDENCE_BF16) DivergencePass<Isa, bf16>{backend, p, plan, static_cast<char*>(workspace)}.run();

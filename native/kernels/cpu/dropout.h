@@ -2,6 +2,8 @@
 // is made again wherever it is needed, 32 columns at a time; scale = 1 / (1 - p) goes onto S and onto G, in float32.
 #pragma once
 
+#include <string.h>
+
 #include "arena.h"
 #include "linear.h"
 
@@ -23,43 +25,44 @@ struct DropoutMask {
   /// The words of 32 columns of row t: eight counters side by side, so that word w of all of them is columns 8 w .. 8 w + 7.
   void words(int64_t t, int slice, int64_t panel, uint32_t (&out)[kPanel]) const {
     constexpr int kLanes = 8;
-    uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
-    const uint64_t row = row_key[t];
-    for (int i = 0; i < kLanes; ++i) {
-      c0[i] = static_cast<uint32_t>(panel * kLanes + i);
-      c1[i] = static_cast<uint32_t>(slice);
-      c2[i] = static_cast<uint32_t>(row);
-      c3[i] = static_cast<uint32_t>(row >> 32);
-    }
+    using Lanes [[gnu::vector_size(8 * kLanes)]] = uint64_t;  // 32 bits of each count: products need the room
+    using Words [[gnu::vector_size(4 * kLanes)]] = uint32_t;
+    const uint64_t row = row_key[t], low = 0xffffffff;
+    const Lanes none = {}, each = {0, 1, 2, 3, 4, 5, 6, 7};
+    Lanes c0 = each + static_cast<uint64_t>(panel * kLanes), c1 = none + static_cast<uint64_t>(slice);
+    Lanes c2 = none + (row & low), c3 = none + (row >> 32);
     uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-      for (int i = 0; i < kLanes; ++i) {
-        const uint64_t a = uint64_t{0xD2511F53} * c0[i], b = uint64_t{0xCD9E8D57} * c2[i];
-        c0[i] = static_cast<uint32_t>(b >> 32) ^ c1[i] ^ k0;
-        c1[i] = static_cast<uint32_t>(b);
-        c2[i] = static_cast<uint32_t>(a >> 32) ^ c3[i] ^ k1;
-        c3[i] = static_cast<uint32_t>(a);
-      }
-    for (int i = 0; i < kLanes; ++i) {
-      out[i] = c0[i];
-      out[kLanes + i] = c1[i];
-      out[2 * kLanes + i] = c2[i];
-      out[3 * kLanes + i] = c3[i];
+    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+      const Lanes a = c0 * uint64_t{0xD2511F53}, b = c2 * uint64_t{0xCD9E8D57};
+      c0 = (b >> 32) ^ c1 ^ k0;
+      c1 = b & low;
+      c2 = (a >> 32) ^ c3 ^ k1;
+      c3 = a & low;
     }
+    const Words w[4] = {__builtin_convertvector(c0, Words), __builtin_convertvector(c1, Words),
+                        __builtin_convertvector(c2, Words), __builtin_convertvector(c3, Words)};
+    memcpy(out, w, sizeof w);
   }
+
+  static float kept(float x, bool keeps) { return keeps ? x : 0.0f; }
+  static bf16 kept(bf16 x, bool keeps) { return {keeps ? x.bits : uint16_t{0}}; }
 
   /// Rows [row0, row1) of x [T, columns] as a slice reads them, but for the scale.
   template <class T>
-  void keep(int slice, const T* x, int64_t ldx, int64_t columns, int64_t row0, int64_t row1, T* kept) const {
+  void keep(int slice, const T* x, int64_t ldx, int64_t columns, int64_t row0, int64_t row1, T* out) const {
     uint32_t random[kPanel];
-    for (int64_t t = row0; t < row1; ++t)
-      for (int64_t c = 0; c < columns; c += kPanel) {
+    for (int64_t t = row0; t < row1; ++t) {
+      const T* from = x + t * ldx;
+      T* to = out + t * columns;
+      int64_t c = 0;
+      for (; c + kPanel <= columns; c += kPanel) {
         words(t, slice, c / kPanel, random);
-        const T* from = x + t * ldx + c;
-        T* to = kept + t * columns + c;
-        const int64_t count = least(kPanel, columns - c);
-        for (int64_t i = 0; i < count; ++i) to[i] = random[i] < limit ? T{} : from[i];
+        for (int i = 0; i < kPanel; ++i) to[c + i] = kept(from[c + i], random[i] >= limit);
       }
+      if (c == columns) continue;
+      words(t, slice, c / kPanel, random);
+      for (int64_t i = 0; c + i < columns; ++i) to[c + i] = kept(from[c + i], random[i] >= limit);
+    }
   }
 };
 

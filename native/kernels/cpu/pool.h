@@ -6,6 +6,13 @@
 
 namespace credence::cpu {
 
+static inline int check_spans(credence_backend* backend, const char* name, const credence_pool* p) {
+  for (int32_t s = 0; s < *p->rows; ++s)
+    if (p->from[s] >= p->to[s])
+      return fail(backend, "%s: span %d covers no row (from %d to %d)", name, s, p->from[s], p->to[s]);
+  return 0;
+}
+
 template <class Isa>
 size_t pool_workspace(const credence_pool*) {
   return 0;
@@ -13,9 +20,7 @@ size_t pool_workspace(const credence_pool*) {
 
 template <class Isa>
 int pool(credence_backend* backend, const credence_pool* p, void*) {
-  for (int32_t s = 0; s < *p->rows; ++s)
-    if (p->from[s] >= p->to[s])
-      return fail(backend, "pool: span %d covers no row (from %d to %d)", s, p->from[s], p->to[s]);
+  if (int error = check_spans(backend, "pool", p)) return error;
   backend->pool.parallel(*p->rows, [&](int64_t s, int) {
     const auto share = Isa::set(1.0f / static_cast<float>(p->to[s] - p->from[s]));
     for (int64_t i = 0; i < p->width; i += Isa::W) {
@@ -36,6 +41,7 @@ size_t pool_backward_workspace(const credence_pool*) {
 // Spans may share rows: a work item is some columns of all spans, in order.
 template <class Isa>
 int pool_backward(credence_backend* backend, const credence_pool* p, void*) {
+  if (int error = check_spans(backend, "pool_backward", p)) return error;
   constexpr int64_t kColumns = 64;
   backend->pool.parallel(ceil_div(p->width, kColumns), [&](int64_t block, int) {
     const int64_t end = least(p->width, (block + 1) * kColumns);
