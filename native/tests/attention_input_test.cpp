@@ -356,6 +356,24 @@ OPERATOR_TEST("attention_input_backward", "reference odd-shapes bits", is_the_re
             EXPECT_TWICE_PLAIN(backend, dq_norm->floats(), exact.dq_norm, plain.dq_norm);
             EXPECT_TWICE_PLAIN(backend, dk_norm->floats(), exact.dk_norm, plain.dk_norm);
           }
+          if (rows == 13) {
+            using P = credence_attention_input_backward;
+            expect_each_alone<P>(backend, o,
+                                 {{&P::dx, dx.get()},
+                                  {&P::dweights, dweights.get()},
+                                  {&P::dbias, dbias.get()},
+                                  {&P::dnorm_weight, dnorm.get()},
+                                  {&P::dnorm_bias, dnorm_bias.get()},
+                                  {&P::dq_norm, dq_norm.get()},
+                                  {&P::dk_norm, dk_norm.get()}},
+                                 [&](P some) {
+                                   const auto q = act_on_device(backend, upstream_q),
+                                              k = act_on_device(backend, upstream_k),
+                                              v = act_on_device(backend, upstream_v);
+                                   some.dq = q->raw(), some.dk = k->raw(), some.dv = v->raw();
+                                   RUN_OPERATOR(backend, attention_input_backward, some);
+                                 });
+          }
         });
 }
 

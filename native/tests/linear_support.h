@@ -126,6 +126,23 @@ class DropoutOnDevice {
   credence_dropout dropout_;
 };
 
+/// Any subset of gradients may be asked for: each of `outputs`, which `all` has and which began at 0, has the same bits when it
+/// is the only one. run(parameters) runs the operator.
+template <typename Parameters>
+void expect_each_alone(Backend& backend, const Parameters& all,
+                       const std::vector<std::pair<float * Parameters::*, const Memory*>>& outputs,
+                       const std::function<void(const Parameters&)>& run) {
+  for (const auto& [output, whole] : outputs) {
+    Parameters one = all;
+    one.gradients = nullptr;
+    for (const auto& [other, memory] : outputs) one.*other = nullptr;
+    const auto alone = floats_on_device(backend, std::vector<double>(whole->bytes() / sizeof(float)));
+    one.*output = *alone;
+    run(one);
+    EXPECT(alone->bits() == whole->bits());
+  }
+}
+
 inline MemoryPointer one(Backend& backend, int32_t value) { return on_device(backend, std::vector<int32_t>{value}); }
 
 }  // namespace credence::testing

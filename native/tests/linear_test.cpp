@@ -145,6 +145,11 @@ OPERATOR_TEST("project_backward", "reference odd-shapes bits", is_the_reference)
         o.dweights = *dweights;
         o.dbias = *dbias;
         RUN_OPERATOR(backend, project_backward, o);
+        if (p.rows == 13) {
+          using P = credence_project_backward;
+          expect_each_alone<P>(backend, o, {{&P::dweights, dweights.get()}, {&P::dbias, dbias.get()}},
+                               [&](const P& some) { RUN_OPERATOR(backend, project_backward, some); });
+        }
         std::vector<double> rounded = plain.dx;
         for (double& value : rounded) value = p.round(value);
         EXPECT_TWICE_PLAIN(backend, din->act(), exact.dx, rounded);
@@ -225,6 +230,43 @@ OPERATOR_TEST("project", "refusal", what_cannot_be_done_is_refused_with_the_reas
     o.dropout.p = 0;
     o.dtype = backend.bf16() ? CREDENCE_F32 : CREDENCE_BF16;
     refused("must have one type");
+  });
+}
+
+OPERATOR_TEST("project_backward mlp_input_backward attention_input_backward token_logprobs divergence", "refusal",
+              weights_packed_without_their_transpose) {
+  each_backend(1, [](Backend& backend) {
+    const credence_weights_source source = {
+        3,      3, backend.dtype,
+        0,      0, [](void*, int32_t, int32_t count, float* out) { std::fill_n(out, 3 * count, 1.0f); },
+        nullptr};
+    credence_weights* weights = backend.table->pack(backend.handle, &source);
+    const auto none = on_device(backend, std::vector<int32_t>{0, 0});
+    const auto out = float_space(backend, 9);
+    const auto refused = [&](int status) {
+      EXPECT(status != 0);
+      EXPECT(std::string(backend.table->last_error(backend.handle)).find("packed without") != std::string::npos);
+    };
+    credence_project_backward project = {};
+    project.rows = *none, project.dtype = backend.dtype, project.weights = weights, project.din = out->raw();
+    refused(backend.table->project_backward(backend.handle, &project, nullptr));
+    credence_mlp_input_backward mlp = {};
+    mlp.rows = *none, mlp.dtype = backend.dtype, mlp.weights = weights, mlp.dx = *out;
+    mlp.shape.hidden = mlp.shape.intermediate = 3;
+    refused(backend.table->mlp_input_backward(backend.handle, &mlp, nullptr));
+    credence_attention_input_backward input = {};
+    input.batch.counts = input.batch.cu_seqlens = *none, input.dtype = backend.dtype, input.qkv = weights;
+    input.shape.hidden = 3, input.shape.heads = input.shape.kv_heads = input.shape.head_dim = 1, input.dx = *out;
+    refused(backend.table->attention_input_backward(backend.handle, &input, nullptr));
+    credence_token_logprobs tokens = {};
+    tokens.rows = *none, tokens.width = tokens.vocabulary = 3, tokens.dtype = backend.dtype, tokens.weights = weights;
+    tokens.d_logprob = tokens.dh = *out;
+    refused(backend.table->token_logprobs(backend.handle, &tokens, nullptr));
+    credence_divergence divergence = {};
+    divergence.rows = *none, divergence.width = divergence.vocabulary = 3, divergence.dtype = backend.dtype;
+    divergence.weights = divergence.weights_other = weights, divergence.upstream = divergence.dh = *out;
+    refused(backend.table->divergence(backend.handle, &divergence, nullptr));
+    backend.table->free_weights(backend.handle, weights);
   });
 }
 

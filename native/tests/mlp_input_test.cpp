@@ -187,6 +187,17 @@ OPERATOR_TEST("mlp_input_backward", "reference odd-shapes bits", is_the_referenc
         EXPECT_TWICE_PLAIN(backend, dbias->floats(), exact.linear.dbias, plain.linear.dbias);
         adapter.expect_gradients(exact.linear, plain.linear);
 
+        if (shape.rows == 13) {
+          using P = credence_mlp_input_backward;
+          expect_each_alone<P>(backend, o,
+                               {{&P::dx, dx.get()},
+                                {&P::dweights, dweights.get()},
+                                {&P::dbias, dbias.get()},
+                                {&P::dnorm_weight, dnorm_weight.get()},
+                                {&P::dnorm_bias, dnorm_bias.get()}},
+                               [&](const P& some) { RUN_OPERATOR(backend, mlp_input_backward, some); });
+        }
+
         // Frozen but for the adapter, dx has the same bits: in blocks of rows when there are many.
         const Adapter alone(backend, p.linear);
         const auto frozen = zeros(p.norm.x.size());
