@@ -49,6 +49,12 @@ void check_family(const Family& family, const std::string& file) {
     fail("UNSUPPORTED", "%s: the head size %d is odd; rotary positions need pairs", name, family.head_dim);
   if (static_cast<int64_t>(family.heads) * family.head_dim > kMaxFamilySize)
     fail("BAD_FILE", "%s: %d heads of size %d are no model", name, family.heads, family.head_dim);
+  // Sizes that are possible one by one may be none together; sums over them are held in 64 bits.
+  const double widths =
+      2.0 * family.heads * family.head_dim + 2.0 * family.kv_heads * family.head_dim + 3.0 * family.intermediate;
+  if (family.hidden * (family.layers * widths + 2.0 * family.vocabulary) > 1e15)
+    fail("BAD_FILE", "%s: %d layers of width %d and %d, and a vocabulary of %d, are no model", name, family.layers,
+         family.hidden, family.intermediate, family.vocabulary);
   if (!(family.norm_eps > 0) || !(family.rope_theta > 0))
     fail("BAD_FILE", "%s: the norm's epsilon (%g) and rope theta (%g) must be above 0", name, family.norm_eps,
          family.rope_theta);
