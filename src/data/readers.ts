@@ -2,36 +2,26 @@
  * Records from files and to files. The file's ending says how it is read: .jsonl, .json, .csv, .parquet, .arrow (or
  * .feather), each also .gz; "-" is standard input. An error names the file, the line or record, and the field.
  */
-import { readFile } from "node:fs/promises";
-import { basename } from "node:path";
-import { promisify } from "node:util";
-import { gunzip, gzipSync } from "node:zlib";
+import { gzipSync } from "node:zlib";
 import type { z } from "zod";
 import { CredenceError } from "../errors.js";
 import { writeFileAtomic } from "../files.js";
-import { explainIssue, listFields, numberFields } from "./records.js";
+import { blocksOf, type Format, type Found, formats, openSource, type Source } from "./formats.js";
+import { explainIssue } from "./records.js";
 
-/** A record as it stands in its file, and where. */
-interface Found {
-  value: unknown;
-  /** "questions.jsonl:17" or "questions.parquet: record 17". */
-  place: string;
+const bad = (message: string): CredenceError => new CredenceError("BAD_INPUT", message);
+
+/** The format that a file's ending names. */
+function formatOf({ ending, path }: Source): Format {
+  const format = Object.hasOwn(formats, ending) ? formats[ending]! : undefined;
+  if (!format) {
+    const known = Object.keys(formats).join(", .");
+    throw bad(
+      `${path}: its ending ${ending ? `".${ending}" ` : ""}does not say what it holds; known are .${known}, each also with .gz`,
+    );
+  }
+  return format;
 }
-
-type Format = (bytes: Uint8Array, name: string) => Promise<Found[]> | Found[];
-
-const formats: Record<string, Format> = {
-  jsonl: readJsonLines,
-  ndjson: readJsonLines,
-  json: readJson,
-  csv: readCsv,
-  parquet: readParquet,
-  arrow: readArrow,
-  feather: readArrow,
-};
-
-const bad = (message: string, cause?: unknown): CredenceError => new CredenceError("BAD_INPUT", message, { cause });
-const because = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 /**
  * Reads a file of records, whole, in its order.
@@ -42,33 +32,96 @@ const because = (error: unknown): string => (error instanceof Error ? error.mess
  *   schema says, an `id` that stands twice
  */
 export async function readRecords<T extends z.ZodType>(path: string, schema: T): Promise<z.infer<T>[]> {
-  const { bytes, name, ending } = await open(path);
-  const format = Object.hasOwn(formats, ending) ? formats[ending] : undefined;
-  if (!format) {
-    const known = Object.keys(formats).join(", .");
-    throw bad(
-      `${path}: its ending ${ending ? `".${ending}" ` : ""}does not say what it holds; known are .${known}, each also with .gz`,
-    );
+  const source = openSource(path);
+  const places = new Map<string, string>();
+  const records: z.infer<T>[] = [];
+  for await (const found of formatOf(source).read(source)) {
+    for (const one of found) {
+      const record = checkRecord(one, schema);
+      checkId(record, one.place, places);
+      records.push(record);
+    }
   }
-  const found = await format(bytes, name);
-  if (found.length === 0) throw bad(`${name}: holds no records`);
-  return checkRecords(found, schema);
+  if (records.length === 0) throw bad(`${source.name}: holds no records`);
+  return records;
 }
 
-function checkRecords<T extends z.ZodType>(found: Found[], schema: T): z.infer<T>[] {
-  const places = new Map<string, string>();
-  return found.map(({ value, place }) => {
-    const parsed = schema.safeParse(value);
-    if (!parsed.success) throw bad(`${place}: ${explainIssue(value, parsed.error.issues[0]!)}`);
-    const { id } = parsed.data as { id?: unknown };
-    if (id !== undefined) {
-      const before = places.get(String(id));
-      if (before !== undefined)
-        throw bad(`${place}: "id" is ${JSON.stringify(id)}, which ${before} has already; ids must differ`);
-      places.set(String(id), place);
-    }
-    return inOrderOf(value, parsed.data) as z.infer<T>;
-  });
+/** Records that are read where they lie, as often as needed, some at a time. */
+export interface RecordFile<T> {
+  name: string;
+  /** How many there are. */
+  records: number;
+  /**
+   * Number of the first record of each block that can be read by itself, ascending from 0; [0] alone where the file can
+   * only be read from its start.
+   */
+  blocks: number[];
+  /** Records from..to (excluded) in their order, some at a time. */
+  read(from: number, to: number): AsyncGenerator<T[], void, undefined>;
+}
+
+/**
+ * Opens a file of records to be read in pieces: its records are counted, and none is kept. JSON lines and Parquet (whose
+ * blocks are its row groups) are read from anywhere; CSV and what ends in .gz only from the start; JSON, Arrow and standard
+ * input are held in memory. An `id` that stands twice is not noticed.
+ *
+ * @throws CredenceError as `readRecords`; what is wrong with a record is told when it is read
+ */
+export async function openRecords<T extends z.ZodType>(path: string, schema: T): Promise<RecordFile<z.infer<T>>> {
+  const source = openSource(path);
+  const format = formatOf(source);
+  const index = await format.index(source);
+  if (index.records === 0) throw bad(`${source.name}: holds no records`);
+  return {
+    name: source.name,
+    records: index.records,
+    blocks: index.blocks,
+    async *read(from, to) {
+      let left = to - from;
+      if (left === 0) return;
+      for await (const found of format.read(source, { from, to, index })) {
+        left -= found.length;
+        yield found.map((one) => checkRecord(one, schema));
+      }
+      if (left > 0)
+        throw bad(
+          `${source.name}: had ${index.records} records when it was opened and has fewer now; it must not change`,
+        );
+    },
+  };
+}
+
+/** Records in memory as a file would have them. */
+export function recordsOf<T>(records: readonly T[], name = "the records given"): RecordFile<T> {
+  return {
+    name,
+    records: records.length,
+    blocks: blocksOf(records.length),
+    async *read(from, to) {
+      yield records.slice(from, to);
+    },
+  };
+}
+
+/** The first `limit` records of a file. */
+export function firstRecords<T>(file: RecordFile<T>, limit = file.records): RecordFile<T> {
+  const records = Math.min(limit, file.records);
+  return { ...file, records, blocks: file.blocks.filter((block) => block === 0 || block < records) };
+}
+
+function checkRecord<T extends z.ZodType>({ value, place }: Found, schema: T): z.infer<T> {
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) throw bad(`${place}: ${explainIssue(value, parsed.error.issues[0]!)}`);
+  return inOrderOf(value, parsed.data) as z.infer<T>;
+}
+
+function checkId(record: unknown, place: string, places: Map<string, string>): void {
+  const { id } = record as { id?: unknown };
+  if (id === undefined) return;
+  const before = places.get(String(id));
+  if (before !== undefined)
+    throw bad(`${place}: "id" is ${JSON.stringify(id)}, which ${before} has already; ids must differ`);
+  places.set(String(id), place);
 }
 
 /** What was parsed, its fields in the order in which they stand in the file. */
@@ -120,163 +173,3 @@ const print = (line: string): Promise<void> =>
   new Promise((resolve, reject) => {
     process.stdout.write(line, (error) => (error ? reject(error) : resolve()));
   });
-
-// ---- bytes
-
-async function open(path: string): Promise<{ bytes: Uint8Array; name: string; ending: string }> {
-  if (path === "-") {
-    const chunks: Buffer[] = [];
-    for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
-    return { bytes: Buffer.concat(chunks), name: "standard input", ending: "jsonl" };
-  }
-  let bytes: Uint8Array;
-  try {
-    bytes = await readFile(path);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    const what =
-      code === "ENOENT" ? "there is no such file" : code === "EISDIR" ? "is a folder, not a file" : because(error);
-    throw new CredenceError("NO_FILE", `${path}: ${what}`, { cause: error });
-  }
-  if (/\.gz$/i.test(path)) {
-    try {
-      bytes = await promisify(gunzip)(bytes);
-    } catch (error) {
-      throw bad(`${path}: cannot be decompressed (${because(error)}); it is damaged, cut off, or not gzip`, error);
-    }
-  }
-  const ending = /\.([^.]+?)(?:\.gz)?$/i.exec(basename(path))?.[1]?.toLowerCase() ?? "";
-  return { bytes, name: path, ending };
-}
-
-/** UTF-8 without its byte order mark. */
-function textOf(bytes: Uint8Array, name: string): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch (error) {
-    throw bad(`${name}${firstBadLine(bytes)}: not UTF-8. Save it as UTF-8`, error);
-  }
-}
-
-function firstBadLine(bytes: Uint8Array): string {
-  let line = 1;
-  for (let from = 0; from < bytes.length; ++line) {
-    const end = bytes.indexOf(10, from);
-    const to = end < 0 ? bytes.length : end;
-    if (!isUtf8(bytes.subarray(from, to))) return `:${line}`;
-    from = to + 1;
-  }
-  return "";
-}
-
-function isUtf8(bytes: Uint8Array): boolean {
-  try {
-    new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-// ---- formats
-
-function readJsonLines(bytes: Uint8Array, name: string): Found[] {
-  const found: Found[] = [];
-  textOf(bytes, name)
-    .split("\n")
-    .forEach((line, i) => {
-      if (line.trim() === "") return;
-      const place = `${name}:${i + 1}`;
-      found.push({ value: parse(line, place, "each line holds one JSON object"), place });
-    });
-  return found;
-}
-
-function readJson(bytes: Uint8Array, name: string): Found[] {
-  const text = textOf(bytes, name);
-  if (text.trim() === "") return [];
-  const value = parse(text, name, "one JSON object a line belongs into a .jsonl file");
-  if (!Array.isArray(value))
-    throw bad(`${name}: holds ${value === null ? "null" : `a single ${typeof value}`}; expected a list of records`);
-  return value.map((item, i) => ({ value: item, place: `${name}: record ${i + 1}` }));
-}
-
-function parse(text: string, place: string, hint: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw bad(`${place}: not valid JSON (${because(error)}); ${hint}`, error);
-  }
-}
-
-async function readCsv(bytes: Uint8Array, name: string): Promise<Found[]> {
-  const { parse } = await import("csv-parse/sync");
-  let rows: { record: Record<string, string>; info: { lines: number } }[];
-  try {
-    rows = parse(textOf(bytes, name), { columns: true, info: true, bom: true, skip_empty_lines: true });
-  } catch (error) {
-    if (error instanceof CredenceError) throw error;
-    const line = (error as { lines?: number }).lines;
-    throw bad(`${name}${line === undefined ? "" : `:${line}`}: not valid CSV (${because(error)})`, error);
-  }
-  return rows.map(({ record, info }) => {
-    // `lines` counts to the record's last line.
-    const lines = Object.values(record).join("").split("\n").length - 1;
-    const place = `${name}:${info.lines - lines}`;
-    const entries = Object.entries(record).flatMap(([field, cell]) =>
-      cell === "" ? [] : [[field, cellValue(field, cell, place)]],
-    );
-    return { value: Object.fromEntries(entries), place };
-  });
-}
-
-/** A cell is text; a list or an object is written as JSON, and a single answer as it is. */
-function cellValue(field: string, cell: string, place: string): unknown {
-  if (numberFields.has(field)) return cell.trim() === "" || Number.isNaN(Number(cell)) ? cell : Number(cell);
-  if (/^\s*[[{]/.test(cell)) {
-    try {
-      return JSON.parse(cell);
-    } catch (error) {
-      if (listFields.has(field))
-        throw bad(`${place}: "${field}" is not valid JSON (${because(error)}); write a list as ["one", "two"]`, error);
-    }
-  }
-  return listFields.has(field) ? [cell] : cell;
-}
-
-async function readParquet(bytes: Uint8Array, name: string): Promise<Found[]> {
-  const { parquetReadObjects } = await import("hyparquet");
-  let rows: Record<string, unknown>[];
-  try {
-    rows = await parquetReadObjects({ file: Uint8Array.from(bytes).buffer });
-  } catch (error) {
-    throw bad(`${name}: cannot be read as Parquet (${because(error)}); known compressions are none and Snappy`, error);
-  }
-  return rows.map((row, i) => ({ value: plain(row), place: `${name}: record ${i + 1}` }));
-}
-
-async function readArrow(bytes: Uint8Array, name: string): Promise<Found[]> {
-  const { tableFromIPC } = await import("apache-arrow");
-  let rows: unknown[];
-  try {
-    rows = tableFromIPC(bytes).toArray();
-  } catch (error) {
-    throw bad(
-      `${name}: cannot be read as Arrow (${because(error)}); compressed files must be saved without compression`,
-      error,
-    );
-  }
-  return rows.map((row, i) => ({ value: plain(row), place: `${name}: record ${i + 1}` }));
-}
-
-/** A column store's value as JSON would have it: whole numbers, lists, objects; null means absent. */
-function plain(value: unknown): unknown {
-  if (typeof value === "bigint") return Number(value);
-  if (value === null || typeof value !== "object") return value;
-  if (value instanceof Date) return value.toISOString();
-  if (Array.isArray(value) || ArrayBuffer.isView(value)) return Array.from(value as unknown as unknown[], plain);
-  const inner = "toJSON" in value && typeof value.toJSON === "function" ? value.toJSON() : value;
-  if (Array.isArray(inner)) return inner.map(plain);
-  const entries = Object.entries(inner as object).filter(([, item]) => item !== null && item !== undefined);
-  return Object.fromEntries(entries.map(([field, item]) => [field, plain(item)]));
-}
