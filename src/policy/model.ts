@@ -17,7 +17,7 @@ import {
   type NativeBase,
   native,
 } from "../native.js";
-import { Chat, type Message, type RenderOptions } from "../text/chat.js";
+import { Chat, type Message, type RenderOptions, type SupervisedRow } from "../text/chat.js";
 import { Tokenizer } from "../text/tokenizer.js";
 import { Policy } from "./policy.js";
 
@@ -200,6 +200,16 @@ export class Model implements AsyncDisposable {
     }
     this.chat ??= new Chat(this.tokenizer);
     return this.chat.encode(turnsOf(input, prompt, history), renderOptions(prompt));
+  }
+
+  /**
+   * A conversation to learn from: its token ids, and how much each counts, as the messages' weights say.
+   *
+   * @throws CredenceError "NO_CHAT_TEMPLATE" where the model has none
+   */
+  supervise(messages: Message[]): Promise<SupervisedRow> {
+    this.chat ??= new Chat(this.tokenizer);
+    return this.chat.supervise(messages);
   }
 
   /** The text of an answer's tokens, without special ones and without what a stop string cut off. */

@@ -25,7 +25,7 @@ export interface TrainingBatch {
   sequences: Int32Array[];
   /** Which earlier sequence each goes on from, or -1: a prompt stands once for all its completions. */
   prefixOf?: number[];
-  loss: /** Weight of each token's negative log-likelihood, row by row; 0: not supervised. */
+  loss: /** Weight (from 0) of each token's negative log-likelihood, row by row; 0: not supervised. What nothing comes before has none. */
     | { kind: "nll"; weights: Float32Array[] }
     /** (sigmoid(head at the last token) - target)^2 for each row; null: not supervised. */
     | { kind: "confidence"; head: string; targets: (number | null)[] }
@@ -41,7 +41,7 @@ export interface TrainingBatch {
 }
 
 export interface StepResult {
-  /** Divided by the step's count of supervised tokens or rows. */
+  /** Divided by the step's sum of weights, or its rows. */
   loss: number;
   /** Before clipping. */
   gradientNorm: number;
@@ -85,11 +85,11 @@ function perRow({ loss }: TrainingBatch): [ArrayLike<unknown>, string] {
   return loss.kind === "closed-set" ? [loss.labels, "labels"] : [loss.weights, "weights"];
 }
 
-/** What the loss is divided by: supervised tokens, or rows. */
-function countOf({ loss }: TrainingBatch): number {
+/** What the loss is divided by: the sum of weights, or rows. */
+function countOf({ loss, prefixOf }: TrainingBatch): number {
   if (loss.kind === "confidence" || loss.kind === "closed-set")
     return (loss.kind === "confidence" ? loss.targets : loss.labels).filter((value) => value !== null).length;
-  return loss.weights.reduce((sum, row) => sum + row.filter((weight) => weight !== 0).length, 0);
+  return sumOfWeights(loss.weights, prefixOf);
 }
 
 /** The part of a loss that some rows have. */
@@ -150,6 +150,23 @@ function rowAt(sequences: Int32Array[], offsets: Int32Array, sequence: number, i
   return offsets[sequence]! + index;
 }
 
+/** Of what can be learnt: a row's first token has no probability, unless the row goes on from another. */
+function sumOfWeights(rows: Float32Array[], prefixOf: number[] | undefined): number {
+  let sum = 0;
+  rows.forEach((weights, row) => {
+    weights.forEach((weight, t) => {
+      if (!(weight >= 0 && weight < Number.POSITIVE_INFINITY)) {
+        throw new CredenceError(
+          "BAD_INPUT",
+          `row ${row}, token ${t}: its weight is ${weight}; expected a number from 0. For a loss of another kind use forward, backward and update`,
+        );
+      }
+      if (t > 0 || (prefixOf?.[row] ?? -1) >= 0) sum += weight;
+    });
+  });
+  return sum;
+}
+
 export class Trainer implements Disposable {
   private readonly native: NativeTrainer;
   private readonly rate: (step: number) => number;
@@ -166,7 +183,7 @@ export class Trainer implements Disposable {
     this.forget = forget;
   }
 
-  /** One optimiser step; the loss is divided once, by the step's count of supervised tokens or rows. */
+  /** One optimiser step; the loss is divided once, by the step's sum of weights, or its rows. */
   async step(batch: TrainingBatch): Promise<StepResult> {
     this.checkAlive();
     const rows = batch.sequences.length;
@@ -177,7 +194,7 @@ export class Trainer implements Disposable {
     if (!count)
       throw new CredenceError(
         "NOTHING_SUPERVISED",
-        "the batch supervises no token: check the weights, or which messages are trained on",
+        `the batch of ${rows} rows supervises no token: check the weights, or which messages are trained on`,
       );
     const { sequences, prefixOf } = batch;
     checkPrefixes(prefixOf, rows);

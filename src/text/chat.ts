@@ -10,7 +10,7 @@ import type { Tokenizer } from "./tokenizer.js";
 export interface Message {
   role: string;
   content: string;
-  /** How much an assistant's turn counts in training; default 1, 0: it is context only. */
+  /** How much the turn counts in training; 0: it is context only. Default 1 for an assistant's turn, 0 for any other. */
   weight?: number;
   [field: string]: unknown;
 }
@@ -34,7 +34,7 @@ export interface RenderOptions {
 export interface SupervisedRow {
   text: string;
   ids: Int32Array;
-  /** 1: an assistant wrote this token (its end of turn included). */
+  /** 1: this token belongs to a turn that counts (its end of turn included). */
   supervised: Uint8Array;
   /** The weight of the token's message where supervised, else 0. */
   weights: Float32Array;
@@ -109,8 +109,8 @@ export class Chat {
   }
 
   /**
-   * A conversation with the tokens its assistant turns consist of. A token that also covers text before the turn is not
-   * supervised: while generating it could not be chosen.
+   * A conversation with the tokens that count: those of its assistant turns, and of other turns that have a weight. A
+   * token that also covers text before the turn is not supervised: while generating it could not be chosen.
    */
   async supervise(messages: Message[], options: RenderOptions = {}): Promise<SupervisedRow> {
     const settings = { ...options, addGenerationPrompt: options.addGenerationPrompt ?? false };
@@ -120,7 +120,7 @@ export class Chat {
     const supervised = new Uint8Array(ids.length);
     const weights = new Float32Array(ids.length);
     const ends = new Set(this.tokenizer.eosIds);
-    for (const { from, to, weight } of this.assistantTurns(messages, text, settings)) {
+    for (const { from, to, weight } of this.weightedTurns(messages, text, settings)) {
       let first = 0;
       while (first < ids.length && spans[2 * first]! < from) first += 1;
       let last = first;
@@ -139,15 +139,18 @@ export class Chat {
   }
 
   /**
-   * Where each assistant turn with a weight stands in the whole rendering: what its message adds to that of those
-   * before it.
+   * Where each turn with a weight stands in the whole rendering: for an assistant's, what its message adds to that of
+   * those before it and the header of an answer; for any other, its content.
    */
-  private assistantTurns(messages: Message[], whole: string, options: RenderOptions): Stretch[] {
+  private weightedTurns(messages: Message[], whole: string, options: RenderOptions): Stretch[] {
     const turns: Stretch[] = [];
     messages.forEach((message, i) => {
-      const weight = message.weight ?? 1;
-      if (message.role !== "assistant" || weight === 0) return;
-      const stretch = this.byPrefix(messages, i, whole, options) ?? this.byContent(messages, i, whole, options);
+      const answers = message.role === "assistant";
+      const weight = message.weight ?? (answers ? 1 : 0);
+      if (weight === 0) return;
+      const stretch =
+        (answers ? this.byPrefix(messages, i, whole, options) : undefined) ??
+        this.byContent(messages, i, whole, options);
       if (stretch.to > stretch.from) turns.push({ ...stretch, weight });
     });
     return turns;
@@ -161,7 +164,8 @@ export class Chat {
   ): { from: number; to: number } | undefined {
     if (i === 0) return undefined;
     const before = this.attempt(messages.slice(0, i), { ...options, addGenerationPrompt: true });
-    const after = this.attempt(messages.slice(0, i + 1), { ...options, addGenerationPrompt: false });
+    const last = i === messages.length - 1 && options.addGenerationPrompt === false;
+    const after = last ? whole : this.attempt(messages.slice(0, i + 1), { ...options, addGenerationPrompt: false });
     if (before === undefined || after === undefined || !after.startsWith(before) || !whole.startsWith(after))
       return undefined;
     return { from: before.length, to: after.length };

@@ -12,6 +12,8 @@ export interface Row {
 
 export interface FitOptions {
   contextLength: number;
+  /** What that length is, as messages call it: the model's context (default), or a batch that a row must fit into. */
+  limit?: "context" | "batch";
   /** What to do with a longer row: fail (default), leave it out, keep its end ("left" is cut) or its beginning. */
   truncate?: Truncate;
   /**
@@ -37,49 +39,88 @@ export interface FittedRows<T extends Row> {
  * @throws CredenceError "ROW_TOO_LONG" or "NOTHING_SUPERVISED" with counts and what to choose
  */
 export function fitToContext<T extends Row>(rows: T[], options: FitOptions): FittedRows<T> {
-  const { contextLength, truncate = "error", unsupervised = "error" } = options;
-  const long = rows.filter((row) => row.ids.length > contextLength);
-  if (long.length > 0 && truncate === "error") {
-    const longest = long.reduce((most, row) => Math.max(most, row.ids.length), 0);
-    throw new CredenceError(
-      "ROW_TOO_LONG",
-      `${count(long.length)} of ${count(rows.length)} rows ${long.length === 1 ? "is" : "are"} longer than the context ` +
-        `(${count(contextLength)} tokens; longest ${count(longest)}). Choose truncate: drop, left or right, or a longer context`,
-    );
+  const fitting = new Fitting(options);
+  const kept = rows.map((row) => fitting.fit(row));
+  fitting.check();
+  const indices = kept.flatMap((row, index) => (row ? [index] : []));
+  const { dropped, cut, unsupervised } = fitting;
+  return { rows: kept.filter((row) => row !== undefined), indices, dropped, cut, unsupervised };
+}
+
+/** Fits rows one after the other and counts; what is wrong with them is told at the end, all of it together. */
+export class Fitting {
+  rows = 0;
+  kept = 0;
+  longest = 0;
+  /** Rows left out for their length, cut, and left out because nothing in them was supervised. */
+  dropped = 0;
+  cut = 0;
+  unsupervised = 0;
+  private long = 0;
+  private firstBare = 0;
+  private readonly options: FitOptions;
+
+  constructor(options: FitOptions) {
+    this.options = options;
   }
-  const fitted: FittedRows<T> = { rows: [], indices: [], dropped: 0, cut: 0, unsupervised: 0 };
-  const bare: number[] = [];
-  rows.forEach((row, index) => {
+
+  /** The row, perhaps cut, or undefined where it is left out. A row's first token cannot be learnt: nothing predicts it. */
+  fit<T extends Row>(row: T): T | undefined {
+    const { contextLength, truncate = "error" } = this.options;
+    const { length } = row.ids;
+    this.rows += 1;
+    this.longest = Math.max(this.longest, length);
     let kept = row;
-    if (row.ids.length > contextLength) {
+    if (length > contextLength) {
+      this.long += 1;
+      if (truncate === "error") return undefined;
       if (truncate === "drop") {
-        fitted.dropped += 1;
-        return;
+        this.dropped += 1;
+        return undefined;
       }
-      fitted.cut += 1;
-      kept = cutRow(row, truncate === "left" ? row.ids.length - contextLength : 0, contextLength);
+      this.cut += 1;
+      kept = cutRow(row, truncate === "left" ? length - contextLength : 0, contextLength);
     }
-    if (kept.supervised && !kept.supervised.includes(1)) {
-      bare.push(index);
-      return;
+    if (kept.supervised && !kept.supervised.includes(1, 1)) {
+      this.firstBare ||= this.rows;
+      this.unsupervised += 1;
+      return undefined;
     }
-    fitted.rows.push(kept);
-    fitted.indices.push(index);
-  });
-  fitted.unsupervised = bare.length;
-  if (bare.length > 0 && (unsupervised === "error" || fitted.rows.length === 0)) {
-    const cutToo = fitted.cut > 0 ? " (some after being cut)" : "";
-    const instead =
-      fitted.rows.length === 0
-        ? "Give at least one assistant turn with a weight"
-        : `Remove them, or choose unsupervised: drop`;
-    throw new CredenceError(
-      "NOTHING_SUPERVISED",
-      `${count(bare.length)} of ${count(rows.length)} rows have nothing to learn from${cutToo}: no token of theirs is an ` +
-        `assistant's (the first is row ${count(bare[0]! + 1)}). ${instead}`,
-    );
+    this.kept += 1;
+    return kept;
   }
-  return fitted;
+
+  /** @throws CredenceError "ROW_TOO_LONG" or "NOTHING_SUPERVISED" with counts and what to choose */
+  check(): void {
+    const { contextLength, limit = "context", truncate = "error", unsupervised = "error" } = this.options;
+    const { long, rows } = this;
+    if (long > 0 && truncate === "error") {
+      throw new CredenceError(
+        "ROW_TOO_LONG",
+        `${count(long)} of ${count(rows)} rows ${long === 1 ? "is" : "are"} longer than the ${limit} ` +
+          `(${count(contextLength)} tokens; longest ${count(this.longest)}). Choose truncate: drop, left or right, or a longer ${limit}`,
+      );
+    }
+    if (this.kept === 0 && this.dropped === rows && rows > 0) {
+      throw new CredenceError(
+        "ROW_TOO_LONG",
+        `all ${count(rows)} rows are longer than the ${limit} (${count(contextLength)} tokens) and none is left. ` +
+          `Choose truncate: left or right, or a longer ${limit}`,
+      );
+    }
+    if (this.unsupervised > 0 && (unsupervised === "error" || this.kept === 0)) {
+      const cutToo = this.cut > 0 ? " (some after being cut)" : "";
+      const instead =
+        this.kept === 0
+          ? "Give at least one assistant turn with a weight"
+          : "Remove them, or choose unsupervised: drop";
+      throw new CredenceError(
+        "NOTHING_SUPERVISED",
+        `${count(this.unsupervised)} of ${count(rows)} rows have nothing to learn from${cutToo}: no token of theirs is an ` +
+          `assistant's (the first is row ${count(this.firstBare)}). ${instead}`,
+      );
+    }
+  }
 }
 
 function cutRow<T extends Row>(row: T, from: number, length: number): T {

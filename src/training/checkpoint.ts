@@ -10,6 +10,8 @@ import type { TensorData } from "../native.js";
 import type { Policy } from "../policy/policy.js";
 import type { Trainer } from "../policy/trainer.js";
 
+const whole = z.int().min(0);
+
 const stateSchema = z.strictObject({
   /** Optimiser steps taken; the order of the rows follows from the stage's seed and this number. */
   step: z.int().min(0),
@@ -17,6 +19,26 @@ const stateSchema = z.strictObject({
   seed: z.int(),
   /** Length of metrics.jsonl when the checkpoint was written. */
   metricsBytes: z.int().min(0),
+  /** Of supervised fine-tuning, whose rows are not all known at the start. */
+  sft: z
+    .strictObject({
+      /** The next pack: of an epoch's window, after so many rows and tokens in all. */
+      position: z.strictObject({ epoch: whole, window: whole, pack: whole, rows: whole, tokens: whole }),
+      /** What the order and the size of the steps follow from. */
+      settings: z.record(z.string(), z.union([z.string(), z.number()])),
+      /** What going through the rows found. */
+      data: z.strictObject({
+        records: whole,
+        rows: whole,
+        tokens: whole,
+        weight: z.number(),
+        longest: whole,
+        dropped: whole,
+        cut: whole,
+        unsupervised: whole,
+      }),
+    })
+    .optional(),
 });
 
 export type CheckpointState = z.infer<typeof stateSchema>;

@@ -1,0 +1,118 @@
+/**
+ * The steps of a training in its folder: metrics, checkpoints, abort, going on from the newest checkpoint. What a step's
+ * batch is follows from the seed and where the training stands, so that a run that was stopped ends with the same bytes.
+ */
+import { CredenceError } from "../errors.js";
+import type { Card } from "../model/card.js";
+import type { PassSize } from "../native.js";
+import type { Policy } from "../policy/policy.js";
+import type { TrainingBatch } from "../policy/trainer.js";
+import { Metrics } from "../tracking/metrics.js";
+import type { Progress } from "../tracking/progress.js";
+import { type Checkpoint, type CheckpointState, writeCheckpoint } from "./checkpoint.js";
+
+/** What every training is told. */
+export interface TrainingSettings {
+  /** The stage's folder. */
+  directory: string;
+  /** The policy to start from, given the folder of a checkpoint to resume or undefined for a fresh start. */
+  policy(checkpoint: string | undefined): Promise<Policy>;
+  epochs: number;
+  /** Largest learning rate. */
+  learningRate: number;
+  weightDecay: number;
+  /** Share of the training that warms up. */
+  warmup: number;
+  /** Seed of the rows' order. */
+  seed: number;
+  /** Optimiser steps between checkpoints; the end always has one. */
+  checkpointEvery: number;
+  /** Tokens of one forward and backward pass at most (one row at least). */
+  microBatchTokens: number;
+  card?: Card;
+  label: string;
+  progress: Progress;
+  signal?: AbortSignal;
+  /** Told how batches are cut where a limit of memory decides it. */
+  fitted?(choice: string): void;
+}
+
+/** One optimiser step to take. */
+export interface PlannedStep {
+  batch: Omit<TrainingBatch, "microBatchTokens">;
+  /** What metrics.jsonl tells of it beside the loss. */
+  values: Record<string, number>;
+  /** How much of the task it is. */
+  work: number;
+  /** Where the training stands after it, for its checkpoint. */
+  state?: Partial<CheckpointState>;
+}
+
+export interface Loop {
+  settings: TrainingSettings;
+  policy: Policy;
+  checkpoint: Checkpoint | undefined;
+  /** The rate of each step, the first being 0. */
+  rate: (step: number) => number;
+  /** What is left to do, in order. */
+  steps: Iterable<PlannedStep> | AsyncIterable<PlannedStep>;
+  /** The whole and what was done before, in the unit that `work` is in. */
+  total: number;
+  done: number;
+  unit: string;
+}
+
+/**
+ * Takes the steps. Abort stops before the next one, after writing a checkpoint.
+ *
+ * @returns how many steps were taken in all, those before the checkpoint included
+ */
+export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...task }: Loop): Promise<number> {
+  const { directory, seed, card, signal } = settings;
+  let step = checkpoint?.state.step ?? 0;
+  let saved = step;
+  let state: Partial<CheckpointState> = {};
+  const trainer = policy.trainer({ optimizer: { weightDecay: settings.weightDecay }, schedule: rate });
+  if (checkpoint) trainer.restore({ step, tensors: checkpoint.moments });
+  const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step);
+  const save = () => {
+    if (step === saved) return;
+    writeCheckpoint(directory, {
+      policy,
+      trainer,
+      card,
+      state: { step, seed, metricsBytes: metrics.sync(), ...state },
+    });
+    saved = step;
+  };
+  const told = settings.progress.task(settings.label, task.total, task.unit, "tokens");
+  told.advance(task.done);
+  try {
+    for await (const { batch, values, work, state: after } of steps) {
+      if (signal?.aborted) {
+        save();
+        throw new CredenceError("ABORTED", `stopped after step ${step}; started again it goes on from there`);
+      }
+      const started = performance.now();
+      const result = await trainer.step({ ...batch, microBatchTokens: settings.microBatchTokens });
+      step += 1;
+      state = after ?? {};
+      const seconds = (performance.now() - started) / 1000;
+      const tokens = batch.sequences.reduce((sum, row) => sum + row.length, 0);
+      metrics.add(step, { ...values, tokens, ...result }, { seconds, tokensPerSecond: tokens / seconds });
+      if (policy.model.maxMemory !== undefined) settings.fitted?.(passChoice(trainer.passSize));
+      told.advance(work, tokens);
+      if (step % settings.checkpointEvery === 0) save();
+    }
+    save();
+    return step;
+  } finally {
+    told.end();
+    trainer.dispose();
+  }
+}
+
+/** How batches are cut under a limit of memory, in words. */
+export const passChoice = ({ tokens, recompute }: PassSize): string =>
+  `to keep to the limit of memory: passes of at most ${tokens} tokens, ` +
+  (recompute ? "blocks computed again on the way back" : "nothing computed twice");
