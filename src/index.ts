@@ -1,5 +1,7 @@
 /** What a program that embeds Credence sees. Importing this has no side effect. */
 
+export { openRecords, type RecordFile, recordsOf } from "./data/readers.js";
+export { type ChatRecord, chatSchema } from "./data/records.js";
 export { CredenceError } from "./errors.js";
 export {
   type BootstrapOptions,
@@ -56,8 +58,9 @@ export {
   type TrainerOptions,
   type TrainingBatch,
 } from "./policy/trainer.js";
-export type { Message, RenderOptions } from "./text/chat.js";
+export type { Message, RenderOptions, SupervisedRow } from "./text/chat.js";
 export { Tokenizer } from "./text/tokenizer.js";
 export { type Progress, progressOn, silent, type Task } from "./tracking/progress.js";
 export { learningRate, type Schedule } from "./training/schedule.js";
+export { type SftResult, type SftTraining, trainSft } from "./training/sft.js";
 export { version } from "./version.js";

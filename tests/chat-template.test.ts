@@ -121,6 +121,15 @@ t.test("weights are the messages'", async (t) => {
   );
 });
 
+t.test("a turn of another's counts where it has a weight: its content and its end, not its header", async (t) => {
+  const talk = [{ ...user("sure?"), weight: 2 }, assistant("The"), { ...system("Own."), weight: 0 }];
+  for (const name of ["default-system", "bos-and-trim"])
+    t.equal(await learned(chatOf(name), talk.slice(0, 2)), "sure?<|im_end|>|The<|im_end|>", name);
+  const { weights } = await chatOf("default-system").supervise(talk.slice(0, 2));
+  t.same(new Set(weights), new Set([0, 2, 1]));
+  t.equal(await learned(chatOf("default-system"), [{ ...user("sure?"), weight: 0.5 }]), "sure?<|im_end|>");
+});
+
 t.test("a token across the border is not supervised", async (t) => {
   const chat = new Chat(
     tokenizer,

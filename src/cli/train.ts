@@ -131,12 +131,7 @@ async function trainConfidence(args: TrainArguments): Promise<void> {
         target: targets[i]!,
       })),
     );
-    const told = new Set<string>();
-    const fitted = (choice: string) => {
-      if (!told.has(choice)) note(choice);
-      told.add(choice);
-    };
-    const context = { directory: args.out, runDirectory: args.out, progress, signal, fitted };
+    const context = { directory: args.out, runDirectory: args.out, progress, signal, fitted: noteOnce() };
     await using _ = await trainLora({
       context,
       model,
@@ -148,6 +143,15 @@ async function trainConfidence(args: TrainArguments): Promise<void> {
       label: "training",
     });
   });
+}
+
+/** Notes each line once. */
+function noteOnce(): (line: string) => void {
+  const told = new Set<string>();
+  return (line) => {
+    if (!told.has(line)) note(line);
+    told.add(line);
+  };
 }
 
 /** What a new adapter is put on. */
@@ -175,14 +179,10 @@ async function trainChats(args: TrainArguments): Promise<void> {
       unsupervised: args.unsupervised,
       epochs: args.epochs,
       learningRate: args.learningRate,
-      weightDecay: 0.01,
-      warmup: 0.1,
       seed,
-      checkpointEvery: 50,
-      microBatchTokens: batchTokens,
-      label: "training",
       progress,
       signal,
+      fitted: noteOnce(),
     });
     await policy.dispose();
     const { rows, tokens, weight, records, longest } = data;

@@ -10,12 +10,18 @@ import type { Model } from "../policy/model.js";
 import type { Policy } from "../policy/policy.js";
 import type { Message } from "../text/chat.js";
 import type { Truncate } from "../text/context.js";
+import { type Progress, silent } from "../tracking/progress.js";
 import { type CheckpointState, newestCheckpoint } from "./checkpoint.js";
+import { lockFolder } from "./lock.js";
 import { type PlannedStep, type TrainingSettings, takeSteps } from "./loop.js";
 import { learningRate } from "./schedule.js";
 import { type Position, packs, type SftData, type Survey, survey } from "./sft-data.js";
 
-export interface SftTraining extends TrainingSettings {
+/** What has no default. */
+type Given = "directory" | "policy" | "learningRate";
+
+/** Defaults: one epoch, seed 0, weight decay 0.01, a tenth warms up, a checkpoint each 50 steps, passes as long as steps. */
+export interface SftTraining extends Pick<TrainingSettings, Given>, Partial<Omit<TrainingSettings, Given | "card">> {
   model: Model;
   records: RecordFile<{ messages: Message[] }>;
   /** Tokens of an optimiser step at most: rows are packed into it by best fit, and none is split. */
@@ -37,6 +43,16 @@ export interface SftResult {
   utilisation: number;
 }
 
+const defaults = {
+  epochs: 1,
+  seed: 0,
+  weightDecay: 0.01,
+  warmup: 0.1,
+  checkpointEvery: 50,
+  label: "training",
+  progress: silent,
+};
+
 /**
  * Trains to the end, going on from the newest checkpoint in the folder. Before the first step all records are gone through
  * once, so that what is wrong with them is told before anything is learnt. The learning rate of a step is that of the
@@ -47,6 +63,16 @@ export interface SftResult {
  */
 export async function trainSft(job: SftTraining): Promise<SftResult> {
   makeFolder(job.directory);
+  const unlock = lockFolder(job.directory);
+  try {
+    return await train(job);
+  } finally {
+    unlock();
+  }
+}
+
+async function train(given: SftTraining): Promise<SftResult> {
+  const job = { ...defaults, microBatchTokens: given.batchTokens, ...given };
   const { model, records, batchTokens, truncate = "error", unsupervised = "error", windowRecords = 8192 } = job;
   const { contextLength } = model.info;
   const data: SftData = {
@@ -78,7 +104,7 @@ export async function trainSft(job: SftTraining): Promise<SftResult> {
   };
   const checkpoint = newestCheckpoint(job.directory);
   checkSame(job.directory, checkpoint?.state, settings);
-  const found = checkpoint?.state.sft?.data ?? (await surveyed(job, data));
+  const found = checkpoint?.state.sft?.data ?? (await surveyed(job.progress, data));
   const policy = await job.policy(checkpoint?.directory);
   let position: Position = checkpoint?.state.sft?.position ?? { epoch: 0, window: 0, pack: 0, rows: 0, tokens: 0 };
   const total = found.rows * job.epochs;
@@ -118,8 +144,8 @@ export async function trainSft(job: SftTraining): Promise<SftResult> {
   }
 }
 
-async function surveyed(job: SftTraining, data: SftData): Promise<Survey> {
-  const task = job.progress.task("reading", data.records.records, "rows");
+async function surveyed(progress: Progress, data: SftData): Promise<Survey> {
+  const task = progress.task("reading", data.records.records, "rows");
   try {
     return await survey(data, (rows) => task.advance(rows));
   } finally {
