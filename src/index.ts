@@ -15,9 +15,18 @@ export { type CalibratorKind, fitCalibrator } from "./evaluation/calibrators.js"
 export { agreeF1, hasAnswer } from "./evaluation/match.js";
 export { type MetricName, measure } from "./evaluation/metrics.js";
 export type { Prediction } from "./evaluation/rows.js";
+export type { ElicalPlan, PlanOptions, StagePlan } from "./methods/elical/preflight.js";
 export type { RecipeRunOptions } from "./methods/elical/run.js";
 export type { ElicalSummary } from "./methods/elical/summary.js";
-export { checkRecipe, loadRecipe, presets, type Recipe, runRecipe, type Setting } from "./methods/recipes.js";
+export {
+  checkRecipe,
+  loadRecipe,
+  planRecipe,
+  presets,
+  type Recipe,
+  runRecipe,
+  type Setting,
+} from "./methods/recipes.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
 export type { Card, Prompt } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";

@@ -15,6 +15,7 @@ import * as label from "./label.js";
 import * as merge from "./merge.js";
 import { commonOptions } from "./options.js";
 import { type LogLevel, logs, note, ResultFailed, setLogLevel, UsageError } from "./output.js";
+import * as plan from "./plan.js";
 import * as reports from "./report.js";
 import * as run from "./run.js";
 import * as score from "./score.js";
@@ -23,6 +24,7 @@ import * as train from "./train.js";
 // A command file imports at its top only what its options need, and the rest inside its handler: help answers at once.
 const commands = [
   run,
+  plan,
   ask,
   generate,
   label,

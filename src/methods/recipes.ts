@@ -6,6 +6,7 @@ import { parse, parseDocument } from "yaml";
 import { CredenceError } from "../errors.js";
 import { readText } from "../files.js";
 import { zodProblems } from "../model/card.js";
+import type { ElicalPlan, PlanOptions } from "./elical/preflight.js";
 import { type ElicalRecipe, elicalSchema } from "./elical/recipe.js";
 import type { RecipeRunOptions } from "./elical/run.js";
 import type { ElicalSummary } from "./elical/summary.js";
@@ -105,6 +106,11 @@ export function loadRecipe(recipe: string | Record<string, unknown>, settings: S
     throw new CredenceError("BAD_RECIPE", `${where}: expected options by name`);
   for (const setting of settings) change(plain as Record<string, unknown>, setting);
   return checkRecipe(plain, where);
+}
+
+/** What running a recipe here would do and take; nothing is written. */
+export async function planRecipe(recipe: Recipe, options: PlanOptions = {}): Promise<ElicalPlan> {
+  return (await import("./elical/preflight.js")).planElical(recipe, options);
 }
 
 /** Runs a recipe in a run folder, or goes on there. */

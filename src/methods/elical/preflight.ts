@@ -1,0 +1,267 @@
+/**
+ * What a run would do and take on this machine, before it does: rows and their tokens, what would be refused, the engine's
+ * memory to the byte (the run's own calls on a dry engine), the process's memory, and time from a short measured probe.
+ * Nothing is written.
+ */
+import { statSync } from "node:fs";
+import type { Addon, BaseOptions } from "../../native.js";
+import { native } from "../../native.js";
+import { Model } from "../../policy/model.js";
+import type { Policy } from "../../policy/policy.js";
+import { auditTemplate, type TemplateAudit } from "../../text/audit.js";
+import { silent } from "../../tracking/progress.js";
+import { passChoice, plannedBatches, stepBatch } from "../../training/confidence-head.js";
+import { answerSettings, batchChoice, chunkSize, probeDepths } from "./answers.js";
+import type { LabelledRecord } from "./labels.js";
+import { confidenceHead, loraTraining } from "./lora.js";
+import { divisions, split, stageNames } from "./plan.js";
+import { prepareQuestions } from "./questions.js";
+import type { ElicalRecipe } from "./recipe.js";
+import { type Measured, measure } from "./stopwatch.js";
+
+export interface StagePlan {
+  name: string;
+  does: "reads questions" | "generates" | "labels" | "fits probes" | "trains" | "evaluates";
+  rows: number;
+  /** Of a row's prompt. */
+  tokens: { min: number; median: number; max: number } | null;
+  /** Rows that would be cut: none, since a row that does not fit is refused. */
+  cut: number;
+  /** Rows longer than the context: with any, the run stops there. */
+  refused: number;
+  /** Share of the tokens that carry the loss; null where nothing is learnt token by token. */
+  supervisedShare: number | null;
+  /** Largest memory of the engine in the stage, exact. */
+  engineBytes: number;
+  /** Largest memory of the process by the end of the stage. */
+  processBytes: number;
+  seconds: number | null;
+  /** What is chosen to keep to the limit of memory. */
+  fitted: string[];
+}
+
+export interface ElicalPlan {
+  recipe: ElicalRecipe;
+  model: { name: string; parameters: number; contextLength: number; device: string; isa: string; dtype: string };
+  questions: { total: number; train: number; test: number; leftOut: number };
+  template: TemplateAudit;
+  stages: StagePlan[];
+  engineBytes: number;
+  processBytes: number;
+  /** Loading the model and all stages; null where time was not asked for. */
+  seconds: number | null;
+  maxMemory: number | null;
+}
+
+export interface PlanOptions {
+  engine?: BaseOptions;
+  /** Measure this model on this machine to predict time; takes some seconds. Default true. */
+  probe?: boolean;
+  note?: (line: string) => void;
+  signal?: AbortSignal;
+  addon?: Pick<Addon, "openBase" | "fitLogistic">;
+}
+
+/** Rows of one LoRA training of the run, in the run's own order. */
+export interface PlannedTraining {
+  name: string;
+  job: ReturnType<typeof loraTraining>;
+  /** Prompts whose logits are read afterwards, one call after the other. */
+  read: Int32Array[][];
+}
+
+const spread = (lengths: number[]): StagePlan["tokens"] => {
+  if (!lengths.length) return null;
+  const sorted = lengths.toSorted((a, b) => a - b);
+  return { min: sorted[0]!, median: sorted[sorted.length >> 1]!, max: sorted.at(-1)! };
+};
+
+const sum = (values: readonly number[]): number => values.reduce((all, one) => all + one, 0);
+
+/** Bytes of the process beside the engine, at the largest: what it holds now, and the weights' files as they are read. */
+function resident(model: Model): number {
+  return process.memoryUsage().rss + sum(model.info.files.map((file) => statSync(file).size));
+}
+
+/** Hidden states as they are collected, joined, and standardised in float64. */
+function stateBytes({ info }: Model, questions: number, depths: number): number {
+  return questions * info.hiddenSize * (depths * 2 * (4 + 4) + 3 * 8);
+}
+
+/** A checkpoint being written: parameters and two moments as arrays and as files, and the flat copy they come from. */
+const checkpointBytes = (trainable: number): number => 7 * 4 * trainable;
+
+async function drain(samples: AsyncIterable<unknown>): Promise<void> {
+  for await (const _ of samples);
+}
+
+/** Every answer of the run on a dry engine. */
+async function rehearseAnswers(policy: Policy, prompts: Int32Array[], recipe: ElicalRecipe, fitted: Set<string>) {
+  const settings = answerSettings(recipe, probeDepths(policy.model.info.layers, recipe.probes.depths));
+  for (let from = 0; from < prompts.length; from += chunkSize) {
+    const chunk = prompts.slice(from, from + chunkSize);
+    for (const [what, each] of [
+      ["answering", settings.given],
+      ["sampling", settings.sampled],
+    ] as const) {
+      const onStats = ({ maxBatch }: { maxBatch: number }) => {
+        if (policy.model.maxMemory !== undefined) fitted.add(batchChoice(what, maxBatch));
+      };
+      await drain(policy.generate(chunk, { ...each, onStats }));
+    }
+  }
+}
+
+/** Every step of a training on a dry engine, and what is read after it; returns the bytes of a checkpoint being written. */
+async function rehearseTraining(model: Model, { job, read }: PlannedTraining, fitted: Set<string>): Promise<number> {
+  await using policy = await job.policy(undefined);
+  {
+    using trainer = policy.trainer({ schedule: 0 });
+    for (const { rows } of plannedBatches(job)) {
+      await trainer.step(stepBatch(job, rows));
+      if (model.maxMemory !== undefined) fitted.add(passChoice(trainer.passSize));
+    }
+  }
+  for (const prompts of read) await policy.logits(prompts, confidenceHead);
+  return checkpointBytes(policy.native.trainable);
+}
+
+/** The trainings of a run, as its stages will ask for them. */
+function plannedTrainings(model: Model, recipe: ElicalRecipe, questions: LabelledRecord[], prompts: Int32Array[]) {
+  const division = split(questions);
+  const seeds = recipe.lora.enabled ? Math.min(recipe.seeds, recipe.lora.seeds ?? recipe.seeds) : 0;
+  return Array.from({ length: seeds }, (_, seed) => {
+    const labels = division.labels(seed, recipe.labels.main);
+    const tokens = (places: number[]) => places.map((row) => prompts[row]!);
+    const training = (name: string, places: number[], epochs: number, more: number[][] = []): PlannedTraining => ({
+      name,
+      job: loraTraining({
+        context: { directory: "", runDirectory: "", progress: silent },
+        model,
+        recipe,
+        seed,
+        epochs,
+        rows: tokens(places).map((row) => ({ tokens: row, target: 0 })),
+        label: name,
+      }),
+      read: [division.test, ...more].map(tokens),
+    });
+    const { elicitEpochs, calibrateEpochs } = recipe.lora;
+    return [
+      training(stageNames.elicit(seed), division.train, elicitEpochs, [labels]),
+      training(stageNames.calibrate(seed), labels, calibrateEpochs),
+      training(stageNames.calibrateOnly(seed), labels, calibrateEpochs),
+    ];
+  }).flat();
+}
+
+/** Looks ahead. */
+export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}): Promise<ElicalPlan> {
+  const { addon = native(), note, signal, probe = true } = options;
+  const { questions: prepared, dropped } = await prepareQuestions(recipe);
+  const questions = prepared as LabelledRecord[];
+  const stages: StagePlan[] = [];
+  const load = (dry: boolean) => Model.load(recipe.model, { ...options.engine, dry, engine: addon, note, signal });
+  await using model = await load(true);
+  const { contextLength } = model.info;
+  const all = await Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.prompt)));
+  const asked = await Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.lora.prompt)));
+  const fits = (prompts: Int32Array[], room: number) => prompts.filter(({ length }) => length + room <= contextLength);
+  const answered = fits(all, recipe.answer.newTokens);
+  const longForLora = asked.length - fits(asked, 0).length;
+  const depths = probeDepths(model.info.layers, recipe.probes.depths).length;
+  const held = resident(model);
+
+  const add = async (
+    stage: Pick<StagePlan, "name" | "does" | "rows"> & Partial<StagePlan>,
+    run: (fitted: Set<string>) => Promise<number> = async () => 0,
+  ) => {
+    model.memory({ restartPeak: true });
+    const fitted = new Set<string>();
+    const more = await run(fitted);
+    const engineBytes = model.memory().peak;
+    const processBytes = held + engineBytes + more;
+    const defaults = { tokens: null, cut: 0, refused: 0, supervisedShare: null, seconds: null };
+    stages.push({ ...defaults, ...stage, engineBytes, processBytes, fitted: [...fitted] });
+  };
+
+  const rows = questions.length;
+  const lengths = all.map(({ length }) => length);
+  await add({ name: stageNames.questions, does: "reads questions", rows });
+  await add(
+    {
+      name: stageNames.answers,
+      does: "generates",
+      rows,
+      tokens: spread(lengths),
+      refused: rows - answered.length,
+    },
+    async (fitted) => {
+      await using policy = await model.policy();
+      await rehearseAnswers(policy, answered, recipe, fitted);
+      return stateBytes(model, rows, depths);
+    },
+  );
+  await add({ name: stageNames.labels, does: "labels", rows });
+  for (const [fold, division] of divisions(questions, recipe).entries())
+    await add(
+      { name: stageNames.probes(fold, recipe.folds), does: "fits probes", rows: division.train.length },
+      async () => stateBytes(model, rows, depths),
+    );
+  const trainings = (on: Model) => (longForLora ? [] : plannedTrainings(on, recipe, questions, asked));
+  for (const training of trainings(model)) {
+    const own = training.job.rows.map((row) => row.tokens.length);
+    await add(
+      {
+        name: training.name,
+        does: "trains",
+        rows: own.length,
+        tokens: spread(own),
+        supervisedShare: own.length / sum(own),
+      },
+      (fitted) => rehearseTraining(model, training, fitted),
+    );
+  }
+  if (longForLora) {
+    const tokens = spread(asked.map(({ length }) => length));
+    await add({ name: stageNames.elicit(0), does: "trains", rows, tokens, refused: longForLora });
+  }
+  await add({ name: stageNames.evaluate, does: "evaluates", rows });
+  await add({ name: stageNames.report, does: "evaluates", rows });
+
+  const { name, info } = model;
+  const template = await auditTemplate(model.tokenizer);
+  let loading: number | null = null;
+  if (probe && answered.length) {
+    const times: Measured = await measure({
+      recipe,
+      load: () => load(false),
+      fit: (p) => addon.fitLogistic(p),
+      questions,
+      prompts: answered,
+      trainings,
+    });
+    loading = times.load;
+    for (const stage of stages) {
+      stage.seconds = times.stages[stage.name] ?? 0;
+      if (stage.does === "generates") {
+        const measured = times.generatingBytes + stateBytes(model, rows, depths);
+        stage.processBytes = Math.min(stage.processBytes, measured);
+      }
+    }
+  }
+  for (const [i, stage] of stages.entries())
+    stage.processBytes = Math.max(stage.processBytes, stages[i - 1]?.processBytes ?? 0);
+  const train = questions.filter(({ part }) => part === "train").length;
+  return {
+    recipe,
+    model: { name, parameters: info.parameters, contextLength, device: info.device, isa: info.isa, dtype: info.dtype },
+    questions: { total: rows, train, test: rows - train, leftOut: dropped },
+    template,
+    stages,
+    engineBytes: Math.max(...stages.map((stage) => stage.engineBytes)),
+    processBytes: Math.max(...stages.map((stage) => stage.processBytes)),
+    seconds: loading === null ? null : loading + sum(stages.map(({ seconds }) => seconds ?? 0)),
+    maxMemory: options.engine?.maxMemory ?? null,
+  };
+}
