@@ -4,6 +4,7 @@
 #include <chrono>
 #include <random>
 
+#include "bench_operators.h"
 #include "machine.h"
 #include "trainer.h"
 
@@ -69,12 +70,40 @@ Json sft(const BenchOptions& options) {
   return out;
 }
 
+Json operators(const BenchOptions& options) {
+  constexpr int kTokens = 2048;
+  const auto device = Device::open(options.device);
+  const std::vector<OperatorLine> lines = bench_operators(device, kTokens, 0.2);
+  const Peaks peaks = measure_peaks(device->threads(), device->table().isa);
+  Json out = Json::object(), list = Json::array();
+  out.set("isa", device->table().isa);
+  out.set("dtype", device->dtype() == CREDENCE_BF16 ? "bf16" : "f32");
+  out.set("threads", device->threads());
+  out.set("tokens", kTokens);
+  for (const OperatorLine& line : lines) {
+    const PeakShare share = peak_share(line, peaks, device->dtype());
+    Json row = Json::object();
+    row.set("operator", line.name);
+    row.set("shape", line.shape);
+    row.set("ms_best", line.best * 1e3);
+    row.set("ms_median", line.median * 1e3);
+    row.set("gflops", line.flop / line.best * 1e-9);
+    row.set("gbs", line.bytes / line.best * 1e-9);
+    row.set("share_of_peak", share.share);
+    row.set("bound", share.memory ? "memory" : "product");
+    list.as_array().push_back(std::move(row));
+  }
+  out.set("operators", std::move(list));
+  return out;
+}
+
 }  // namespace
 
 Json bench(const std::string& what, const BenchOptions& options) {
   if (options.repeats < 1) fail("BAD_OPTION", "repeats: expected 1 or more but received %d", options.repeats);
   if (what == "sft") return sft(options);
-  fail("BAD_OPTION", "bench: no workload \"%s\"; there is sft", what.c_str());
+  if (what == "operators") return operators(options);
+  fail("BAD_OPTION", "bench: no workload \"%s\"; there are sft and operators", what.c_str());
 }
 
 }  // namespace credence

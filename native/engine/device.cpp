@@ -7,23 +7,6 @@ namespace credence {
 
 namespace {
 
-const credence_table* cpu_table(const DeviceOptions& options) {
-  int32_t count = 0;
-  const credence_table* const* tables = credence_cpu_tables(&count);
-  std::string have;
-  for (int32_t i = 0; i < count; ++i) {
-    const char* why = tables[i]->unavailable();
-    if (options.isa == tables[i]->isa) {
-      if (why) fail("NO_DEVICE", "instruction set %s: %s", tables[i]->isa, why);
-      return tables[i];
-    }
-    if (options.isa == "auto" && !why) return tables[i];
-    have += std::string(have.empty() ? "" : ", ") + tables[i]->isa;
-  }
-  fail("NO_DEVICE", "no table of kernels for instruction set \"%s\"; this build has %s", options.isa.c_str(),
-       have.c_str());
-}
-
 const credence_table* choose(const DeviceOptions& options) {
   if (options.device == "cuda") {
     const char* reason = nullptr;
@@ -38,10 +21,13 @@ const credence_table* choose(const DeviceOptions& options) {
   } else if (options.device != "cpu") {
     fail("BAD_OPTION", "device: expected auto, cpu or cuda but received \"%s\"", options.device.c_str());
   }
-  return cpu_table(options);
+  return &cpu_table(options.isa);
 }
 
-bool has_bf16(const credence_table& table) { return std::string(table.isa) != "scalar"; }
+/// Whether bf16 is what "auto" chooses: where it has an instruction of its own it is more than twice as fast as float32.
+bool has_bf16(const credence_table& table) {
+  return std::string(table.name) != "cpu" || std::string(table.isa) == "avx512bf16";
+}
 
 }  // namespace
 
@@ -51,11 +37,6 @@ std::shared_ptr<Device> Device::open(const DeviceOptions& options) {
   if (options.dtype == "f32") {
     device->dtype_ = CREDENCE_F32;
   } else if (options.dtype == "bf16") {
-    if (!has_bf16(*device->table_) && options.isa == "auto") {
-      fail(
-          "NO_DEVICE",
-          "dtype bf16: this machine has no bf16 dot product. Use dtype f32, or ask for the scalar instruction set by name");
-    }
     device->dtype_ = CREDENCE_BF16;
   } else if (options.dtype == "auto") {
     device->dtype_ = has_bf16(*device->table_) ? CREDENCE_BF16 : CREDENCE_F32;
@@ -154,6 +135,22 @@ void Buffer::release() {
   if (data_) device_->table().free(device_->backend(), data_);
   data_ = nullptr;
   bytes_ = 0;
+}
+
+const credence_table& cpu_table(const std::string& isa) {
+  int32_t count = 0;
+  const credence_table* const* tables = credence_cpu_tables(&count);
+  std::string have;
+  for (int32_t i = 0; i < count; ++i) {
+    const char* why = tables[i]->unavailable();
+    if (isa == tables[i]->isa) {
+      if (why) fail("NO_DEVICE", "instruction set %s: %s", tables[i]->isa, why);
+      return *tables[i];
+    }
+    if (isa == "auto" && !why) return *tables[i];
+    have += std::string(have.empty() ? "" : ", ") + tables[i]->isa;
+  }
+  fail("NO_DEVICE", "no table of kernels for instruction set \"%s\"; this build has %s", isa.c_str(), have.c_str());
 }
 
 std::vector<IsaStatus> cpu_isas() {

@@ -115,6 +115,9 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
+/// The CPU's table for "auto" or an instruction set by name; Error "NO_DEVICE" with the reason where it cannot run.
+const credence_table& cpu_table(const std::string& isa);
+
 /// How the CPU's tables stand on this machine: instruction set and, where it cannot run, why.
 struct IsaStatus {
   std::string isa, unavailable;

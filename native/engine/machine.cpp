@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <ctime>
 #include <fstream>
 #include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
 
+#include "device.h"
 #include "error.h"
 #include "native/kernels/kernels.h"
 
@@ -39,11 +41,11 @@ double best_rate(int threads, const std::function<double(int thread)>& work) {
   for (int run = 0; run < 5; ++run) {
     std::vector<double> done(threads);
     std::vector<std::thread> helpers;
-    const auto start = std::chrono::steady_clock::now();
+    const double start = work_seconds(threads);
     for (int t = 1; t < threads; ++t) helpers.emplace_back([&, t] { done[t] = work(t); });
     done[0] = work(0);
     for (std::thread& helper : helpers) helper.join();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = work_seconds(threads) - start;
     double total = 0;
     for (double amount : done) total += amount;
     best = std::max(best, total / seconds);
@@ -51,10 +53,9 @@ double best_rate(int threads, const std::function<double(int thread)>& work) {
   return best;
 }
 
-double gflops(int threads, credence_dtype dtype) {
-  constexpr int64_t kRounds = 20'000'000;
-  if (!credence_cpu_peak(dtype, 1)) return 0;
-  return best_rate(threads, [&](int) { return credence_cpu_peak(dtype, kRounds); }) / 1e9;
+double gflops(int threads, const char* isa, credence_dtype dtype) {
+  constexpr int64_t kRounds = 10'000'000;
+  return best_rate(threads, [&](int) { return credence_cpu_peak(isa, dtype, kRounds); }) / 1e9;
 }
 
 double read_gbs(int threads) {
@@ -80,9 +81,15 @@ double read_gbs(int threads) {
 
 }  // namespace
 
-Peaks measure_peaks(int threads) {
+Peaks measure_peaks(int threads, const std::string& isa) {
   if (threads < 1 || threads > 1024) fail("BAD_OPTION", "threads: expected 1 to 1024 but received %d", threads);
-  return {gflops(threads, CREDENCE_F32), gflops(threads, CREDENCE_BF16), read_gbs(threads)};
+  const credence_table& table = cpu_table(isa);
+  return {gflops(threads, table.isa, CREDENCE_F32), gflops(threads, table.isa, CREDENCE_BF16), read_gbs(threads)};
+}
+
+double work_seconds(int threads) {
+  if (threads == 1) return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace credence

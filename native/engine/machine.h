@@ -11,7 +11,13 @@ std::string cpu_name();
 struct Peaks {
   double f32_gflops = 0, bf16_gflops = 0, read_gbs = 0;
 };
-Peaks measure_peaks(int threads);
+/// Of an instruction set of the CPU's tables; "auto": the best this machine has. Without a bf16 dot product a product in bf16
+/// is made of float32's multiply-adds, and so is its peak.
+Peaks measure_peaks(int threads, const std::string& isa = "auto");
+
+/// The clock that work on so many threads is timed with, in seconds: of one thread this process's time on a core, which
+/// other work on the machine does not change; else the time of day.
+double work_seconds(int threads);
 
 /// Highest resident memory of this process so far, in bytes.
 long peak_memory();

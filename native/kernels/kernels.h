@@ -496,7 +496,7 @@ typedef struct {
 typedef struct credence_table {
   int32_t version;   // CREDENCE_TABLE_VERSION
   const char* name;  // "cpu", "cuda", "cuda-emulated"
-  const char* isa;   // "scalar", "avx512bf16", "sm_90a", ...
+  const char* isa;   // "scalar", "avx2", "avx512", "avx512bf16", "sm_90a", ...
   // null if the table runs on this machine, else why not (host string)
   const char* (*unavailable)(void);
   credence_backend* (*open)(int32_t device, int32_t threads, char* error, size_t error_bytes);
@@ -542,9 +542,10 @@ typedef struct credence_table {
 
 // The tables of the CPU that this build has, best first; count in *count. An operator a table does not have is null.
 const credence_table* const* credence_cpu_tables(int32_t* count);
-// Runs `rounds` rounds of the widest multiply-add (bf16: dot product) of this CPU on the calling thread and returns the
-// operations done, two a multiply-add; 0 where there is no such instruction. The yardstick beside which a rate is quoted.
-double credence_cpu_peak(credence_dtype dtype, int64_t rounds);
+// Runs `rounds` rounds of an instruction set's widest multiply-add on the calling thread and returns the operations done, two
+// a multiply-add: of the dot product of bf16 where the instruction set has one, else of float32, which a product in bf16 then
+// is made of. 0 where there is no such instruction set. The yardstick beside which a rate is quoted.
+double credence_cpu_peak(const char* isa, credence_dtype dtype, int64_t rounds);
 // Why there is no CUDA table, or null and the table. (The library beside the addon is opened when asked for.)
 const credence_table* credence_cuda_table(const char** reason);
 

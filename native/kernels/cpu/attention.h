@@ -72,7 +72,7 @@ Visible visible_keys(const credence_batch& b, const AttentionPlan& plan, int32_t
 template <class Isa, class T, int R>
 void page_scores(const T* const* q, const T* keys, int head_dim, float scale, int lanes, float* s) {
   using Step = RowStep<Isa, T>;
-  constexpr int W = Isa::W, V = 4;
+  constexpr int W = Isa::W, V = Isa::kVectorsAtOnce;
   for (int lane = 0; lane < lanes; lane += V * W) {
     typename Isa::F sum[R][V];
     for (int r = 0; r < R; ++r)
@@ -105,7 +105,7 @@ template <class Isa, class T, int R>
 void page_values_sum(const T* p, int row_stride, int step_stride, const T* values, int head_dim, int first, int last,
                      const float* correction, float* o) {
   using Step = RowStep<Isa, T>;
-  constexpr int W = Isa::W, V = 4;
+  constexpr int W = Isa::W, V = Isa::kVectorsAtOnce;
   for (int d = 0; d < head_dim; d += V * W) {
     const bool whole = d + V * W <= head_dim;
     typename Isa::M mask[V];
@@ -183,7 +183,7 @@ void attention_rows(const credence_attention* p, const AttentionPlan& plan, int3
     const T* keys = pool + page_keys(layout, at, g);
     const T* values = pool + page_values(layout, at, g);
     const int32_t from = page * CREDENCE_PAGE;
-    in_groups<6>(count, [&](int r0, auto rows) {
+    in_groups<Isa::kRowsAtOnce>(count, [&](int r0, auto rows) {
       constexpr int R = decltype(rows)::value;
       int low = CREDENCE_PAGE, high = 0;
       for (int r = r0; r < r0 + R; ++r) {

@@ -197,7 +197,7 @@ struct AttentionBackwardHead {
                    float* sums) const {
     const int head_dim = p->shape.head_dim;
     for (int j = 0; j < count; ++j) memcpy(sums + j * head_dim, gradient(to, rows[j]), sizeof(float) * head_dim);
-    in_groups<6>(count, [&](int r, auto height) {
+    in_groups<Isa::kRowsAtOnce>(count, [&](int r, auto height) {
       constexpr int R = decltype(height)::value;
       page_values_sum<Isa, T, R>(left + r * kPage, kPage, kDepth, right, head_dim, 0, queries, kOnes,
                                  sums + r * head_dim);
@@ -211,7 +211,7 @@ struct AttentionBackwardHead {
     const T *k[kPage], *v[kPage];
     for (int j = 0; j < count; ++j)
       k[j] = row_of(p->k, rows[j], kv_heads, g), v[j] = row_of(p->v, rows[j], kv_heads, g);
-    in_groups<6>(count, [&](int r, auto height) {
+    in_groups<Isa::kRowsAtOnce>(count, [&](int r, auto height) {
       constexpr int R = decltype(height)::value;
       page_scores<Isa, T, R>(k + r, block->q_lanes, head_dim, p->scale, kPage, keys->s + r * kPage);
       page_scores<Isa, T, R>(v + r, block->do_lanes, head_dim, 1, kPage, keys->dp + r * kPage);
@@ -224,7 +224,7 @@ struct AttentionBackwardHead {
     for (int j = 0; j < count; ++j) lines[j] = keys->ds + j * kPage;
     pack_steps<Isa>(lines, count, kPage, keys->ds_steps);
     pack_steps<Isa>(k, count, head_dim, keys->k_steps);
-    in_groups<6>(block->count, [&](int r, auto height) {
+    in_groups<Isa::kRowsAtOnce>(block->count, [&](int r, auto height) {
       constexpr int R = decltype(height)::value;
       page_values_sum<Isa, T, R>(keys->ds_steps + r * kDepth, kDepth, kPage * kDepth, keys->k_steps, head_dim, 0, count,
                                  kOnes, block->dq + r * head_dim);

@@ -33,6 +33,8 @@ struct bf16 {
 
 // tables.<isa>.cpp: the operators of one instruction set; those this build has not got stay null.
 void fill_scalar_operators(credence_table* table);
+void fill_avx2_operators(credence_table* table);
+void fill_avx512_operators(credence_table* table);
 void fill_avx512bf16_operators(credence_table* table);
 
 }  // namespace credence::cpu

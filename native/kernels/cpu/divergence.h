@@ -104,7 +104,7 @@ struct DivergencePass {
     for (int64_t r = 0; r < count; ++r) memset(p->dh + (first + r) * p->lddh, 0, p->width * sizeof(float));
     backend->pool.parallel(panels_of(p->width), [&](int64_t panel, int) {
       in_groups<Isa::kTileRows>(static_cast<int>(count), [&](int r, auto height) {
-        add_dz_product<Isa, T, decltype(height)::value>(
+        add_tile<Isa, T, decltype(height)::value>(
             dz + r * plan.row, plan.row, p->vocabulary, transposed + panel * stride,
             p->dh + (first + r) * p->lddh + panel * kPanel, p->lddh, p->width - panel * kPanel);
       });

@@ -1,40 +1,13 @@
-// The instruction set "avx512bf16": AVX-512 F, BW, VL, DQ with the bf16 dot product. The same names as in isa_scalar.h, where
+// The instruction set "avx512bf16": AVX-512 with the bf16 dot product and rounding. The same names as in isa_scalar.h, where
 // they are explained; included only by files compiled for it.
 #pragma once
 
-// GCC 12 warns of an operand that its own intrinsics leave undefined on purpose.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-#include "backend.h"
+#include "isa_avx512.h"
 
 namespace credence::cpu {
 
-struct Avx512Bf16 {
-  static constexpr int W = 16;
-  static constexpr int kTileRows = 12;  // 12 x 32 sums fill 24 registers; 2 for weights, the rest for a row's broadcast
-  using F = __m512;
-  using M = __mmask16;
-
-  static inline M first(int64_t n) { return n >= 16 ? M{0xffff} : n <= 0 ? M{0} : static_cast<M>((1u << n) - 1u); }
-  static inline M all() { return 0xffff; }
-
-  static inline F zero() { return _mm512_setzero_ps(); }
-  static inline F set(float x) { return _mm512_set1_ps(x); }
-
-  static inline float widen(bf16 x) {
-    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-  }
+/// Rounding to bf16 by the instruction, which also takes what is below the normal range for zero.
+struct RoundByInstruction {
   static inline bf16 narrow(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -42,89 +15,17 @@ struct Avx512Bf16 {
     if ((bits & 0x7f800000u) == 0) return {static_cast<uint16_t>(bits >> 16 & 0x8000u)};  // as vcvtneps2bf16 does
     return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
   }
-  static inline float get(const float* p) { return *p; }
-  static inline float get(const bf16* p) { return widen(*p); }
-  static inline void put(float* p, float x) { *p = x; }
-  static inline void put(bf16* p, float x) { *p = narrow(x); }
-
-  static inline F widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
-  static inline __m256i narrow(F x) {
+  static inline __m256i narrow(__m512 x) {
     const __m256bh y = _mm512_cvtneps_pbh(x);
     __m256i bits;
     memcpy(&bits, &y, sizeof bits);
     return bits;
   }
-  static inline F load(const float* p) { return _mm512_loadu_ps(p); }
-  static inline F load(const bf16* p) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  static inline F load(const float* p, M m) { return _mm512_maskz_loadu_ps(m, p); }
-  static inline F load(const bf16* p, M m) { return widen(_mm256_maskz_loadu_epi16(m, p)); }
-  static inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }
-  static inline void store(bf16* p, F x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x)); }
-  static inline void store(float* p, F x, M m) { _mm512_mask_storeu_ps(p, m, x); }
-  static inline void store(bf16* p, F x, M m) { _mm256_mask_storeu_epi16(p, m, narrow(x)); }
+  static inline __m512i narrow(__m512 a, __m512 b) { return (__m512i)_mm512_cvtne2ps_pbh(b, a); }
+};
 
-  static inline void will_read(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-  static inline void will_need(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
-  static inline void will_write(const void* p) { __builtin_prefetch(p, 1); }
-  static inline void stream(float* p, F a, F b) {
-    if (reinterpret_cast<uintptr_t>(p) % 64) {
-      store(p, a);
-      store(p + W, b);
-      return;
-    }
-    _mm512_stream_ps(p, a);
-    _mm512_stream_ps(p + W, b);
-  }
-  static inline void stream(bf16* p, F a, F b) {
-    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-    if (reinterpret_cast<uintptr_t>(p) % 64) _mm512_storeu_si512(p, both);
-    else _mm512_stream_si512(reinterpret_cast<__m512i*>(p), both);
-  }
-  static inline void fence() { _mm_sfence(); }
-
-  static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
-  static inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-  static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static inline F div(F a, F b) { return _mm512_div_ps(a, b); }
-  static inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static inline F max(F a, F b) { return _mm512_max_ps(a, b); }
-  static inline F min(F a, F b) { return _mm512_min_ps(a, b); }
-  static inline F sqrt(F a) { return _mm512_sqrt_ps(a); }
-
-  static inline M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-  static inline M equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-  static inline M both(M a, M b) { return static_cast<M>(a & b); }
-  static inline F select(M m, F a, F b) { return _mm512_mask_blend_ps(m, b, a); }
-  static inline uint32_t bits(M m) { return m; }
-
-  static inline float reduce_add(F a) {
-    const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-    c = _mm_add_ps(c, _mm_movehl_ps(c, c));
-    return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
-  }
-  static inline float reduce_max(F a) {
-    const __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-    c = _mm_max_ps(c, _mm_movehl_ps(c, c));
-    return _mm_cvtss_f32(_mm_max_ss(c, _mm_shuffle_ps(c, c, 1)));
-  }
-
-  static inline F exp(F x) {
-    // scalef takes care of overflow and of results below the normal range; the clamp keeps r small there. min and max
-    // return their second operand when one is a NaN, so it passes.
-    const F y = _mm512_max_ps(set(-105.0f), _mm512_min_ps(set(90.0f), x));
-    const F n = _mm512_roundscale_ps(mul(y, set(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const F r = _mm512_fnmadd_ps(n, set(-2.12194440e-4f), _mm512_fnmadd_ps(n, set(0.693359375f), y));
-    F p = set(1.0f / 5040);
-    p = fma(p, r, set(1.0f / 720));
-    p = fma(p, r, set(1.0f / 120));
-    p = fma(p, r, set(1.0f / 24));
-    p = fma(p, r, set(1.0f / 6));
-    p = fma(p, r, set(0.5f));
-    return _mm512_scalef_ps(fma(mul(p, r), r, add(r, set(1.0f))), n);
-  }
-
+struct Avx512Bf16 : Avx512Lanes<RoundByInstruction> {
+  static constexpr bool kPairDot = true;
   using Pairs = __m512bh;
   static inline Pairs as_pairs(__m512i x) { return (__m512bh)x; }
   static inline Pairs pairs(const bf16* p) { return as_pairs(_mm512_loadu_si512(p)); }
@@ -136,18 +37,8 @@ struct Avx512Bf16 {
   }
   static inline Pairs half_pair(const bf16* p) { return as_pairs(_mm512_set1_epi32(p->bits)); }
   static inline F dot(F c, Pairs a, Pairs b) { return _mm512_dpbf16_ps(c, a, b); }
-  static inline Pairs zip(const bf16* a, const bf16* b, M m) {
-    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, a));
-    if (!b) return as_pairs(low);
-    const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, b)), 16);
-    return as_pairs(_mm512_or_si512(low, high));
-  }
+  static inline Pairs zip(const bf16* a, const bf16* b, M m) { return as_pairs(zip_pairs(a, b, m)); }
   static inline void store_pairs(bf16* p, Pairs x) { _mm512_storeu_si512(p, (__m512i)x); }
-  static inline void store_half(bf16* p, F x, M m) {
-    // Every other 16-bit lane is written; a masked store leaves the rest of memory alone, also for other threads.
-    const __mmask32 even = _mm512_movepi16_mask(_mm512_and_si512(_mm512_movm_epi32(m), _mm512_set1_epi32(0xffff)));
-    _mm512_mask_storeu_epi16(p, even, _mm512_cvtepu16_epi32(narrow(x)));
-  }
 };
 
 }  // namespace credence::cpu

@@ -13,8 +13,11 @@ namespace credence::cpu {
 struct Scalar {
   static constexpr int W = 1;          // lanes
   static constexpr int kTileRows = 4;  // rows of the tallest product tile
-  using F = float;                     // a vector of floats
-  using M = bool;                      // which lanes count
+  /// How many vectors of sums a row of a product tile has: as many as stay in registers, and enough to hide the latency of a step.
+  static constexpr int tile_vectors(int) { return 32; }
+  static constexpr int kRowsAtOnce = 6, kVectorsAtOnce = 4;  // the same for attention's products
+  using F = float;                                           // a vector of floats
+  using M = bool;                                            // which lanes count
 
   /// The first n lanes (n may be more than W or less than 0).
   static inline M first(int64_t n) { return n > 0; }
@@ -85,6 +88,8 @@ struct Scalar {
   static inline M less(F a, F b) { return a < b; }
   static inline M equal(F a, F b) { return a == b; }
   static inline M both(M a, M b) { return a && b; }
+  /// a and not b
+  static inline M without(M a, M b) { return a && !b; }
   /// m ? a : b
   static inline F select(M m, F a, F b) { return m ? a : b; }
   /// Bit i: lane i counts.
@@ -112,6 +117,9 @@ struct Scalar {
 
   // A product's step: bf16 in pairs of two neighbouring k (a lane holds two products), float32 one k at a time with fma.
 
+  /// Whether dot() is one instruction. Where it is not, an instruction set has first_of() and second_of(Pairs), floats, and
+  /// dot(c, a, b) is fma(second, second, fma(first, first, c)).
+  static constexpr bool kPairDot = true;
   struct Pairs {
     float first, second;
   };

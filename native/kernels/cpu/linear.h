@@ -93,6 +93,33 @@ struct RowPointers {
   }
 };
 
+// One step of a product: c[r][v0 + v] = add(c, x_of(r), w_of(v)) for R rows and V vectors. The fewer of the two are held.
+template <class Isa, int R, int NV, int V, class X, class W, class Add>
+[[gnu::always_inline]] static inline void step(typename Isa::F (&c)[R][NV], int v0, const X& x_of, const W& w_of,
+                                               const Add& add) {
+  if constexpr (R < V) {
+    decltype(x_of(0)) x[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) x[r] = x_of(r);
+#pragma GCC unroll 32
+    for (int v = 0; v < V; ++v) {
+      const auto w = w_of(v);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) c[r][v0 + v] = add(c[r][v0 + v], x[r], w);
+    }
+  } else {
+    decltype(w_of(0)) w[V];
+#pragma GCC unroll 32
+    for (int v = 0; v < V; ++v) w[v] = w_of(v);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const auto x = x_of(r);
+#pragma GCC unroll 32
+      for (int v = 0; v < V; ++v) c[r][v0 + v] = add(c[r][v0 + v], x, w[v]);
+    }
+  }
+}
+
 // c += the rows of a times vectors [v0, v0 + V) of columns; the vectors of a panel are neighbours, panels are `stride` apart.
 template <class Isa, int R, int NV, int V, class Next = NoPrepare>
 [[gnu::always_inline]] static inline void steps(typename Isa::F (&c)[R][NV], int v0, const bf16* a, int64_t lda,
@@ -101,29 +128,34 @@ template <class Isa, int R, int NV, int V, class Next = NoPrepare>
   constexpr int kVectors = kPanel / Isa::W;
   const int64_t pairs = k / 2;
   RowPointers<bf16> x_at(a, lda);
-  for (int64_t i = 0; i < pairs; ++i, x_at.advance(2)) {
-    typename Isa::Pairs b[V];
+  const auto weights = [&](int v) __attribute__((always_inline)) {
+    return Isa::pairs(w + v / kVectors * stride + v % kVectors * 2 * Isa::W);
+  };
+  for (int64_t i = 0; i < pairs; ++i, x_at.advance(2), w += 2 * kPanel) {
     if constexpr (!__is_same(Next, NoPrepare)) {
       Isa::will_need(ahead.first + i * kPanel);
       Isa::will_need(ahead.second + i * kPanel);
     }
-#pragma GCC unroll 32
-    for (int v = 0; v < V; ++v)
-      b[v] = Isa::pairs(w + v / kVectors * stride + i * 2 * kPanel + v % kVectors * 2 * Isa::W);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const typename Isa::Pairs x = Isa::pair(x_at.row(r));
-#pragma GCC unroll 32
-      for (int v = 0; v < V; ++v) c[r][v0 + v] = Isa::dot(c[r][v0 + v], x, b[v]);
+    const auto pair = [&](int r) __attribute__((always_inline)) { return Isa::pair(x_at.row(r)); };
+    if constexpr (Isa::kPairDot) {
+      step<Isa, R, NV, V>(c, v0, pair, weights, [](auto sum, auto x, auto y) { return Isa::dot(sum, x, y); });
+    } else {
+      // The first of each pair, then the second: what dot() does, without holding both halves of everything at once.
+      const auto add = [](auto sum, auto x, auto y) { return Isa::fma(x, y, sum); };
+      step<Isa, R, NV, V>(
+          c, v0, [&](int r) __attribute__((always_inline)) { return Isa::first_of(pair(r)); },
+          [&](int v) __attribute__((always_inline)) { return Isa::first_of(weights(v)); }, add);
+      x_at.advance(0);
+      asm("" : "+r"(w));
+      step<Isa, R, NV, V>(
+          c, v0, [&](int r) __attribute__((always_inline)) { return Isa::second_of(pair(r)); },
+          [&](int v) __attribute__((always_inline)) { return Isa::second_of(weights(v)); }, add);
     }
   }
   if (k % 2) {
     for (int r = 0; r < R; ++r) {
       const typename Isa::Pairs x = Isa::half_pair(x_at.row(r));
-      for (int v = 0; v < V; ++v) {
-        const bf16* b = w + v / kVectors * stride + pairs * 2 * kPanel + v % kVectors * 2 * Isa::W;
-        c[r][v0 + v] = Isa::dot(c[r][v0 + v], x, Isa::pairs(b));
-      }
+      for (int v = 0; v < V; ++v) c[r][v0 + v] = Isa::dot(c[r][v0 + v], x, weights(v));
     }
   }
 }
@@ -134,77 +166,112 @@ template <class Isa, int R, int NV, int V, class Next = NoPrepare>
                                                 [[maybe_unused]] const Next& ahead = {}) {
   constexpr int kVectors = kPanel / Isa::W;
   RowPointers<float> x_at(a, lda);
-  for (int64_t i = 0; i < k; ++i, x_at.advance(1)) {
-    typename Isa::F b[V];
+  for (int64_t i = 0; i < k; ++i, x_at.advance(1), w += kPanel) {
     if constexpr (!__is_same(Next, NoPrepare)) {
       Isa::will_need(ahead.first + i * kPanel / 2);
       Isa::will_need(ahead.second + i * kPanel / 2);
     }
-#pragma GCC unroll 32
-    for (int v = 0; v < V; ++v) b[v] = Isa::load(w + v / kVectors * stride + i * kPanel + v % kVectors * Isa::W);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const typename Isa::F x = Isa::set(*x_at.row(r));
-#pragma GCC unroll 32
-      for (int v = 0; v < V; ++v) c[r][v0 + v] = Isa::fma(x, b[v], c[r][v0 + v]);
-    }
+    step<Isa, R, NV, V>(
+        c, v0, [&](int r) __attribute__((always_inline)) { return Isa::set(*x_at.row(r)); },
+        [&](int v)
+            __attribute__((always_inline)) { return Isa::load(w + v / kVectors * stride + v % kVectors * Isa::W); },
+        [](auto sum, auto x, auto y) { return Isa::fma(x, y, sum); });
   }
 }
 
-// R rows of P neighbouring panels into out [R][ldo].
+/// Where vector v of a row of panels begins: the panels `stride` apart, T in pairs or alone.
+template <class Isa, class T>
+static inline int64_t vector_at(int v, int64_t stride) {
+  constexpr int kVectors = kPanel / Isa::W, kDepth = DtypeOf<T>::value == CREDENCE_BF16 ? 2 : 1;
+  return v / kVectors * stride + v % kVectors * kDepth * Isa::W;
+}
+
+/// How many of a row's vectors a tile of R rows sums at once.
+template <class Isa, int R, int Vectors>
+constexpr int vectors_at_once() {
+  return Isa::tile_vectors(R) < Vectors ? Isa::tile_vectors(R) : Vectors;
+}
+
+// R rows of P neighbouring panels into out [R][ldo], as many vectors at a time as there are registers.
 template <class Isa, class T, int R, int P>
 void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t ldo, Share share) {
   constexpr int kVectors = kPanel / Isa::W;
   constexpr credence_dtype dtype = DtypeOf<T>::value;
-  typename Isa::F c[R][P * kVectors];
+  constexpr int V = vectors_at_once<Isa, R, P * kVectors>(), kOfPanel = V < kVectors ? V : kVectors;
+  for (int first = 0; first < P * kVectors; first += V) {
+    typename Isa::F c[R][V];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-    for (int v = 0; v < P * kVectors; ++v) c[r][v] = Isa::zero();
-  if (p.k) {
-    const int64_t stride = panel_elements(dtype, p.k);
-    const T* w = p.panels + panel * stride;
-    if constexpr (R > 6 && Isa::kTileRows == 12) {
-      // The next panel comes from far away: the first tile of rows, or the first two, ask for it, the others for what they have.
-      const T *next = w + stride, *half = next + stride / 2;
-      const Ahead<T> ahead = {share.part == 0   ? next
-                              : share.part == 1 ? half
-                                                : w,
-                              share.part == 0 && share.parts == 1 ? half : w};
-      steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.x + row * p.ldx, p.ldx, p.k, w, stride, ahead);
-    } else {
-      steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.x + row * p.ldx, p.ldx, p.k, w, stride);
+      for (int v = 0; v < V; ++v) c[r][v] = Isa::zero();
+    if (p.k) {
+      const int64_t stride = panel_elements(dtype, p.k);
+      const T *w = p.panels + panel * stride, *begin = w + vector_at<Isa, T>(first, stride);
+      if constexpr (R > 6 && Isa::kTileRows == 12) {
+        // The next panel comes from far away: the first tile of rows, or the first two, ask for it, the others for what they
+        // have.
+        const T *next = w + stride, *half = next + stride / 2;
+        const Ahead<T> ahead = {share.part == 0   ? next
+                                : share.part == 1 ? half
+                                                  : w,
+                                share.part == 0 && share.parts == 1 ? half : w};
+        steps<Isa, R, V, V>(c, 0, p.x + row * p.ldx, p.ldx, p.k, begin, stride, ahead);
+      } else {
+        steps<Isa, R, V, V>(c, 0, p.x + row * p.ldx, p.ldx, p.k, begin, stride);
+      }
     }
-  }
-  if (p.whole_tail) {
-    const int64_t stride = panel_elements(dtype, p.ranks);
-    steps<Isa, R, P * kVectors, P * kVectors>(c, 0, p.s + row * p.lds, p.lds, p.ranks, p.whole_tail + panel * stride,
-                                              stride);
-  }
-  if (p.tail) {
+    if (p.whole_tail) {
+      const int64_t stride = panel_elements(dtype, p.ranks);
+      steps<Isa, R, V, V>(c, 0, p.s + row * p.lds, p.lds, p.ranks,
+                          p.whole_tail + panel * stride + vector_at<Isa, T>(first, stride), stride);
+    }
+    if (p.tail) {
 #pragma GCC unroll 4
-    for (int i = 0; i < P; ++i) {
-      const PanelRange range = p.tail->ranges[panel + i];
-      steps<Isa, R, P * kVectors, kVectors>(c, i * kVectors, p.s + row * p.lds + range.begin, p.lds, range.count,
-                                            static_cast<const T*>(p.tail->data) + range.offset, 0);
+      for (int v = 0; v < V; v += kOfPanel) {
+        const PanelRange range = p.tail->ranges[panel + (first + v) / kVectors];
+        const T* w = static_cast<const T*>(p.tail->data) + range.offset + vector_at<Isa, T>((first + v) % kVectors, 0);
+        steps<Isa, R, V, kOfPanel>(c, v, p.s + row * p.lds + range.begin, p.lds, range.count, w, 0);
+      }
     }
-  }
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-    for (int v = 0; v < P * kVectors; ++v) Isa::store(out + r * ldo + v * Isa::W, c[r][v]);
+      for (int v = 0; v < V; ++v) Isa::store(out + r * ldo + (first + v) * Isa::W, c[r][v]);
+  }
+}
+
+/// R rows of one panel's columns added up in place: c [R][ldc] += a [R][k] w, of which `columns` count.
+template <class Isa, class T, int R>
+static inline void add_tile(const T* a, int64_t lda, int64_t k, const T* w, float* c, int64_t ldc, int64_t columns) {
+  constexpr int kVectors = kPanel / Isa::W, V = vectors_at_once<Isa, R, kVectors>();
+  for (int first = 0; first < kVectors; first += V) {
+    typename Isa::F sums[R][V];
+    const int64_t begin = first * Isa::W;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+      for (int v = 0; v < V; ++v)
+        sums[r][v] = Isa::load(c + r * ldc + begin + v * Isa::W, Isa::first(columns - begin - v * Isa::W));
+    steps<Isa, R, V, V>(sums, 0, a, lda, k, w + vector_at<Isa, T>(first, 0), 0);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+      for (int v = 0; v < V; ++v)
+        Isa::store(c + r * ldc + begin + v * Isa::W, sums[r][v], Isa::first(columns - begin - v * Isa::W));
+  }
 }
 
 /// How many panels a tile of so many rows takes at once: enough independent sums to hide the latency of a step.
 template <class Isa>
-static inline int tile_panels(int64_t rows) {
-  return Isa::kTileRows < 12 || rows > 6 ? 1 : rows > 3 ? 2 : 4;
+static constexpr int tile_panels(int64_t rows) {
+  const int panels = Isa::tile_vectors(static_cast<int>(rows)) * Isa::W / kPanel;
+  return panels < 1 ? 1 : panels;
 }
 
 template <class Isa, class T, int R>
 static inline void tile_row(const Product<T>& p, int64_t row, int64_t panel, int panels, float* out, int64_t ldo,
                             Share share) {
-  constexpr int kAtOnce = Isa::kTileRows < 12 || R > 6 ? 1 : R > 3 ? 2 : 4;
+  constexpr int kAtOnce = tile_panels<Isa>(R);
   int i = 0;
   for (; i + kAtOnce <= panels; i += kAtOnce) tile<Isa, T, R, kAtOnce>(p, row, panel + i, out + i * kPanel, ldo, share);
   if constexpr (kAtOnce > 1)

@@ -20,24 +20,6 @@ void transpose(credence_backend* backend, const T* p, int64_t ldp, int64_t token
   });
 }
 
-template <class Isa, class T, int R>
-static inline void outer_tile(const T* a, int64_t lda, int64_t tokens, const T* panel, float* c, int64_t ldc,
-                              int64_t columns) {
-  constexpr int kVectors = kPanel / Isa::W;
-  typename Isa::F sums[R][kVectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-    for (int v = 0; v < kVectors; ++v)
-      sums[r][v] = Isa::load(c + r * ldc + v * Isa::W, Isa::first(columns - v * Isa::W));
-  steps<Isa, R, kVectors, kVectors>(sums, 0, a, lda, tokens, panel, 0);
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-    for (int v = 0; v < kVectors; ++v)
-      Isa::store(c + r * ldc + v * Isa::W, sums[r][v], Isa::first(columns - v * Isa::W));
-}
-
 constexpr int64_t kFetch =
     2 * kPanel;  // columns ahead: rows are far apart, the machine's own prefetch does not see them
 
@@ -79,9 +61,9 @@ void add_outer(credence_backend* backend, const T* transposed, int64_t rows, con
         const T* a = transposed + row * tokens + t;
         float* out = c + row * ldc + column;
         switch (height) {
-#define CREDENCE_TILE(R)                                                                                           \
-  case R:                                                                                                          \
-    if constexpr (R <= Isa::kTileRows) outer_tile<Isa, T, R>(a, tokens, count, panel, out, ldc, columns - column); \
+#define CREDENCE_TILE(R)                                                                                         \
+  case R:                                                                                                        \
+    if constexpr (R <= Isa::kTileRows) add_tile<Isa, T, R>(a, tokens, count, panel, out, ldc, columns - column); \
     break;
           CREDENCE_TILE(1)
           CREDENCE_TILE(2)

@@ -1,4 +1,6 @@
 // What one thread of this machine can do at best.
+#include <string.h>
+
 #include "../kernels.h"
 #include "peak_loops.h"
 
@@ -23,21 +25,25 @@ float scalar_loop(int64_t rounds) {
 
 }  // namespace credence::cpu
 
-double credence_cpu_peak(credence_dtype dtype, int64_t rounds) {
+double credence_cpu_peak(const char* isa, credence_dtype dtype, int64_t rounds) {
   using namespace credence::cpu;
+  const auto done = [&](int lanes) { return 2.0 * lanes * static_cast<double>(rounds); };
 #if defined(__x86_64__)
-  const bool wide = __builtin_cpu_supports("avx512f");
-  if (dtype == CREDENCE_BF16) {
-    if (!wide || !__builtin_cpu_supports("avx512bf16")) return 0;
-    sink = avx512_bf16_loop(rounds);
-    return kAccumulators * 32 * 2.0 * static_cast<double>(rounds);
+  const bool dots = strcmp(isa, "avx512bf16") == 0;
+  if (dots && dtype == CREDENCE_BF16) {
+    sink = avx512bf16_loop(rounds);
+    return done(kAccumulators * 32);
   }
-  if (wide) {
-    sink = avx512_f32_loop(rounds);
-    return kAccumulators * 16 * 2.0 * static_cast<double>(rounds);
+  if (dots || strcmp(isa, "avx512") == 0) {
+    sink = avx512_loop(rounds);
+    return done(kAccumulators * 16);
+  }
+  if (strcmp(isa, "avx2") == 0) {
+    sink = avx2_loop(rounds);
+    return done(kAccumulators * 8);
   }
 #endif
-  if (dtype == CREDENCE_BF16) return 0;
+  if (strcmp(isa, "scalar") != 0) return 0;
   sink = scalar_loop(rounds);
-  return kLanes * 2.0 * static_cast<double>(rounds);
+  return done(kLanes);
 }

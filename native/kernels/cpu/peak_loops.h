@@ -5,8 +5,10 @@
 
 namespace credence::cpu {
 
-inline constexpr int kAccumulators = 16;  // enough in flight to hide the latency of two units
-float avx512_f32_loop(int64_t rounds);
-float avx512_bf16_loop(int64_t rounds);
+inline constexpr int kAccumulators =
+    12;  // enough in flight to hide the latency of two units, few enough for 16 registers
+float avx2_loop(int64_t rounds);
+float avx512_loop(int64_t rounds);
+float avx512bf16_loop(int64_t rounds);
 
 }  // namespace credence::cpu

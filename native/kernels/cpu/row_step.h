@@ -50,7 +50,7 @@ inline void in_groups(int count, Body&& body) {
 /// Lanes i with begin <= i < end.
 template <class Isa>
 inline typename Isa::M lanes_between(int begin, int end) {
-  return static_cast<typename Isa::M>(Isa::first(end) & ~static_cast<unsigned>(Isa::first(begin)));
+  return Isa::without(Isa::first(end), Isa::first(begin));
 }
 
 /// exp of one number, with the vector's bits.

@@ -108,11 +108,22 @@ int copy_page(credence_backend* backend, const credence_shape* shape, credence_d
 const char* scalar_unavailable() { return nullptr; }
 
 #if defined(__x86_64__)
-const char* avx512bf16_unavailable() {
+bool has_avx512() {
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16"))
-    return nullptr;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+const char* avx2_unavailable() {
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return nullptr;
+  return "this CPU has no AVX2 with fused multiply-add (avx2, fma)";
+}
+
+const char* avx512_unavailable() { return has_avx512() ? nullptr : "this CPU has no AVX-512 (avx512f, bw, vl, dq)"; }
+
+const char* avx512bf16_unavailable() {
+  if (has_avx512() && __builtin_cpu_supports("avx512bf16")) return nullptr;
   return "this CPU has no AVX-512 with bf16 dot products (avx512f, bw, vl, dq, bf16)";
 }
 #endif
@@ -158,12 +169,16 @@ credence_table table(const char* isa, const char* (*unavailable)(void), void (*f
 const credence_table* const* credence_cpu_tables(int32_t* count) {
   using namespace credence::cpu;
 #if defined(__x86_64__)
+  static const credence_table avx2 = table("avx2", &avx2_unavailable, &fill_avx2_operators);
+  static const credence_table avx512 = table("avx512", &avx512_unavailable, &fill_avx512_operators);
   static const credence_table avx512bf16 = table("avx512bf16", &avx512bf16_unavailable, &fill_avx512bf16_operators);
 #endif
   static const credence_table scalar = table("scalar", &scalar_unavailable, &fill_scalar_operators);
   static const credence_table* const tables[] = {
 #if defined(__x86_64__)
       &avx512bf16,
+      &avx512,
+      &avx2,
 #endif
       &scalar,
   };

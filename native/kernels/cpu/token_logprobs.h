@@ -73,23 +73,6 @@ void block_dz(const UpstreamRow& u, const K* kept, float block_most, int64_t fir
   }
 }
 
-// R rows of dh [.., 32] += dz [R, count] times `count` inputs of a transposed panel.
-template <class Isa, class T, int R>
-void add_dz_product(const T* dz, int64_t lddz, int64_t count, const T* panel, float* dh, int64_t lddh,
-                    int64_t columns) {
-  constexpr int V = kPanel / Isa::W;
-  typename Isa::F c[R][V];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-    for (int v = 0; v < V; ++v) c[r][v] = Isa::load(dh + r * lddh + v * Isa::W, Isa::first(columns - v * Isa::W));
-  steps<Isa, R, V, V>(c, 0, dz, lddz, count, panel, 0);
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 32
-    for (int v = 0; v < V; ++v) Isa::store(dh + r * lddh + v * Isa::W, c[r][v], Isa::first(columns - v * Isa::W));
-}
-
 template <class Isa, class T>
 struct LogprobsPass {
   credence_backend* backend;
@@ -170,7 +153,7 @@ struct LogprobsPass {
         for (int64_t r = 0; r < rows_now; ++r) dz_of(first, row0 + r, block, dz + r * kVocabularyBlock);
         for (int64_t panel = 0; panel < panels; ++panel) {
           in_groups<Isa::kTileRows>(static_cast<int>(rows_now), [&](int r, auto height) {
-            add_dz_product<Isa, T, decltype(height)::value>(
+            add_tile<Isa, T, decltype(height)::value>(
                 dz + r * kVocabularyBlock, kVocabularyBlock, depth, transposed + panel * stride + at * kPanel,
                 p->dh + (first + row0 + r) * p->lddh + panel * kPanel, p->lddh, p->width - panel * kPanel);
           });
