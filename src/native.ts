@@ -9,8 +9,8 @@ import { CredenceError } from "./errors.js";
 import { loadAddon } from "./native-loader.js";
 
 export type Dtype = "f32" | "bf16";
-/** Instruction set of the CPU table; "auto" takes the best one the machine has for the dtype. */
-export type Isa = "auto" | "scalar" | "avx512bf16";
+/** Instruction set of the CPU table; "auto" takes the best one the machine has. */
+export type Isa = "auto" | "scalar" | "avx2" | "avx512" | "avx512bf16";
 export type Projection = "q" | "k" | "v" | "o" | "gate" | "up" | "down";
 
 export interface BaseOptions {
@@ -277,6 +277,8 @@ export interface FitLogisticOptions {
   penalty: number;
   /** [width + 1], offset last; default zeros. The ridge pulls the weights (not the offset) towards it. */
   towards?: Float64Array;
+  /** Default "auto". A run names the one its model runs on: a fit has other bits on another instruction set. */
+  isa?: string;
 }
 
 /** How weights are stored in files that are written; "auto": as in the source, F16 where the source's type is not written. */
@@ -340,7 +342,8 @@ export interface Addon {
   readTensors(path: string): TensorData[];
   machine(): { isas: Isa[]; cpu: string; cores: number; memoryBytes: number; cuda: string };
   /** Measured on this machine in this process: GFLOP/s of the dot product for each dtype, GB/s of reading. */
-  peaks(threads: number): Promise<{ f32Gflops: number; bf16Gflops: number; readGBs: number }>;
+  /** Of one instruction set, default the best; without a bf16 dot product a bf16 product is made of float32's steps. */
+  peaks(threads: number, isa?: string): Promise<{ f32Gflops: number; bf16Gflops: number; readGBs: number }>;
   /** One of the native benchmark workloads; a JSON document. */
   bench(what: string, options: Record<string, unknown>): Promise<string>;
 }

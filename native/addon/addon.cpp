@@ -47,6 +47,7 @@ Napi::Value fit(const Napi::CallbackInfo& call) {
       std::vector<double> x, targets, towards;
       int rows, width;
       double penalty;
+      std::string isa;
     };
     auto p = std::make_shared<Problem>();
     p->x = doubles(options.Get("features"), "features");
@@ -54,6 +55,7 @@ Napi::Value fit(const Napi::CallbackInfo& call) {
     p->rows = integer_of(options.Get("rows"), "rows");
     p->width = integer_of(options.Get("width"), "width");
     p->penalty = number_of(options.Get("penalty"), "penalty");
+    p->isa = string_or(options, "isa", "auto");
     if (!absent(options.Get("towards"))) p->towards = doubles(options.Get("towards"), "towards");
     if (p->rows < 1 || p->width < 1 || p->x.size() != static_cast<size_t>(p->rows) * p->width ||
         p->targets.size() != static_cast<size_t>(p->rows)) {
@@ -67,7 +69,7 @@ Napi::Value fit(const Napi::CallbackInfo& call) {
         env,
         [p](Job&) {
           return fit_logistic(p->x.data(), p->rows, p->width, p->targets.data(), p->penalty,
-                              p->towards.empty() ? nullptr : p->towards.data(), 1);
+                              p->towards.empty() ? nullptr : p->towards.data(), 1, p->isa);
         },
         [](Napi::Env to, std::vector<double>& weights) -> Napi::Value { return double_array(to, weights); });
   });
@@ -111,8 +113,9 @@ Napi::Value measured_peaks(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   return guarded(env, [&]() -> Napi::Value {
     const int threads = integer_of(call[0], "threads");
+    const std::string isa = absent(call[1]) ? "auto" : string_of(call[1], "isa");
     return run_apart<Peaks>(
-        env, [threads](Job&) { return measure_peaks(threads); },
+        env, [threads, isa](Job&) { return measure_peaks(threads, isa); },
         [](Napi::Env to, Peaks& peaks) -> Napi::Value {
           Napi::Object out = Napi::Object::New(to);
           out.Set("f32Gflops", peaks.f32_gflops);

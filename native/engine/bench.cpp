@@ -80,6 +80,11 @@ Json operators(const BenchOptions& options) {
   out.set("dtype", device->dtype() == CREDENCE_BF16 ? "bf16" : "f32");
   out.set("threads", device->threads());
   out.set("tokens", kTokens);
+  Json top = Json::object();  // measured beside the operators: each line is a share of one of them
+  top.set("f32Gflops", peaks.f32_gflops);
+  top.set("bf16Gflops", peaks.bf16_gflops);
+  top.set("readGBs", peaks.read_gbs);
+  out.set("peaks", std::move(top));
   for (const OperatorLine& line : lines) {
     const PeakShare share = peak_share(line, peaks, device->dtype());
     Json row = Json::object();

@@ -10,7 +10,7 @@ namespace credence {
 
 namespace {
 
-constexpr int kHidden = 576, kIntermediate = 1536, kHeads = 9, kKvHeads = 3, kHeadDim = 64, kVocabulary = 49152;
+constexpr int kHidden = 576, kIntermediate = 1536, kHeads = 9, kKvHeads = 3, kHeadDim = 64;
 constexpr int kQuery = kHeads * kHeadDim, kKeys = kKvHeads * kHeadDim, kQkv = kQuery + 2 * kKeys, kRank = 16;
 
 credence_shape smollm2() {
@@ -145,6 +145,8 @@ struct OperatorBench {
   CREDENCE_OPERATORS(CREDENCE_BENCH)
 #undef CREDENCE_BENCH
 
+  /// SmolLM2's 49,152 for a micro-batch of 2,048; fewer where the lines are only to exist.
+  int vocabulary() const { return 24 * tokens; }
   double act() const { return static_cast<double>(device->act_bytes()); }
 
   template <class Body>
@@ -160,7 +162,7 @@ struct OperatorBench {
     const int length = count / segments, pages = (before + length + CREDENCE_PAGE - 1) / CREDENCE_PAGE;
     std::vector<int32_t> ids, ends, positions, table;
     for (int t = 0; t < count; ++t) {
-      ids.push_back(static_cast<int32_t>(t * 7919LL % kVocabulary));
+      ids.push_back(static_cast<int32_t>(t * 7919LL % vocabulary()));
       positions.push_back(before + t % length);
     }
     for (int b = 0; b <= segments; ++b) ends.push_back(b * length);
@@ -205,7 +207,7 @@ struct OperatorBench {
 
 void OperatorBench::embed() {
   Room room(device);
-  const Matrix table(device, kVocabulary, kHidden);
+  const Matrix table(device, vocabulary(), kHidden);
   const int rows = 8 * tokens;
   credence_embed p = {};
   p.batch = batch(&room, rows, 1);
@@ -455,7 +457,7 @@ void OperatorBench::embed_backward() {
   p.scale = 1;
   p.dx = room.floats(static_cast<size_t>(rows) * kHidden);
   p.lddx = kHidden;
-  p.dtable = room.same(static_cast<size_t>(kVocabulary) * kHidden, 0);
+  p.dtable = room.same(static_cast<size_t>(vocabulary()) * kHidden, 0);
   line("embed_backward", rows_of(rows), 0, rows * (12.0 * kHidden), [&] { device->embed_backward(p); }, true);
 }
 
@@ -463,22 +465,22 @@ void OperatorBench::embed_backward() {
 
 void OperatorBench::token_logprobs() {
   Room room(device);
-  const Matrix head(device, kVocabulary, kHidden);
+  const Matrix head(device, vocabulary(), kHidden);
   const int rows = tokens / 8;
   std::vector<int32_t> targets(rows);
-  for (int r = 0; r < rows; ++r) targets[r] = static_cast<int32_t>(r * 7919LL % kVocabulary);
+  for (int r = 0; r < rows; ++r) targets[r] = static_cast<int32_t>(r * 7919LL % vocabulary());
   credence_token_logprobs p = {};
   p.rows = room.number(rows);
   p.capacity = rows;
   p.width = kHidden;
-  p.vocabulary = kVocabulary;
+  p.vocabulary = vocabulary();
   p.dtype = device->dtype();
   p.weights = head;
   p.h = room.act(static_cast<size_t>(rows) * kHidden);
   p.ldh = p.lddh = kHidden;
   p.targets = room.numbers(targets);
   p.logprob = room.same(rows, 0);
-  const double product = 2.0 * rows * kHidden * kVocabulary, weights = 1.0 * kVocabulary * kHidden * act();
+  const double product = 2.0 * rows * kHidden * vocabulary(), weights = 1.0 * vocabulary() * kHidden * act();
   line("token_logprobs", rows_of(rows), product, weights, [&] { device->token_logprobs(p); });
   p.d_logprob = room.same(rows, -1);
   p.dh = room.same(static_cast<size_t>(rows) * kHidden, 0);
@@ -487,7 +489,7 @@ void OperatorBench::token_logprobs() {
 
 void OperatorBench::closed_set() {
   Room room(device);
-  const Matrix head(device, kVocabulary, kHidden);
+  const Matrix head(device, vocabulary(), kHidden);
   const int rows = tokens / 2, candidates = 4;
   credence_closed_set p = {};
   p.rows = room.number(rows);
@@ -508,14 +510,14 @@ void OperatorBench::closed_set() {
 
 void OperatorBench::divergence() {
   Room room(device);
-  const Matrix head(device, kVocabulary, kHidden);
+  const Matrix head(device, vocabulary(), kHidden);
   const int rows = tokens / 32;
   const size_t n = static_cast<size_t>(rows) * kHidden;
   credence_divergence p = {};
   p.rows = room.number(rows);
   p.capacity = rows;
   p.width = kHidden;
-  p.vocabulary = kVocabulary;
+  p.vocabulary = vocabulary();
   p.dtype = device->dtype();
   p.weights = p.weights_other = head;
   p.h = room.act(n);
@@ -524,12 +526,12 @@ void OperatorBench::divergence() {
   p.divergence = room.same(rows, 0);
   p.upstream = room.same(rows, 1);
   p.dh = room.same(n, 0);
-  line("divergence", rows_of(rows) + " and back", 6.0 * rows * kHidden * kVocabulary,
-       3.0 * kVocabulary * kHidden * act(), [&] { device->divergence(p); });
+  line("divergence", rows_of(rows) + " and back", 6.0 * rows * kHidden * vocabulary(),
+       3.0 * vocabulary() * kHidden * act(), [&] { device->divergence(p); });
 }
 
 void OperatorBench::sample() {
-  const Matrix head(device, kVocabulary, kHidden);
+  const Matrix head(device, vocabulary(), kHidden);
   for (int rows : {16, 1}) {
     Room room(device);
     std::vector<double> uniform(rows);
@@ -538,7 +540,7 @@ void OperatorBench::sample() {
     p.rows = room.number(rows);
     p.capacity = rows;
     p.width = kHidden;
-    p.vocabulary = kVocabulary;
+    p.vocabulary = vocabulary();
     p.dtype = device->dtype();
     p.weights = head;
     p.h = room.act(static_cast<size_t>(rows) * kHidden);
@@ -550,8 +552,8 @@ void OperatorBench::sample() {
     p.uniform = room.numbers(uniform);
     p.token = room.numbers(std::vector<int32_t>(rows));
     p.logprob = room.same(rows, 0);
-    line("sample", rows_of(rows) + ", top-k 50, top-p 0.95", 2.0 * rows * kHidden * kVocabulary,
-         1.0 * kVocabulary * kHidden * act(), [&] { device->sample(p); });
+    line("sample", rows_of(rows) + ", top-k 50, top-p 0.95", 2.0 * rows * kHidden * vocabulary(),
+         1.0 * vocabulary() * kHidden * act(), [&] { device->sample(p); });
   }
 }
 

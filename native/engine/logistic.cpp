@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <string_view>
 #include <thread>
 #include <utility>
 
+#include "device.h"
 #include "error.h"
 
 namespace credence {
@@ -126,15 +128,16 @@ CREDENCE_LOOPS(avx2, __attribute__((target("avx2,fma"))), 4, 4)
 CREDENCE_LOOPS(avx512, __attribute__((target("avx512f"))), 8, 4)
 #endif
 
-const Loops& loops() {
+/// Those of the CPU table that runs: a fit belongs to a run of one instruction set, and goes on with the same bits there.
+const Loops& loops_of(const std::string& isa) {
 #if defined(__x86_64__)
-  static const Loops& best = __builtin_cpu_supports("avx512f")                                 ? loops_avx512
-                             : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? loops_avx2
-                                                                                               : loops_plain;
-  return best;
+  const std::string_view name = cpu_table(isa).isa;
+  if (name.starts_with("avx512")) return loops_avx512;
+  if (name == "avx2") return loops_avx2;
 #else
-  return loops_plain;
+  cpu_table(isa);
 #endif
+  return loops_plain;
 }
 
 // ---- Matrices. Each output tile is one thread's from first to last term, so threads change no bit.
@@ -167,8 +170,7 @@ struct Symmetric {
 
 /// Lower triangle of c += sign * a^T a, from row and column `first` on; panels [(order - first) / width][depth][width] hold a.
 void add_products(const std::vector<double>& panels, int64_t depth, double sign, Symmetric& c, int64_t first,
-                  int threads) {
-  const Loops& f = loops();
+                  const Loops& f, int threads) {
   const int64_t count = (c.order - first) / f.panel;
   const double extent = static_cast<double>(c.order - first);
   parallel(count, worthwhile(threads, extent * extent * static_cast<double>(depth)), [&](int64_t column) {
@@ -184,9 +186,9 @@ void add_products(const std::vector<double>& panels, int64_t depth, double sign,
 
 /// Lower triangle of a^T a for a [depth, n] given by element(k, i), padding zero.
 template <typename Element>
-Symmetric products(int64_t n, int64_t depth, const Element& element, int threads) {
+Symmetric products(int64_t n, int64_t depth, const Element& element, const Loops& f, int threads) {
   Symmetric c(n);
-  const int width = loops().panel;
+  const int width = f.panel;
   std::vector<double> panels(c.order * depth);
   for (int64_t panel = 0; panel * width < n; ++panel) {
     double* out = panels.data() + panel * depth * width;
@@ -194,13 +196,12 @@ Symmetric products(int64_t n, int64_t depth, const Element& element, int threads
     for (int64_t k = 0; k < depth; ++k)
       for (int64_t i = 0; i < columns; ++i) out[k * width + i] = element(k, panel * width + i);
   }
-  add_products(panels, depth, 1, c, 0, threads);
+  add_products(panels, depth, 1, c, 0, f, threads);
   return c;
 }
 
 /// The lower triangle of a becomes L, a = L L^T: blocked, right-looking.
-void cholesky(Symmetric& a, int threads) {
-  const Loops& f = loops();
+void cholesky(Symmetric& a, const Loops& f, int threads) {
   std::vector<double> panels;
   for (int64_t k = 0; k < a.order; k += kBlock) {
     for (int j = 0; j < kBlock; ++j) {
@@ -223,13 +224,12 @@ void cholesky(Symmetric& a, int threads) {
       for (int i = 0; i < f.panel; ++i)
         for (int j = 0; j < kBlock; ++j) a.row(first + panel * f.panel + i)[k + j] = p[j * f.panel + i];
     });
-    add_products(panels, kBlock, -1, a, first, threads);
+    add_products(panels, kBlock, -1, a, first, f, threads);
   }
 }
 
 /// x [n] := (L L^T)^-1 x.
-void solve(Symmetric& l, std::vector<double>& x) {
-  const Loops& f = loops();
+void solve(Symmetric& l, std::vector<double>& x, const Loops& f) {
   const int64_t n = static_cast<int64_t>(x.size());
   for (int64_t i = 0; i < n; ++i) x[i] = (x[i] - f.dot(l.row(i), x.data(), i)) / l.row(i)[i];
   for (int64_t i = n - 1; i >= 0; --i) {
@@ -244,16 +244,17 @@ struct Problem {
   const double* x;
   int64_t rows, width;
   double ridge;  // 2 penalty + kHessianRidge, of each weight
+  const Loops& loops;
   int threads;
 
   std::vector<double> times(const double* w) const {  // X w
     std::vector<double> z(rows);
-    for (int64_t i = 0; i < rows; ++i) z[i] = loops().dot(x + i * width, w, width);
+    for (int64_t i = 0; i < rows; ++i) z[i] = loops.dot(x + i * width, w, width);
     return z;
   }
   std::vector<double> transposed_times(const std::vector<double>& e) const {  // X^T e
     std::vector<double> g(width);
-    for (int64_t i = 0; i < rows; ++i) loops().axpy(e[i], x + i * width, g.data(), width);
+    for (int64_t i = 0; i < rows; ++i) loops.axpy(e[i], x + i * width, g.data(), width);
     return g;
   }
 };
@@ -263,11 +264,11 @@ std::vector<double> primal_step(const Problem& problem, const std::vector<double
   const int64_t d = problem.width;
   Symmetric hessian = products(
       d + 1, problem.rows, [&](int64_t k, int64_t i) { return s[k] * (i < d ? problem.x[k * d + i] : 1.0); },
-      problem.threads);
+      problem.loops, problem.threads);
   for (int64_t i = 0; i < hessian.order; ++i)
     hessian.row(i)[i] += i < d ? problem.ridge : i == d ? kOffsetRidge + kHessianRidge : 1;
-  cholesky(hessian, problem.threads);
-  solve(hessian, gradient);
+  cholesky(hessian, problem.loops, problem.threads);
+  solve(hessian, gradient, problem.loops);
   return gradient;
 }
 
@@ -282,13 +283,13 @@ std::vector<double> dual_step(const Problem& problem, Symmetric& gram, const std
     for (int64_t j = 0; j < std::min(i, n) && i < n; ++j) m.row(i)[j] = s[i] * s[j] * gram.row(i)[j] / problem.ridge;
     m.row(i)[i] = 1 + (i < n ? s[i] * s[i] * gram.row(i)[i] / problem.ridge : 0);
   }
-  cholesky(m, problem.threads);
+  cholesky(m, problem.loops, problem.threads);
   std::vector<double> u = s, v = problem.times(gradient.data());
   for (int64_t i = 0; i < n; ++i) v[i] *= s[i] / problem.ridge;
-  solve(m, u);
-  solve(m, v);
-  const double offset = (gradient[d] - loops().dot(s.data(), v.data(), n)) /
-                        (loops().dot(s.data(), u.data(), n) + kOffsetRidge + kHessianRidge);
+  solve(m, u, problem.loops);
+  solve(m, v, problem.loops);
+  const double offset = (gradient[d] - problem.loops.dot(s.data(), v.data(), n)) /
+                        (problem.loops.dot(s.data(), u.data(), n) + kOffsetRidge + kHessianRidge);
   for (int64_t i = 0; i < n; ++i) v[i] = s[i] * (v[i] + offset * u[i]);
   std::vector<double> step = problem.transposed_times(v);
   for (int64_t j = 0; j < d; ++j) step[j] = (gradient[j] - step[j]) / problem.ridge;
@@ -316,17 +317,17 @@ void check(const double* x, int64_t rows, int64_t width, const double* targets, 
 }  // namespace
 
 std::vector<double> fit_logistic(const double* x, int64_t rows, int64_t width, const double* targets, double penalty,
-                                 const double* towards, int threads, LogisticPath path) {
+                                 const double* towards, int threads, const std::string& isa, LogisticPath path) {
   check(x, rows, width, targets, penalty, towards);
-  const Problem problem{x, rows, width, 2 * penalty + kHessianRidge, std::max(threads, 1)};
+  const Problem problem{x, rows, width, 2 * penalty + kHessianRidge, loops_of(isa), std::max(threads, 1)};
   const double n = static_cast<double>(rows), d = static_cast<double>(width);
   // The dual's Gram matrix is made once, the primal's Hessian at each of some eight steps.
   if (path == LogisticPath::automatic)
     path = n * n * d / 8 + n * n * n / 3 < n * d * d + d * d * d / 3 ? LogisticPath::dual : LogisticPath::primal;
-  Symmetric gram = path == LogisticPath::dual
-                       ? products(
-                             rows, width, [&](int64_t k, int64_t i) { return x[i * width + k]; }, problem.threads)
-                       : Symmetric(0);
+  Symmetric gram = path == LogisticPath::dual ? products(
+                                                    rows, width, [&](int64_t k, int64_t i) { return x[i * width + k]; },
+                                                    problem.loops, problem.threads)
+                                              : Symmetric(0);
 
   std::vector<double> w(width + 1), start(width + 1);
   if (towards) start.assign(towards, towards + width + 1);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace credence {
@@ -15,9 +16,10 @@ enum class LogisticPath { automatic, primal, dual };
 ///   x        [rows, width] row-major, standardised
 ///   targets  [rows] in [0, 1]
 ///   towards  [width + 1], t_w then t_b; null: zeros
-/// Returns [width + 1], the offset b last. The result has the same bits for every number of threads (one instruction set).
+/// Returns [width + 1], the offset b last. The result has the same bits for every number of threads; `isa` is one of the CPU's tables, or "auto".
 /// Throws Error "BAD_INPUT" for an empty or non-finite problem, or one on which Newton's method leaves the finite numbers.
 std::vector<double> fit_logistic(const double* x, int64_t rows, int64_t width, const double* targets, double penalty,
-                                 const double* towards, int threads, LogisticPath path = LogisticPath::automatic);
+                                 const double* towards, int threads, const std::string& isa = "auto",
+                                 LogisticPath path = LogisticPath::automatic);
 
 }  // namespace credence

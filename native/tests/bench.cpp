@@ -3,7 +3,8 @@
 //   product     dense products alone: GFLOP/s and the share of peak
 //   operators   each operator of the contract: GFLOP/s, GB/s and the share of the peak that binds it
 //   launch      what a launch costs when there is next to nothing to do
-//   --list      no measurement: a line an operator and table that has it, with a tab between
+//   --list      no measurement: a line for each operator and each table that has it, and one for its bench line, with a tab
+//               between; docs/kernels.md is made from it
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -108,6 +109,16 @@ void list() {
     CREDENCE_OPERATORS(CREDENCE_LIST)
 #undef CREDENCE_LIST
   }
+  const char* reason = nullptr;
+  if (const credence_table* cuda = credence_cuda_table(&reason)) {
+#define CREDENCE_LIST(name) \
+  if (cuda->name) std::printf("%s\tcuda\n", #name);
+    CREDENCE_OPERATORS(CREDENCE_LIST)
+#undef CREDENCE_LIST
+  }
+#define CREDENCE_LIST(name) std::printf("%s\tbench\n", #name);
+  CREDENCE_OPERATORS(CREDENCE_LIST)  // each is a member of the bench: without one it does not compile
+#undef CREDENCE_LIST
 }
 
 }  // namespace

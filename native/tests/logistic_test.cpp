@@ -1,4 +1,5 @@
 #include "engine/logistic.h"
+#include "engine/device.h"
 
 #include <algorithm>
 #include <cmath>
@@ -34,8 +35,8 @@ struct Problem {
   }
 
   std::vector<double> fit(double penalty, const double* towards = nullptr, int threads = 1,
-                          LogisticPath path = LogisticPath::automatic) const {
-    return fit_logistic(x.data(), rows, width, targets.data(), penalty, towards, threads, path);
+                          LogisticPath path = LogisticPath::automatic, const std::string& isa = "auto") const {
+    return fit_logistic(x.data(), rows, width, targets.data(), penalty, towards, threads, isa, path);
   }
 
   /// Of the loss as the header states it, by the definition.
@@ -104,6 +105,21 @@ TEST(a_hard_pull_gives_what_it_pulls_towards_and_no_pull_forgets_it) {
   const auto soft = problem.fit(1e-7, towards.data()), zeros = problem.fit(1e-7);
   EXPECT_NEAR(distance(soft, zeros), 0, 1e-3);
   EXPECT(distance(problem.fit(0.1, towards.data()), problem.fit(0.1)) > 1e-2);
+}
+
+TEST(every_instruction_set_gives_the_same_weights_and_an_unknown_one_is_refused) {
+  for (const credence::IsaStatus& status : credence::cpu_isas()) {
+    if (!status.unavailable.empty()) continue;
+    for (const auto& [rows, width] : {std::pair<int64_t, int64_t>{97, 3}, {310, 130}, {60, 301}}) {
+      const Problem problem(rows, width, 6);
+      for (const auto path : {LogisticPath::primal, LogisticPath::dual}) {
+        const auto w = problem.fit(0.05, nullptr, 1, path, status.isa);
+        EXPECT_NEAR(distance(w, problem.fit(0.05, nullptr, 1, path, "scalar")), 0, 1e-9);
+        EXPECT(w == problem.fit(0.05, nullptr, 3, path, status.isa));
+      }
+    }
+  }
+  EXPECT_THROWS(Problem(4, 2, 1).fit(0.1, nullptr, 1, LogisticPath::primal, "mmx"), "instruction set \"mmx\"");
 }
 
 TEST(the_offset_is_not_pulled) {

@@ -241,4 +241,44 @@ OPERATOR_TEST("embed_backward", "finite-difference", the_reference_is_the_finite
   EXPECT_GRADIENT(table, dtable, loss);
 }
 
+// A layer norm of weight 0 puts out its bias: every kind of float32, through the rounding of each instruction set.
+OPERATOR_TEST("norm", "reference odd-shapes", what_is_stored_in_bf16_is_the_nearest_number_ties_to_even) {
+  std::vector<float> values = {0.0f, 1.0f,    -1.0f,    3.0f,     INFINITY, -INFINITY,
+                               NAN,  3.4e38f, -3.4e38f, 1.2e-38f, 65504.0f};
+  for (uint32_t bits = 0x3f7f7f00; bits < 0x3f818200; bits += 0x1f00)  // around ties, of even and odd numbers
+    for (uint32_t more : {0x7fffu, 0x8000u, 0x8001u}) {
+      const uint32_t all = (bits & 0xffff0000u) | more;
+      float value;
+      std::memcpy(&value, &all, sizeof value);
+      values.push_back(value);
+      values.push_back(-value * 0x1p-90f);
+    }
+  const int width = static_cast<int>(values.size());
+  EXPECT(width % 8 != 0);
+  each_backend(1, [&](Backend& backend) {
+    if (!backend.bf16()) return;
+    const auto rows = one(backend, 1), x = floats_on_device(backend, normal(1, width));
+    const auto weight = floats_on_device(backend, std::vector<double>(width)), bias = on_device(backend, values);
+    const auto y = act_space(backend, width);
+    credence_norm o = {};
+    o.rows = *rows;
+    o.capacity = 1;
+    o.width = width;
+    o.dtype = backend.dtype;
+    o.kind = CREDENCE_LAYER_NORM;
+    o.eps = 1e-5f;
+    o.x = *x;
+    o.ldx = o.ldy = width;
+    o.weight = *weight;
+    o.bias = *bias;
+    o.y = y->raw();
+    RUN_OPERATOR(backend, norm, o);
+    const auto got = y->read<uint16_t>(width);
+    for (int i = 0; i < width; ++i) {
+      if (std::isnan(values[i])) EXPECT(std::isnan(bf16_to_float(got[i])));
+      else EXPECT_EQ(got[i], float_to_bf16(values[i]));
+    }
+  });
+}
+
 TESTING_MAIN

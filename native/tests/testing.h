@@ -1,8 +1,8 @@
 // A plain test executable in one header: TEST and OPERATOR_TEST register, EXPECT_* record, TESTING_MAIN runs and ends in
 // `N passed, N failed`.
 //   program [name]    runs the test of that name, else all whose name contains it
-//   program --list    a line a test: name, operators, kinds, with tabs between; docs/kernels.md is made from it
-// CTest runs each test as one of its own, under that name. A test that cannot run here (an input is absent) says why with
+// CTest runs each test as one of its own, under that name, and docs/kernels.md lists those of operators: CMakeLists.txt and
+// scripts/kernels.mjs read the names, operators and kinds from the source. A test that cannot run here (an input is absent) says why with
 // SKIP and counts as neither.
 #pragma once
 
@@ -21,7 +21,6 @@ namespace credence::testing {
 
 struct Test {
   std::string name;
-  const char *operators, *kinds;
   void (*body)();
 };
 
@@ -64,13 +63,13 @@ inline constexpr std::string_view kOperators = CREDENCE_OPERATORS(CREDENCE_OPERA
 inline constexpr std::string_view kKinds = "reference finite-difference odd-shapes bits refusal";
 
 struct Register {
-  Register(const char* name, void (*body)()) { tests().push_back({name, "", "", body}); }
+  Register(const char* name, void (*body)()) { tests().push_back({name, body}); }
   /// "norm norm_backward" and "is_it": norm+norm_backward.is_it.
-  Register(const char* operators, const char* kinds, const char* what, void (*body)()) {
+  Register(const char* operators, const char* what, void (*body)()) {
     std::string name = operators;
     for (char& c : name)
       if (c == ' ') c = '+';
-    tests().push_back({name.append(".").append(what), operators, kinds, body});
+    tests().push_back({name.append(".").append(what), body});
   }
 };
 
@@ -91,10 +90,6 @@ std::string show(const T& value) {
 /// Runs the registered tests that argv[1] names, or all. Exit status: 1 if any failed, 77 if all were skipped.
 inline int run(int argc, char** argv) {
   const std::string filter = argc > 1 ? argv[1] : "";
-  if (filter == "--list") {
-    for (const Test& test : tests()) std::printf("%s\t%s\t%s\n", test.name.c_str(), test.operators, test.kinds);
-    return 0;
-  }
   bool whole = false;
   for (const Test& test : tests()) whole = whole || test.name == filter;
   int passed = 0, failed = 0, skipped = 0;
@@ -146,11 +141,11 @@ inline int run(int argc, char** argv) {
 ///   refusal            what cannot be done is an error that names the cause
 #define OPERATOR_TEST(operators, kinds, name) OPERATOR_TEST_AT(operators, kinds, name, __LINE__)
 #define OPERATOR_TEST_AT(operators, kinds, name, line) OPERATOR_TEST_AS(operators, kinds, name, line)
-#define OPERATOR_TEST_AS(operators, kinds, name, line)                                                                 \
-  static_assert(::credence::testing::are_words(operators, ::credence::testing::kOperators), "no operator");            \
-  static_assert(::credence::testing::are_words(kinds, ::credence::testing::kKinds), "no kind of test");                \
-  static void test_##line##_##name();                                                                                  \
-  static const ::credence::testing::Register register_##line##_##name(operators, kinds, #name, &test_##line##_##name); \
+#define OPERATOR_TEST_AS(operators, kinds, name, line)                                                          \
+  static_assert(::credence::testing::are_words(operators, ::credence::testing::kOperators), "no operator");     \
+  static_assert(::credence::testing::are_words(kinds, ::credence::testing::kKinds), "no kind of test");         \
+  static void test_##line##_##name();                                                                           \
+  static const ::credence::testing::Register register_##line##_##name(operators, #name, &test_##line##_##name); \
   static void test_##line##_##name()
 
 #define TESTING_MAIN \

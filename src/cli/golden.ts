@@ -7,7 +7,7 @@ import { join } from "node:path";
 import type { Argv } from "yargs";
 import { CredenceError } from "../errors.js";
 import { makeFolder, readJson, writeJsonAtomic } from "../files.js";
-import { type Addon, type Dtype, type Isa, type NativePolicy, native } from "../native.js";
+import { type Addon, type Dtype, type NativePolicy, native } from "../native.js";
 import type { Message } from "../text/chat.js";
 import { type EngineArguments, engineOptions } from "./options.js";
 import { note, print, printJson, ResultFailed, table } from "./output.js";
@@ -66,9 +66,8 @@ export async function handler(args: Arguments): Promise<void> {
   const compared: Comparison = { models: {}, skipped: [], notCompared: [] };
   const skipped: string[][] = [];
   for (const type of dtypes) {
-    const isa = isaFor(addon, type, args.isa);
     const out = type === written ? write : undefined;
-    const document = await addon.golden(directory, { dtype: type, isa, threads: args.threads, write: out });
+    const document = await addon.golden(directory, { dtype: type, isa: args.isa, threads: args.threads, write: out });
     const result = JSON.parse(document) as NativeComparison;
     for (const [folder, { not_compared, ...quantities }] of Object.entries(result.models)) {
       compared.models[folder] ??= {};
@@ -86,13 +85,6 @@ export async function handler(args: Arguments): Promise<void> {
   await compareGgufTokenizer(directory, write, compared);
   await compareMetrics(directory, write, compared);
   report(compared, subjects(directory), json);
-}
-
-/** bfloat16 is compared everywhere; a machine without its dot product takes the scalar table, and that is said. */
-function isaFor(addon: Addon, dtype: Dtype, isa: Isa): Isa {
-  if (dtype === "f32" || isa !== "auto" || addon.machine().isas.includes("avx512bf16")) return isa;
-  note("this machine has no bfloat16 dot product: comparing bf16 with the scalar table");
-  return "scalar";
 }
 
 function add(compared: Comparison, subject: string, quantity: string, value: Quantity): void {

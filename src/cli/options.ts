@@ -27,7 +27,7 @@ export const engineOptions = {
     describe: "Type of the frozen weights and the activations",
   },
   isa: {
-    choices: ["auto", "scalar", "avx512bf16"] as const,
+    choices: ["auto", "scalar", "avx2", "avx512", "avx512bf16"] as const,
     default: "auto" as const,
     describe: "Instruction set of the CPU kernels",
   },

@@ -36,7 +36,7 @@ export async function runElical(recipe: ElicalRecipe, options: RecipeRunOptions)
   await executeRun({
     directory,
     recipe,
-    stages: elicalStages({ recipe, model, fit: (problem) => addon.fitLogistic(problem) }),
+    stages: elicalStages({ recipe, model, fit: (problem) => addon.fitLogistic({ ...problem, isa }) }),
     machine: {
       credence: version,
       device,
