@@ -113,6 +113,6 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
 }
 
 /** How batches are cut under a limit of memory, in words. */
-const passChoice = ({ tokens, recompute }: PassSize): string =>
+export const passChoice = ({ tokens, recompute }: PassSize): string =>
   `to keep to the limit of memory: passes of at most ${tokens} tokens, ` +
   (recompute ? "blocks computed again on the way back" : "nothing computed twice");
