@@ -247,8 +247,8 @@ OPERATOR_TEST("attention_input attention attention_backward attention_input_back
             }
           for (size_t i = 0; i < gradients.size(); ++i) gradients[i] += apart.gradients[i];
         }
-        // In bf16 each sequence's dk and dv are rounded before they are summed.
-        EXPECT_CLOSE(together.dx_values, dx, backend.bf16() ? 1.0 / 64 : 1e-6);
+        // Sums in another order; in bf16 each sequence's dk and dv are also rounded before they are summed.
+        EXPECT_CLOSE(together.dx_values, dx, backend.bf16() ? 1.0 / 64 : 2e-6);
         EXPECT_CLOSE(together.gradients, gradients, backend.bf16() ? 1.0 / 64 : 2e-6);
       });
     }
