@@ -65,6 +65,8 @@ export interface AdapterSpec {
   rank: number;
   alpha: number;
   rslora?: boolean;
+  /** Share of the inputs of A that a training pass drops, each projection with masks of its own; default 0. */
+  dropout?: number;
   targets: Projection[];
   /** Default: every layer. */
   layers?: number[];
@@ -191,6 +193,8 @@ export interface OptimizerSpec {
   weightDecay: number;
   /** 0: no clipping. */
   maxGradientNorm: number;
+  /** Of the adapter's dropout; default 0. */
+  seed?: number;
 }
 
 /** The loss of one optimiser step is divided once, by `count` at update(): pass the step's global count there. */
@@ -229,9 +233,9 @@ export interface NativeTrainer {
   /** Divides the gradients by count, clips, takes one AdamW step at this learning rate, clears the gradients. */
   update(options: { learningRate: number; count: number }): Promise<{ gradientNorm: number }>;
   gradients(): TensorData[];
-  /** Moments and step count. */
-  state(): { step: number; tensors: TensorData[] };
-  restore(state: { step: number; tensors: TensorData[] }): void;
+  /** Moments, step count and the seed of dropout; without a seed, restore keeps the trainer's own. */
+  state(): { step: number; seed: number; tensors: TensorData[] };
+  restore(state: { step: number; seed?: number; tensors: TensorData[] }): void;
   dispose(): void;
 }
 

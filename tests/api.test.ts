@@ -1,5 +1,5 @@
 /** The library as a program sees it: models, policies, samples, trainers; order, abort, disposal, bad input. */
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { flatten } from "../src/data/packing.js";
@@ -10,6 +10,7 @@ import {
   Model,
   type OpenPass,
   type PassReadouts,
+  type Policy,
   type Sample,
   type Upstream,
 } from "../src/index.js";
@@ -20,6 +21,14 @@ import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const targets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
 const questions = ["what colour is that hat ?", "what colour is that cup of ada ?", "what is that ?"];
+
+/** An adapter's tensors with a B that is not zero, as a new one's is: then the adapter does something. */
+const adapted = (policy: Policy) =>
+  policy.native.tensors().adapter.map(({ name, shape, data }, i) => ({
+    name,
+    shape,
+    data: name.includes("lora_B") ? data.map((_, k) => 0.3 * Math.sin(k + i)) : data,
+  }));
 
 t.test("a program's use", async (t) => {
   const model = await Model.load(writeTinyModel(join(t.testdir(), "model")), { threads: 2 });
@@ -110,14 +119,7 @@ t.test("a program's use", async (t) => {
 
   t.test("log-prob, closed-set and divergence losses in TypeScript give the fused ones' gradients", async (t) => {
     const policy = await model.policy({ adapter });
-    // A new adapter's B is zero, and with it every divergence.
-    policy.native.setTensors(
-      policy.native.tensors().adapter.map(({ name, shape, data }, i) => ({
-        name,
-        shape,
-        data: name.includes("lora_B") ? data.map((_, k) => 0.3 * Math.sin(k + i)) : data,
-      })),
-    );
+    policy.native.setTensors(adapted(policy));
     const sequences = await Promise.all(questions.map((question) => model.promptTokens(question)));
     const { tokens, offsets } = flatten(sequences);
     const weights = Float32Array.from(tokens, (_, at) => (offsets.includes(at) ? 0 : ((at * 7) % 5) / 4));
@@ -283,22 +285,38 @@ t.test("a program's use", async (t) => {
     t.ok(losses[0]!.at(-1)! < losses[0]![0]! / 2, `${losses[0]![0]} to ${losses[0]!.at(-1)}`);
   });
 
-  t.test("a restored trainer goes on to the same bits", async (t) => {
+  t.test("a restored trainer goes on to the same bits, with dropout too", async (t) => {
+    const dropping = { ...adapter, dropout: 0.3 };
     const rows = await Promise.all(questions.map((question) => model.promptTokens(question)));
     const step = { sequences: rows, loss: { kind: "confidence" as const, head: "confidence", targets: [0, 1, 0] } };
-    const whole = await model.policy({ adapter, heads: [head] });
-    const trainer = whole.trainer({ schedule: 1e-2 });
+    const whole = await model.policy({ adapter: dropping, heads: [head] });
+    const trainer = whole.trainer({ schedule: 1e-2, optimizer: { seed: 4 } });
     for (let i = 0; i < 3; i++) await trainer.step(step);
+    const directory = t.testdir();
+    const folder = join(directory, "dropping");
+    const made = await model.policy({ adapter: dropping });
+    made.save(folder);
+    t.match(JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8")), { lora_dropout: 0.3 });
+    const passes = [made, await model.policy({ adapter: folder }), await model.policy({ adapter })].map(
+      async (policy) => {
+        policy.native.setTensors(adapted(policy));
+        return (await policy.trainer({ schedule: 0 }).forward(rows, { readouts: ["logprobs"] })).logprobs;
+      },
+    );
+    const [own, loaded, without] = await Promise.all(passes);
+    t.same(loaded, own, "a folder's dropout is on in a training pass");
+    t.notSame(without, own);
     const { adapter: lora, heads } = whole.native.tensors();
     const state = trainer.state();
-    const path = join(t.testdir(), "optimizer.safetensors");
+    const path = join(directory, "optimizer.safetensors");
     writeFileSync(path, Buffer.concat(encodeSafetensors(state.tensors)));
-    const resumed = await model.policy({ adapter, heads: [head] });
+    const resumed = await model.policy({ adapter: dropping, heads: [head] });
     resumed.native.setTensors([...lora, ...heads]);
     const again = resumed.trainer({ schedule: 1e-2 });
-    again.restore({ step: state.step, tensors: readSafetensors(path) });
+    again.restore({ ...state, tensors: readSafetensors(path) });
     for (let i = 0; i < 3; i++) t.same(await again.step(step), await trainer.step(step));
     t.same(resumed.native.tensors(), whole.native.tensors());
+    await t.rejects(model.policy({ adapter: { ...adapter, dropout: 1 } }), { code: "BAD_OPTION" });
   });
 
   t.test("nll learns a row by heart", async (t) => {

@@ -232,6 +232,7 @@ AdapterSpec adapter_of(const Napi::Object& object) {
   spec.config.r = integer_of(object.Get("rank"), "adapter.rank");
   spec.config.alpha = number_of(object.Get("alpha"), "adapter.alpha");
   spec.config.rslora = boolean_or(object, "rslora", false);
+  spec.config.dropout = number_or(object, "dropout", 0);
   for (const std::string& name : strings_or_none(object, "targets"))
     spec.config.targets.push_back(projection_from_name(name));
   if (!absent(object.Get("layers"))) spec.config.layers = integers_or_none(object, "layers");

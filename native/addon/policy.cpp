@@ -172,6 +172,7 @@ Napi::Value PolicyObject::trainer(const Napi::CallbackInfo& call) {
     optimizer.epsilon = number_or(options, "epsilon", optimizer.epsilon);
     optimizer.weight_decay = number_or(options, "weightDecay", 0);
     optimizer.max_gradient_norm = number_or(options, "maxGradientNorm", 0);
+    optimizer.seed = static_cast<uint64_t>(number_or(options, "seed", 0));
     std::lock_guard lock(policy->base()->mutex());
     return TrainerObject::create(env, std::make_shared<Trainer>(policy, optimizer), worker_);
   });

@@ -148,6 +148,7 @@ Napi::Value TrainerObject::state(const Napi::CallbackInfo& call) {
     }
     Napi::Object out = Napi::Object::New(env);
     out.Set("step", static_cast<double>(trainer->step()));
+    out.Set("seed", static_cast<double>(trainer->seed()));
     out.Set("tensors", tensors);
     return out;
   });
@@ -175,7 +176,9 @@ void TrainerObject::restore(const Napi::CallbackInfo& call) {
       to.insert(to.end(), tensors[i].data.begin(), tensors[i].data.end());
     }
     std::lock_guard lock(mutex_of(*trainer));
-    trainer->restore(static_cast<int64_t>(number_of(state.Get("step"), "state.step")), moment[0], moment[1]);
+    trainer->restore(static_cast<int64_t>(number_of(state.Get("step"), "state.step")),
+                     static_cast<uint64_t>(number_or(state, "seed", static_cast<double>(trainer->seed()))), moment[0],
+                     moment[1]);
   });
 }
 

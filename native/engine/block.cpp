@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "random.h"
+
 namespace credence {
 
 void Activations::reserve(const Base& base, const Policy* policy, int layer, int row_count, bool keep) {
@@ -37,6 +39,10 @@ void Activations::reserve(const Base& base, const Policy* policy, int layer, int
   fit(s4, rows * ranks(Product::kMlpOut) * act);
 }
 
+credence_dropout product_dropout(const credence_dropout& pass, int layer, Product product) {
+  return {pass.p, mixed(pass.key, layer, static_cast<uint32_t>(product)), pass.row_key};
+}
+
 void run_block(const Base& base, const BlockRun& run) {
   const Family& f = base.family();
   const auto& device = base.device();
@@ -47,6 +53,7 @@ void run_block(const Base& base, const BlockRun& run) {
   auto weights = [&](Product product) { return block.product[static_cast<int>(product)].handle(); };
   auto lora = [&](Product product) { return lora_handle(run.adapter, run.layer, product); };
   auto bias = [&](Product product) { return block.bias[static_cast<int>(product)].f32(); };
+  auto dropout = [&](Product product) { return product_dropout(run.dropout, run.layer, product); };
   credence_attention_input in{};
   in.batch = run.batch->view();
   in.shape = base.shape();
@@ -56,6 +63,7 @@ void run_block(const Base& base, const BlockRun& run) {
   in.norm_weight = block.attention_norm.f32();
   in.qkv = weights(Product::kQkv);
   in.lora = lora(Product::kQkv);
+  in.dropout = dropout(Product::kQkv);
   in.bias = bias(Product::kQkv);
   in.q_norm = block.q_norm.f32();
   in.k_norm = block.k_norm.f32();
@@ -82,6 +90,7 @@ void run_block(const Base& base, const BlockRun& run) {
   out.dtype = dtype;
   out.weights = weights(Product::kOut);
   out.lora = lora(Product::kOut);
+  out.dropout = dropout(Product::kOut);
   out.bias = bias(Product::kOut);
   out.in = a.o.as<>();
   out.x = run.x;
@@ -100,6 +109,7 @@ void run_block(const Base& base, const BlockRun& run) {
   mlp.norm_weight = block.mlp_norm.f32();
   mlp.weights = weights(Product::kMlpIn);
   mlp.lora = lora(Product::kMlpIn);
+  mlp.dropout = dropout(Product::kMlpIn);
   mlp.bias = bias(Product::kMlpIn);
   mlp.h = a.h2.as<>();
   mlp.a = a.a.as<>();
@@ -112,6 +122,7 @@ void run_block(const Base& base, const BlockRun& run) {
 
   out.weights = weights(Product::kMlpOut);
   out.lora = lora(Product::kMlpOut);
+  out.dropout = dropout(Product::kMlpOut);
   out.bias = bias(Product::kMlpOut);
   out.in = a.a.as<>();
   out.x = mlp.x;

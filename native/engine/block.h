@@ -28,9 +28,13 @@ struct BlockRun {
   void* pages = nullptr;  // this layer's pool
   const float* rotary = nullptr;
   bool keep = false;
+  credence_dropout dropout{};  // of the pass; product_dropout() makes each product's own
 };
 
 void run_block(const Base& base, const BlockRun& run);
+
+/// Masks of one product of one layer: a key of its own.
+credence_dropout product_dropout(const credence_dropout& pass, int layer, Product product);
 
 inline const credence_lora* lora_handle(const Policy* policy, int layer, Product product) {
   const Lora* lora = policy ? policy->lora(layer, product) : nullptr;

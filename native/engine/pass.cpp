@@ -14,6 +14,11 @@ Pass::Pass(std::shared_ptr<Policy> policy)
 
 const Policy* Pass::adapter() const { return request_.adapter ? policy_.get() : nullptr; }
 
+credence_dropout Pass::dropout() const {
+  if (!adapter() || !request_.dropout) return {};
+  return {static_cast<float>(policy_->adapter_config().dropout), request_.dropout->key, row_keys_.as<uint64_t>()};
+}
+
 int Pass::lowest() const { return request_.adapter ? policy_->lowest_adapted() : base_->family().layers; }
 
 float* Pass::residual(int layer) { return request_.keep && layer >= lowest() ? kept_x_[layer].f32() : x_.f32(); }
@@ -21,8 +26,8 @@ float* Pass::residual(int layer) { return request_.keep && layer >= lowest() ? k
 void Pass::run(int layer, bool keep) {
   float *x = residual(layer), *x_out = residual(layer + 1);
   float* const mid = request_.keep && layer >= lowest() ? at(layer).mid.f32() : x;
-  run_block(*base_,
-            {layer, &batch_, adapter(), &at(layer), x, mid, x_out, pages_.as<>(), base_->rotary(longest_), keep});
+  run_block(*base_, {layer, &batch_, adapter(), &at(layer), x, mid, x_out, pages_.as<>(), base_->rotary(longest_), keep,
+                     dropout()});
 }
 
 PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort) {
@@ -53,6 +58,15 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
   }
   if (request_.keep) fit(kept_x_[f.layers]);
 
+  if (request_.dropout) {
+    std::vector<uint64_t> keys;
+    for (int b = 0; b < host_.segments(); ++b) {
+      const uint64_t first = (request_.dropout->sequences.at(b) << 32) + host_.keys_before(b);
+      for (int i = 0; i < host_.length(b); ++i) keys.push_back(first + i);
+    }
+    if (!row_keys_) row_keys_ = Buffer(device_);
+    row_keys_.upload(keys);
+  }
   PassResult result;
   const size_t depths = request_.collect.size();
   result.collected.resize(request_.spans.size() * depths * f.hidden);

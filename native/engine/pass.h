@@ -40,12 +40,20 @@ struct DivergenceRead {
   bool values = true;
 };
 
+/// Which masks an adapter with dropout has: `key` for this step, and each segment's number in it.
+struct DropoutKeys {
+  uint64_t key = 0;
+  std::vector<uint64_t> sequences;  // [B]
+};
+
 struct PassRequest {
   bool adapter = true;
   /// Keeps what backward() needs: all that the blocks computed, or with `recompute` their inputs alone, from which
   /// backward() computes the rest again, with the same bits.
   bool keep = false, recompute = false;
   bool logprobs = false, entropy = false, logits = false;
+  /// Drops the adapter's inputs out as its config says; absent: not at all.
+  std::optional<DropoutKeys> dropout;
   std::vector<HeadRead> heads;
   std::optional<ClosedSetRead> closed_set;
   std::optional<DivergenceRead> divergence;
@@ -128,6 +136,7 @@ class Pass {
   void backward_block(int layer, float* gradients, bool below);
   void backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual);
   const Policy* adapter() const;
+  credence_dropout dropout() const;
 
   std::shared_ptr<Policy> policy_;
   std::shared_ptr<Base> base_;
@@ -145,6 +154,7 @@ class Pass {
   // Of a divergence: the tokens in the mask, the rows over them, and those rows [.., H] act normed with the adapter off.
   std::vector<int32_t> divergence_tokens_, divergence_rows_;
   Buffer reference_;
+  Buffer row_keys_;                     // [T] of dropout
   Buffer dx_, da_, do_, dq_, dk_, dv_;  // gradients of the residual and inside a block
 };
 

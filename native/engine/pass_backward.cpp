@@ -54,12 +54,15 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   const credence_dtype dtype = device_->dtype();
   auto weights = [&](Product product) { return block.product[static_cast<int>(product)].handle(); };
 
+  auto dropout = [&](Product product) { return product_dropout(this->dropout(), layer, product); };
+
   credence_project_backward out{};
   out.rows = batch_.rows();
   out.capacity = batch_.capacity();
   out.dtype = dtype;
   out.weights = weights(Product::kMlpOut);
   out.lora = lora_handle(adapter(), layer, Product::kMlpOut);
+  out.dropout = dropout(Product::kMlpOut);
   out.in = a.a.as<>();
   out.s = a.s4.as<>();
   out.dx = dx_.f32();
@@ -79,6 +82,7 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   mlp.inv_rms = a.inv2.f32();
   mlp.weights = weights(Product::kMlpIn);
   mlp.lora = lora_handle(adapter(), layer, Product::kMlpIn);
+  mlp.dropout = dropout(Product::kMlpIn);
   mlp.h = a.h2.as<>();
   mlp.u = a.u.as<>();
   mlp.s = a.s3.as<>();
@@ -90,6 +94,7 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
 
   out.weights = weights(Product::kOut);
   out.lora = lora_handle(adapter(), layer, Product::kOut);
+  out.dropout = dropout(Product::kOut);
   out.in = a.o.as<>();
   out.s = a.s2.as<>();
   out.din = do_.as<>();
@@ -122,6 +127,7 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   in.inv_rms = a.inv1.f32();
   in.qkv = weights(Product::kQkv);
   in.lora = lora_handle(adapter(), layer, Product::kQkv);
+  in.dropout = dropout(Product::kQkv);
   in.q_norm = block.q_norm.f32();
   in.k_norm = block.k_norm.f32();
   in.rotary = base_->rotary(longest_);

@@ -99,8 +99,8 @@ void Policy::lay_out(const std::vector<HeadSpec>& heads) {
   if (adapter_) {
     if (adapter_->r < 1 || adapter_->r > 1024)
       fail("BAD_OPTION", "adapter rank: expected 1 to 1024 but received %d", adapter_->r);
-    if (adapter_->dropout != 0)
-      fail("UNSUPPORTED", "adapter dropout %g: this build trains without dropout; use 0", adapter_->dropout);
+    if (!(adapter_->dropout >= 0 && adapter_->dropout < 1))
+      fail("BAD_OPTION", "adapter dropout: expected a number from 0, below 1, but received %g", adapter_->dropout);
     if (adapter_->targets.empty())
       fail("BAD_OPTION", "adapter targets: expected at least one projection but received none");
     std::vector<Projection> targets;

@@ -15,6 +15,12 @@ inline double counter_uniform(uint64_t key, uint64_t stream, uint64_t index) {
   return ((uint64_t{words[0]} << 21) ^ (words[1] >> 11)) * 0x1p-53;
 }
 
+/// A key that follows from another and two numbers, and tells nothing of keys from other numbers.
+inline uint64_t mixed(uint64_t key, uint64_t a, uint32_t b) {
+  const auto words = philox({static_cast<uint32_t>(a), static_cast<uint32_t>(a >> 32), b, 0x6d6978}, key);
+  return uint64_t{words[0]} << 32 | words[1];
+}
+
 /// FNV-1a over token ids, mixed: what keys a prompt's samples.
 inline uint64_t token_hash(const int32_t* tokens, int64_t count) {
   uint64_t hash = 0xcbf29ce484222325;

@@ -2,11 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+
+#include "random.h"
 
 namespace credence {
 
-Trainer::Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer)
-    : policy_(std::move(policy)), device_(policy_->base()->device()), optimizer_(optimizer), pass_(policy_) {
+Trainer::Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer,
+                 std::shared_ptr<Communicator> communicator)
+    : policy_(std::move(policy)),
+      device_(policy_->base()->device()),
+      optimizer_(optimizer),
+      communicator_(std::move(communicator)),
+      pass_(policy_) {
   if (!policy_->count()) fail("BAD_OPTION", "nothing to train: the policy has neither an adapter nor a head");
   if (device_->max_memory()) rehearsal_.emplace(*policy_);
   const size_t bytes = policy_->count() * sizeof(float);
@@ -150,21 +158,31 @@ double Trainer::accumulate_in(const HostBatch& batch, const Loss& loss, const Pa
   double total = 0;
   for (const std::vector<int>& segments : batch.passes(size.tokens)) {
     const HostBatch part = batch.take(segments);
-    total += accumulate_part(part, part_of(batch, loss, part, segments), size, abort);
+    total += accumulate_part(part, part_of(batch, loss, part, segments), size, dropout(segments), abort);
   }
+  sequences_ += batch.segments();
   if (!std::isfinite(total))
     fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");
   return total;
 }
 
+std::optional<DropoutKeys> Trainer::dropout(const std::vector<int>& segments) const {
+  if (!policy_->has_adapter() || policy_->adapter_config().dropout == 0) return std::nullopt;
+  DropoutKeys keys{mixed(optimizer_.seed, step_, 0), {}};
+  for (int segment : segments)
+    keys.sequences.push_back((sequences_ + segment) * communicator_->size() + communicator_->rank());
+  return keys;
+}
+
 double Trainer::accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size,
-                                const AbortFlag* abort) {
+                                const std::optional<DropoutKeys>& dropout, const AbortFlag* abort) {
   const bool nll = any(loss.nll_weights), divergence = any(loss.divergence_weights);
   const bool closed = loss.closed_set && any(loss.closed_set->weights), head = !loss.read.spans.empty();
   if (!nll && !divergence && !closed && !head) return 0;
   PassRequest request;
   request.keep = true;
   request.recompute = size.recompute;
+  request.dropout = dropout;
   if (head) request.heads.push_back(loss.read);
   if (closed) request.closed_set = loss.closed_set->read;
   if (divergence) {
@@ -230,6 +248,10 @@ PassResult Trainer::forward_in(const HostBatch& batch, const PassRequest& reques
   PassRequest kept = request;
   kept.keep = true;
   kept.recompute = size.recompute;
+  std::vector<int> segments(std::max(0, batch.segments()));
+  std::iota(segments.begin(), segments.end(), 0);
+  kept.dropout = dropout(segments);
+  sequences_ += batch.segments();
   return pass_.forward(batch, kept, abort);
 }
 
@@ -238,6 +260,12 @@ void Trainer::backward(const Upstream& upstream, const AbortFlag* abort) {
 }
 
 double Trainer::update(double learning_rate, double count) {
+  if (communicator_->size() > 1) {
+    std::vector<float> sum = gradients();
+    communicator_->all_reduce_sum(sum.data(), sum.size());
+    communicator_->all_reduce_sum(&count, 1);
+    gradients_.write(sum.data(), sum.size() * sizeof(float));
+  }
   if (!(count > 0)) fail("BAD_OPTION", "update: count %g is not positive. Was anything in the step supervised?", count);
   if (!(learning_rate >= 0)) fail("BAD_OPTION", "update: learning rate %g is not a number from 0 up", learning_rate);
   device_->gradient_norm({policy_->count(), gradients_.f32(), norm_.f32()});
@@ -245,6 +273,7 @@ double Trainer::update(double learning_rate, double count) {
   if (!std::isfinite(norm))
     fail("NOT_FINITE", "the gradient's norm is not finite. Lower the learning rate, or look for a damaged row");
   ++step_;
+  sequences_ = 0;
   credence_adamw adamw{};
   adamw.end = policy_->count();
   adamw.p = policy_->parameters();
@@ -266,7 +295,7 @@ double Trainer::update(double learning_rate, double count) {
   return norm;
 }
 
-void Trainer::restore(int64_t step, const std::vector<float>& m, const std::vector<float>& v) {
+void Trainer::restore(int64_t step, uint64_t seed, const std::vector<float>& m, const std::vector<float>& v) {
   const size_t count = policy_->count();
   if (m.size() != count || v.size() != count) {
     fail("WRONG_MODEL", "optimiser state: expected %zu numbers but received %zu and %zu", count, m.size(), v.size());
@@ -274,6 +303,8 @@ void Trainer::restore(int64_t step, const std::vector<float>& m, const std::vect
   m_.write(m.data(), count * sizeof(float));
   v_.write(v.data(), count * sizeof(float));
   step_ = step;
+  sequences_ = 0;
+  optimizer_.seed = seed;
 }
 
 }  // namespace credence

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fit.h"
+#include "native/comm/communicator.h"
 #include "pass.h"
 
 namespace credence {
@@ -15,6 +16,7 @@ namespace credence {
 struct OptimizerSpec {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
   double max_gradient_norm = 0;  // 0: no clipping
+  uint64_t seed = 0;             // of the adapter's dropout
 };
 
 /// A sum of the terms that are there:
@@ -38,7 +40,9 @@ struct Loss {
 
 class Trainer {
  public:
-  Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer);
+  /// Ranks of `communicator` begin with equal policies and call update() together; then they stay equal.
+  Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer,
+          std::shared_ptr<Communicator> communicator = alone());
 
   /// Forward and backward; returns the loss, summed and not divided. The batch is cut into passes, which bounds memory and
   /// changes no sum; a prefix stays with its readers. Under a limit of memory they are as large as fits.
@@ -46,15 +50,17 @@ class Trainer {
   /// A forward held open for a loss of the caller's own.
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
   void backward(const Upstream& upstream, const AbortFlag* abort = nullptr);
-  /// Divides by count, clips, steps, clears. Returns the gradient's norm before clipping.
+  /// Sums gradients and counts over the ranks, divides once, clips, steps, clears. Returns the gradient's norm before
+  /// clipping.
   double update(double learning_rate, double count);
 
   std::vector<float> gradients() const { return gradients_.download<float>(policy_->count()); }
   void clear_gradients() { gradients_.zero(); }
   int64_t step() const { return step_; }
+  uint64_t seed() const { return optimizer_.seed; }
   std::vector<float> first_moment() const { return m_.download<float>(policy_->count()); }
   std::vector<float> second_moment() const { return v_.download<float>(policy_->count()); }
-  void restore(int64_t step, const std::vector<float>& m, const std::vector<float>& v);
+  void restore(int64_t step, uint64_t seed, const std::vector<float>& m, const std::vector<float>& v);
   const std::shared_ptr<Policy>& policy() const { return policy_; }
   /// How the latest batch was cut, and whether its blocks were recomputed.
   const PassSize& pass_size() const { return size_; }
@@ -70,14 +76,20 @@ class Trainer {
   PassSize fit(const std::vector<PassSize>& sizes, bool head,
                const std::function<void(Trainer&, const PassSize&)>& call);
 
-  double accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort);
+  /// Masks follow from the seed, the step, and each sequence's number in the step: rank r's i-th is number i size + r, so
+  /// that rows dealt in turn keep their masks whatever the number of ranks.
+  std::optional<DropoutKeys> dropout(const std::vector<int>& segments) const;
+  double accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size,
+                         const std::optional<DropoutKeys>& dropout, const AbortFlag* abort);
 
   std::shared_ptr<Policy> policy_;
   std::shared_ptr<Device> device_;
   OptimizerSpec optimizer_;
+  std::shared_ptr<Communicator> communicator_;
   Pass pass_;
   Buffer gradients_, m_, v_, norm_;
   int64_t step_ = 0;
+  int64_t sequences_ = 0;  // seen in this step
   PassSize size_;
   // Under a limit of memory: what calls would take.
   std::optional<Rehearsal> rehearsal_;

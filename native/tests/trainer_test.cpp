@@ -1,4 +1,4 @@
-// Passes and learning: rows are their own, sums do not depend on how a batch is cut, gradients are finite differences.
+// Passes and learning: read-outs follow from the logits, gradients are finite differences, a restored trainer goes on.
 #include <cmath>
 
 #include "backends.h"
@@ -36,88 +36,21 @@ double largest(const std::vector<float>& values) {
 
 }  // namespace
 
-TEST(a_row_has_the_same_bits_alone_and_packed_and_on_two_threads) {
-  TemporaryFolder folder;
-  write_small_model(folder.path());
-  each_device([&](const DeviceOptions& device) {
-    const Problem p = problem();
-    PassRequest request;
-    request.logprobs = request.entropy = request.hidden = true;
-    const auto policy = small_policy(folder.path(), device);
-    const PassResult packed = Pass(policy).forward(p.batch, request);
-    DeviceOptions two = device;
-    two.threads = 2;
-    const PassResult threaded = Pass(small_policy(folder.path(), two)).forward(p.batch, request);
-    EXPECT(packed.logprobs == threaded.logprobs && packed.entropy == threaded.entropy &&
-           packed.hidden == threaded.hidden);
-    const int width = policy->base()->family().hidden;
-    for (int b = 0; b < p.batch.segments(); ++b) {
-      const int from = p.batch.offsets[b], to = p.batch.offsets[b + 1];
-      const PassResult alone =
-          Pass(policy).forward(batch_of({{p.batch.tokens.begin() + from, p.batch.tokens.begin() + to}}), request);
-      EXPECT(std::equal(alone.logprobs.begin(), alone.logprobs.end(), packed.logprobs.begin() + from));
-      EXPECT(std::equal(alone.entropy.begin(), alone.entropy.end(), packed.entropy.begin() + from));
-      EXPECT(std::equal(alone.hidden.begin(), alone.hidden.end(),
-                        packed.hidden.begin() + static_cast<int64_t>(from) * width));
-    }
-  });
-}
-
-TEST(a_pass_that_keeps_everything_reads_the_same_as_one_that_does_not) {
-  TemporaryFolder folder;
-  write_small_model(folder.path());
-  each_device([&](const DeviceOptions& device) {
-    const Problem p = problem();
-    const auto policy = small_policy(folder.path(), device);
-    PassRequest request;
-    request.logprobs = true;
-    const auto plain = Pass(policy).forward(p.batch, request).logprobs;
-    request.keep = true;
-    EXPECT(plain == Pass(policy).forward(p.batch, request).logprobs);
-  });
-}
-
-TEST(gradients_have_the_same_bits_on_two_threads_and_agree_over_accumulation) {
-  TemporaryFolder folder;
-  write_small_model(folder.path());
-  each_device([&](const DeviceOptions& device) {
-    const Problem p = problem();
-    auto gradients = [&](const DeviceOptions& on, bool apart) {
-      Trainer trainer(small_policy(folder.path(), on), {});
-      double total = 0;
-      if (!apart) total = trainer.accumulate(p.batch, p.loss);
-      for (int b = 0; apart && b < p.batch.segments(); ++b) {
-        const int from = p.batch.offsets[b], to = p.batch.offsets[b + 1];
-        Loss loss;
-        loss.nll_weights = {p.loss.nll_weights.begin() + from, p.loss.nll_weights.begin() + to};
-        total += trainer.accumulate(batch_of({{p.batch.tokens.begin() + from, p.batch.tokens.begin() + to}}), loss);
-      }
-      EXPECT(total > 0);
-      return trainer.gradients();
-    };
-    const auto whole = gradients(device, false);
-    DeviceOptions two = device;
-    two.threads = 2;
-    EXPECT(whole == gradients(two, false));
-    const auto apart = gradients(device, true);
-    double difference = 0;
-    for (size_t i = 0; i < whole.size(); ++i)
-      difference = std::max(difference, std::fabs(static_cast<double>(whole[i]) - apart[i]));
-    EXPECT(difference <= 1e-5 * largest(whole));
-  });
-}
-
 TEST(gradients_are_finite_differences_of_the_loss) {
   TemporaryFolder folder;
   write_small_model(folder.path());
   HeadSpec linear{"sure", -1, {}, 1, 4}, mlp{"deep", 1, {6}, 1, 9};
-  const auto policy = small_policy(folder.path(), {"cpu", "f32", "scalar", 2}, {linear, mlp});
+  const auto plain = small_policy(folder.path(), {"cpu", "f32", "scalar", 2}, {linear, mlp});
   std::mt19937 random(5);
   const HostBatch batch = batch_of({random_tokens(random, 9), random_tokens(random, 4)});
-  for (const std::string kind : {"nll", "closed set", "kl", "reverse kl", "jsd", "sure", "deep"}) {
+  AdapterSpec dropping = small_adapter();
+  dropping.config.dropout = 0.4;
+  const auto with_dropout = small_policy(folder.path(), {"cpu", "f32", "scalar", 2}, {}, dropping);
+  for (const std::string kind : {"nll", "dropout", "closed set", "kl", "reverse kl", "jsd", "sure", "deep"}) {
+    const auto& policy = kind == "dropout" ? with_dropout : plain;
     Loss loss;
     const std::vector<float> weights = {0, 1, 1, 0, 2, 1, 1, 1, 1, 0, 1, 0.5, 1};
-    if (kind == "nll") {
+    if (kind == "nll" || kind == "dropout") {
       loss.nll_weights = weights;
     } else if (kind == "closed set") {
       loss.closed_set = {{{5, 90, 33}, {12, 3, 8}}, {2, 0, 1}, {1, 0.5f, 2}};
@@ -374,7 +307,7 @@ TEST(five_steps_saved_and_restored_in_the_middle_end_with_the_same_bytes) {
     }
     resumed->set_parameters(tensors);
     Trainer again(resumed, optimizer);
-    again.restore(2, m, v);
+    again.restore(2, 0, m, v);
     for (int i = 0; i < 3; ++i) step(again);
     EXPECT(policy->read_parameters() == resumed->read_parameters());
   });

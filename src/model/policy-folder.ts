@@ -41,7 +41,7 @@ export function adapterConfig(spec: AdapterSpec, baseName: string): Record<strin
     base_model_name_or_path: baseName,
     r: spec.rank,
     lora_alpha: spec.alpha,
-    lora_dropout: 0,
+    lora_dropout: spec.dropout ?? 0,
     use_rslora: spec.rslora ?? false,
     target_modules: spec.targets.map((target) => moduleNames[target]),
     layers_to_transform: spec.layers ?? null,

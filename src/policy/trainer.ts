@@ -286,14 +286,14 @@ export class Trainer implements Disposable {
     return this.native.gradients();
   }
 
-  /** The optimiser's moments and step count, for a checkpoint. */
-  state(): { step: number; tensors: TensorData[] } {
+  /** The optimiser's moments, step count and seed, for a checkpoint. */
+  state(): { step: number; seed: number; tensors: TensorData[] } {
     this.checkAlive();
     return this.native.state();
   }
 
   /** Goes on from a checkpoint's state. */
-  restore(state: { step: number; tensors: TensorData[] }): void {
+  restore(state: { step: number; seed?: number; tensors: TensorData[] }): void {
     this.checkAlive();
     const given = new Map(state.tensors.map((tensor) => [tensor.name, tensor]));
     // The engine takes its tensors in its own order; a file has them by name.
@@ -303,7 +303,7 @@ export class Trainer implements Disposable {
         throw new CredenceError("BAD_CHECKPOINT", `the optimiser's state has no ${name}: it belongs to another policy`);
       return tensor;
     });
-    this.native.restore({ step: state.step, tensors });
+    this.native.restore({ ...state, tensors });
     this.steps = state.step;
   }
 

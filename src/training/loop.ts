@@ -72,8 +72,11 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
   let step = checkpoint?.state.step ?? 0;
   let saved = step;
   let state: Partial<CheckpointState> = {};
-  const trainer = policy.trainer({ optimizer: { weightDecay: settings.weightDecay }, schedule: rate });
-  if (checkpoint) trainer.restore({ step, tensors: checkpoint.moments });
+  const trainer = policy.trainer({
+    optimizer: { weightDecay: settings.weightDecay, seed: settings.seed },
+    schedule: rate,
+  });
+  if (checkpoint) trainer.restore({ step, seed: checkpoint.state.seed, tensors: checkpoint.moments });
   const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step);
   const save = () => {
     if (step === saved) return;
