@@ -14,6 +14,7 @@ const rooms = [
   "model",
   "text",
   "data",
+  "remote",
   "policy",
   "tracking",
   "training",

@@ -12,6 +12,8 @@ export {
   type Runs,
 } from "./evaluation/bootstrap.js";
 export { type CalibratorKind, fitCalibrator } from "./evaluation/calibrators.js";
+export { type Judge, type JudgeItem, modelJudge, stringJudge, type Verdict } from "./evaluation/judges/judge.js";
+export { localResponder, type Responder, serverResponder } from "./evaluation/judges/responder.js";
 export { agreeF1, hasAnswer } from "./evaluation/match.js";
 export { type MetricName, measure } from "./evaluation/metrics.js";
 export type { Prediction } from "./evaluation/rows.js";
@@ -67,6 +69,13 @@ export {
   type TrainerOptions,
   type TrainingBatch,
 } from "./policy/trainer.js";
+export { AnswerStore, type StoredReply } from "./remote/answer-store.js";
+export {
+  ChatServer,
+  type CompletionSettings,
+  type ServerOptions,
+  type ServerUsage,
+} from "./remote/chat-server.js";
 export type { Message, RenderOptions, SupervisedRow } from "./text/chat.js";
 export { Tokenizer } from "./text/tokenizer.js";
 export { type Progress, progressOn, silent, type Task } from "./tracking/progress.js";

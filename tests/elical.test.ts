@@ -6,7 +6,7 @@ import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { probeDepths } from "../src/methods/elical/answers.js";
-import { labelRecord } from "../src/methods/elical/labels.js";
+import { labelRecords } from "../src/methods/elical/labels.js";
 import { prepareQuestions } from "../src/methods/elical/questions.js";
 import { loadRecipe, runRecipe, type Setting } from "../src/methods/recipes.js";
 import { Model } from "../src/policy/model.js";
@@ -158,11 +158,12 @@ t.test("depths and labels", async (t) => {
   t.same(probeDepths(30, 5), [6, 12, 18, 24, 30]);
   t.same(probeDepths(2, 5), [1, 2]);
   const said = (text: string) => ({ text, tokens: [1], logprobs: [-1], finish: "stop" as const });
-  const record = labelRecord({
+  const samples = {
     question: "What is the capital of Kenya?",
     answer: ["Nairobi"],
     given: said("It is Nairobi."),
     responses: [said("Nairobi"), said("Mombasa")],
-  });
+  };
+  const { value: record } = await labelRecords([samples]).next();
   t.match(record, { given_correct: 1, correct: [1, 0], agrees: [1, 0], target: 0.5 });
 });

@@ -16,7 +16,7 @@ import {
   writePredictions,
   writeRows,
 } from "./evaluate.js";
-import { type LabelledRecord, labelRecord, readLabels, writeLabels } from "./labels.js";
+import { type LabelledRecord, labelRecords, readLabels, writeLabels } from "./labels.js";
 import { confidenceHead, stageFolder, trainLora } from "./lora.js";
 import { divisions, split, stageNames } from "./plan.js";
 import { fitProbes, probeFolder } from "./probes.js";
@@ -168,7 +168,9 @@ export function elicalStages(job: ElicalJob): Stage[] {
     {
       name: stageNames.labels,
       run: async (context) => {
-        const records = readSamples(stageFolder(context, stageNames.answers)).map(labelRecord);
+        const records: LabelledRecord[] = [];
+        const samples = readSamples(stageFolder(context, stageNames.answers));
+        for await (const record of labelRecords(samples, context)) records.push(record);
         writeLabels(context.directory, records);
         const right = records.filter((record) => record.given_correct).length;
         context.progress.note(
