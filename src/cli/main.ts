@@ -6,6 +6,7 @@ import * as bench from "./bench.js";
 import * as calibrate from "./calibrate.js";
 import * as convert from "./convert.js";
 import * as doctor from "./doctor.js";
+import * as elical from "./elical.js";
 import * as evaluate from "./evaluate.js";
 import * as exports from "./export.js";
 import * as generate from "./generate.js";
@@ -16,6 +17,7 @@ import * as merge from "./merge.js";
 import { commonOptions } from "./options.js";
 import { type LogLevel, logs, note, ResultFailed, setLogLevel, UsageError } from "./output.js";
 import * as plan from "./plan.js";
+import { publishedSpelling } from "./published.js";
 import * as reports from "./report.js";
 import * as run from "./run.js";
 import * as score from "./score.js";
@@ -36,6 +38,7 @@ const commands = [
   merge,
   exports,
   convert,
+  elical,
   golden,
   bench,
   doctor,
@@ -48,7 +51,7 @@ const commands = [
  */
 export async function main(args: readonly string[]): Promise<number> {
   try {
-    await parser(args).parseAsync();
+    await parser(publishedSpelling(args, { elical: elical.scripts })).parseAsync();
     return 0;
   } catch (error) {
     return report(error);

@@ -1,0 +1,266 @@
+/**
+ * Where the published scripts of EliCal keep what: R the folder of results, M a model's name, D a data set's, s its split.
+ * What is read is looked for under every name that was published; what is written has one.
+ */
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { CredenceError } from "../../../errors.js";
+import type { ElicalCompat } from "./compat.js";
+
+export type Split = "train" | "test";
+
+/** Elicited from agreement; calibrated from scratch (Cal-Only); elicited, then calibrated (EliCal). */
+export type ConfidenceType = "greedy" | "right" | "hybrid";
+
+/** What is trained: LoRA and a head, or a head alone. */
+export type TrainedPart = "lora" | "mlp";
+
+/** Which prompt the answers were asked for with; MMLU has `long_mc_qa`. */
+export type QuestionType = "long_qa" | "long_mc_qa" | "short_qa";
+
+/** A number as Python prints a float: 1 is "1.0". */
+export const pythonFloat = (value: number): string => (Number.isInteger(value) ? value.toFixed(1) : String(value));
+
+/** `data/<dataset>/<split>.jsonl`. Five of the published sets are tested on their split dev. */
+export const questionsPath = (data: string, dataset: string, split: "train" | "dev" | "test"): string =>
+  join(data, dataset, `${split}.jsonl`);
+
+/** Which answers: of what model, to what questions, sampled how. */
+export interface AnswersPlace {
+  /** R, the folder of results. */
+  results: string;
+  model: string;
+  dataset: string;
+  split: Split;
+  /** Which prompt. */
+  questionType?: QuestionType;
+  topP?: number;
+  topK?: number;
+  /** Answers sampled a question. */
+  samples?: number;
+  /** Temperature of the sampled answers. */
+  temperature?: number;
+}
+
+/** Files of one data set's answers and verdicts. */
+export interface AnswersPaths {
+  folder: string;
+  greedy: string;
+  sampled: string;
+  /** Requests whether a sample means the same as the greedy answer, a line each, and the replies to them. */
+  consistencyRequests: string;
+  consistency: string;
+  /** Replies to whether the greedy answer is right, and whether each sample is. */
+  greedyJudged: string;
+  sampledJudged: string;
+}
+
+export function answersPaths({
+  results,
+  model,
+  dataset,
+  split,
+  questionType = "long_qa",
+  topP = 0.95,
+  topK = 50,
+  samples = 20,
+  temperature = 1,
+}: AnswersPlace): AnswersPaths {
+  const folder = join(results, model, dataset, `${split}_data`, questionType);
+  const stem = (warmth: number, count: number) =>
+    join(
+      folder,
+      `${dataset}_${split}_${model}_${questionType}_${pythonFloat(warmth)}_${pythonFloat(topP)}_${topK}_sample_${count}`,
+    );
+  const greedy = stem(0, 1);
+  const sampled = stem(temperature, samples);
+  return {
+    folder,
+    greedy: `${greedy}.jsonl`,
+    sampled: `${sampled}.jsonl`,
+    consistencyRequests: `${sampled}_for_greedy_consistency_check.jsonl`,
+    consistency: `${sampled}_for_greedy_consistency_res.jsonl`,
+    greedyJudged: `${greedy}_${questionType}_judge.jsonl`,
+    sampledJudged: `${sampled}_${questionType}_judge.jsonl`,
+  };
+}
+
+/** Training rows of a run as folders are named: "" for all of them (0), "_1k_training_samples" for 1000. */
+export const sizeTail = (rows: number): string => (rows === 0 ? "" : `_${rows / 1000}k_training_samples`);
+
+/** Epochs at most: 10 for all rows (0), 50 up to 10,000 of them, 15 beyond. */
+export const epochsOf = (rows: number): number => (rows === 0 ? 10 : rows <= 10_000 ? 50 : 15);
+
+/** Reads "1k", "1000", "0.3k", "all" or 0 (all) as a number of training rows. */
+export function parseSize(text: string): number {
+  const [, digits, thousand] = /^(\d+(?:\.\d+)?)(k?)$/i.exec(text.trim()) ?? [];
+  const rows = text.trim() === "all" ? 0 : Math.round(Number(digits) * (thousand ? 1000 : 1) * 1e6) / 1e6;
+  if (!Number.isSafeInteger(rows))
+    throw new CredenceError("USAGE", `${JSON.stringify(text)} is no number of training rows; expected 1k, 1000 or all`);
+  return rows;
+}
+
+/** As `parseSize` reads it: "1k", "300", "all". */
+export const sizeName = (rows: number): string =>
+  rows === 0 ? "all" : rows % 100 === 0 && rows >= 1000 ? `${rows / 1000}k` : String(rows);
+
+/** Which trained run. */
+export interface RunPlace {
+  results: string;
+  model: string;
+  /** Names joined by hyphens where there are several. */
+  trainSet: string;
+  part: TrainedPart;
+  type: ConfidenceType;
+  /** Training rows; 0: all. */
+  rows: number;
+  /** Rows that the elicitation it started from was trained on; 0: all. Of type hybrid alone. */
+  elicitationRows?: number;
+  questionType?: QuestionType;
+  batch?: number;
+  accumulation?: number;
+  epochs?: number;
+  weightDecay?: number;
+  rank?: number;
+  alpha?: number;
+  dropout?: number;
+  /** B9-5: which of the two folders names it. */
+  compat?: ElicalCompat;
+}
+
+/** The folder of a run's settings: the last one of its path. */
+export function runFolderName(place: RunPlace, dropoutWord: "loradrpout" | "loradropout" = "loradrpout"): string {
+  const { part, rows, batch = 16, accumulation = 8, epochs = epochsOf(rows), weightDecay = 0.1 } = place;
+  const { rank = 8, alpha = 16, dropout = 0 } = place;
+  const common = `batchsize${batch}_accumulation${accumulation}_epochs${epochs}_weightdecay${pythonFloat(weightDecay)}`;
+  const trained = part === "mlp" ? "mlp_1_layer" : `r${rank}_alpha${alpha}_${dropoutWord}${pythonFloat(dropout)}`;
+  return `${common}_${trained}${sizeTail(rows)}`;
+}
+
+/** `hybrid_answer_conf`, with the elicitation's size where it was not on all rows. */
+const typeFolder = ({ type, elicitationRows = 0 }: RunPlace): string =>
+  `${type}_answer_conf${type === "hybrid" ? sizeTail(elicitationRows) : ""}`;
+
+/** Published training and prediction write folders of other names than are read (B9-5); here it is one name. */
+const folderOf = (kind: "models" | "eval", use: "write" | "read", compat?: ElicalCompat): string =>
+  use === "write" && compat?.has("B9-5") ? `${kind}_new` : kind;
+
+/** Where a run is written, or where it is read from: R/M/models/<train set>/lora/<type>_answer_conf/long_qa/<settings>. */
+export function runFolder(place: RunPlace, use: "write" | "read"): string {
+  const { results, model, trainSet, part, questionType = "long_qa", compat } = place;
+  return join(
+    results,
+    model,
+    folderOf("models", use, compat),
+    trainSet,
+    part,
+    typeFolder(place),
+    questionType,
+    runFolderName(place),
+  );
+}
+
+/** What a run's folder holds. */
+export interface RunPaths {
+  losses: string;
+  /** PEFT folder; a head alone has none. */
+  adapter: string;
+  head: string;
+}
+
+/** Where a run's files are written. */
+export const runPaths = (folder: string): RunPaths => ({
+  losses: join(folder, "test_losses.jsonl"),
+  adapter: join(folder, "best-checkpoint", "lora_epoch_best"),
+  head: join(folder, "best-checkpoint", "vector_head_epoch_best.pt"),
+});
+
+/** A run's folder by either spelling of its last name, if there is one. */
+function foundFolder(folder: string): string | undefined {
+  const spellings = [
+    folder,
+    folder.replace("_loradrpout", "_loradropout"),
+    folder.replace("_loradropout", "_loradrpout"),
+  ];
+  return spellings.find((path) => existsSync(path));
+}
+
+/**
+ * A trained run's files, under the names that the published scripts write or those of the released adapters.
+ *
+ * @throws CredenceError "NO_FILE" naming the folders that were looked for
+ */
+export function findRun(folder: string, part: TrainedPart): RunPaths {
+  const found = foundFolder(folder);
+  const checkpoints = ["best-checkpoint", "best_checkpoints"].map((name) => join(found ?? folder, name));
+  const checkpoint = checkpoints.find((path) => {
+    const head = existsSync(join(path, "vector_head_epoch_best.pt"));
+    return head && (part === "mlp" || isFolder(join(path, "lora_epoch_best")));
+  });
+  if (!found || !checkpoint) {
+    throw new CredenceError(
+      "NO_FILE",
+      `${folder}: there is no trained ${part === "mlp" ? "head" : "adapter and head"} (looked for ${part === "mlp" ? "" : "lora_epoch_best/ and "}vector_head_epoch_best.pt in best-checkpoint/ and best_checkpoints/). Train it first with credence elical ${part === "mlp" ? "train-mlp" : "train"}, or name the folder that holds it`,
+    );
+  }
+  const losses = ["test_losses.jsonl", "test_losses.json"].map((name) => join(found, name));
+  return {
+    losses: losses.find((path) => existsSync(path)) ?? losses[0]!,
+    adapter: join(checkpoint, "lora_epoch_best"),
+    head: join(checkpoint, "vector_head_epoch_best.pt"),
+  };
+}
+
+const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+
+/** Folder of a run's predictions of a set: R/M/eval/<train set>/<eval set>/<type>_answer_conf/long_qa/<settings>. */
+export function predictionsFolder(place: RunPlace, evalSet: string, use: "write" | "read"): string {
+  const { results, model, trainSet, questionType = "long_qa", compat } = place;
+  const kind = folderOf("eval", use, compat);
+  return join(results, model, kind, trainSet, evalSet, typeFolder(place), questionType, runFolderName(place));
+}
+
+/** Name of the predictions in their folder. */
+export const predictionsName = (split: Split): string => `evaluation_results_${split}.jsonl`;
+
+/**
+ * A run's predictions of a set, wherever one of the published names put them.
+ *
+ * @throws CredenceError "NO_FILE" naming the file that was looked for
+ */
+export function findPredictions(place: RunPlace, evalSet: string, split: Split): string {
+  const folder = predictionsFolder(place, evalSet, "read");
+  const path = join(foundFolder(folder) ?? folder, predictionsName(split));
+  if (!existsSync(path))
+    throw new CredenceError(
+      "NO_FILE",
+      `there are no predictions ${path}. Write them with credence elical ${place.part === "mlp" ? "predict-mlp" : "predict"}, or with credence elical sweep`,
+    );
+  return path;
+}
+
+/** Whose evaluation: of what was trained on which sets, elicited from how many questions (0: all). */
+export interface EvaluationPlace {
+  model: string;
+  trainSet: string;
+  elicitationRows: number;
+  part: TrainedPart;
+  evalSet?: string;
+}
+
+/** `<out>/<model>/<train set>/<elicitation's size>[/<eval set>]`. */
+export const workbookFolder = (
+  out: string,
+  { model, trainSet, elicitationRows, evalSet = "" }: EvaluationPlace,
+): string => join(out, model, trainSet, sizeTail(elicitationRows), evalSet);
+
+/** `<question type>_alignment_<metric>.xlsx` in the set's folder; those of a head alone end in `_mlp`. */
+export const workbookPath = (
+  out: string,
+  place: EvaluationPlace & { questionType: QuestionType },
+  metric: "auroc" | "ece" | "align",
+): string =>
+  join(
+    workbookFolder(out, place),
+    `${place.questionType}_alignment_${metric}${place.part === "mlp" ? "_mlp" : ""}.xlsx`,
+  );
