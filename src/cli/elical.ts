@@ -1,8 +1,11 @@
 /** EliCal's published scripts, one sub-command each, with their flags, file names and layouts. */
 import type { Argv, CommandModule } from "yargs";
+import * as consistency from "./elical/consistency.js";
+import * as convert from "./elical/convert.js";
+import * as infer from "./elical/infer.js";
 import type { PublishedScript } from "./published.js";
 
-const commands: (CommandModule & { script: PublishedScript })[] = [];
+const commands = [convert, infer, consistency] as unknown as (CommandModule & { script: PublishedScript })[];
 
 /** The scripts' flags, for whoever reads the command line before yargs does. */
 export const scripts: readonly PublishedScript[] = commands.map(({ script }) => script);

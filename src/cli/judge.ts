@@ -1,6 +1,5 @@
 /** A judge as commands name it: by strings, a model of this machine, or a server's model. */
 import type { Options } from "yargs";
-import type { Judge } from "../evaluation/judges/judge.js";
 import type { Responder } from "../evaluation/judges/responder.js";
 import type { BaseOptions } from "../native.js";
 import type { ChatServer, ServerUsage } from "../remote/chat-server.js";
@@ -117,7 +116,7 @@ export function usageLine({ paid, kept, wasted, retries, uncounted }: ServerUsag
 }
 
 /** What judged, and what its answers cost in all, whenever they were paid for. */
-export function judgeRecord(judge: Judge, server: ChatServer | undefined): Record<string, unknown> {
+export function judgeRecord(judge: { name: string }, server: ChatServer | undefined): Record<string, unknown> {
   if (!server) return { judge: judge.name };
   const { all, uncounted } = server.usage;
   return {

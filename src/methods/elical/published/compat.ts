@@ -23,7 +23,7 @@ export const elicalRows: readonly CompatRow<ElicalId>[] = [
     id: "B9-3",
     published: "the judge's path is made from the answering model's name: that model judges itself",
     here: "the judge is the model or server that is named",
-    commands: [],
+    commands: ["infer"],
   },
   {
     id: "B9-4",
@@ -98,8 +98,8 @@ export const elicalRows: readonly CompatRow<ElicalId>[] = [
     id: "B9-15",
     published:
       'a verdict is "certain" unless it holds one of sixteen phrases: an empty or unrelated reply counts as certain, and any "no" as uncertain',
-    here: "a verdict is the first word of the two; a reply without one is counted and told",
-    commands: [],
+    here: "a verdict is the one of the two words that a reply gives; a reply with neither or both is an error, or counted as uncertain and told",
+    commands: ["convert"],
   },
   {
     id: "B9-16",
