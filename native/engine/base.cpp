@@ -134,7 +134,7 @@ credence_shape shape_of(const Family& f) {
 
 std::shared_ptr<Base> Base::open(const std::string& path, const DeviceOptions& options) {
   std::shared_ptr<Base> base(new Base());
-  base->files_ = BaseFiles::open(path);
+  base->files_ = BaseFiles::open(path, options.dry);
   base->device_ = Device::open(options);
   if (options.max_memory && !options.dry) {
     const size_t need = base->twin()->device()->memory().peak;
@@ -203,6 +203,7 @@ void Base::read_vectors(int layer) {
     for (Projection p : parts_of(static_cast<Product>(i))) {
       if (!projection_has_bias(f, p)) continue;
       bias.resize(bias.size() + projection_out(f, p));
+      if (device_->dry()) continue;
       files_->read(in_block(layer, projection_path(p)) + ".bias", bias.data() + bias.size() - projection_out(f, p));
     }
     if (bias.empty()) continue;

@@ -36,13 +36,14 @@ int64_t row_width(const WeightSpec& weight) { return weight.shape.size() < 2 ? 1
 
 class FolderFiles final : public BaseFiles {
  public:
-  explicit FolderFiles(const std::string& folder) {
+  FolderFiles(const std::string& folder, bool shape_alone) {
     const std::string config = folder + "/config.json";
     if (!file_exists(config))
       fail("NO_FILE", "%s has no config.json: expected a Hugging Face model folder or a .gguf file", folder.c_str());
     family = family_from_config(read_json_file(config), config);
     add_end_tokens(folder + "/generation_config.json");
-    open_files(folder);
+    open_files(folder, shape_alone);
+    if (files.empty()) return;
     settle_tied_head();
     check_weights(config);
   }
@@ -75,7 +76,7 @@ class FolderFiles final : public BaseFiles {
     }
   }
 
-  void open_files(const std::string& folder) {
+  void open_files(const std::string& folder, bool shape_alone) {
     // Safetensors first: where a folder has both, they hold the same, and no pickle need be read.
     std::string index_path;
     std::unordered_map<std::string, std::string> shard_of;
@@ -87,7 +88,7 @@ class FolderFiles final : public BaseFiles {
       for (const auto& [tensor, shard] : shard_of) names.insert(shard);
       if (!names.empty()) break;
     }
-    if (names.empty())
+    if (names.empty() && !shape_alone)
       fail("NO_FILE", "%s has neither model.safetensors nor pytorch_model.bin, nor an index of their parts",
            folder.c_str());
 
@@ -258,11 +259,11 @@ std::string gguf_name(const std::string& name) {
   fail("BAD_FILE", "the weight %s has no name in a GGUF", name.c_str());
 }
 
-std::unique_ptr<BaseFiles> BaseFiles::open(const std::string& path) {
+std::unique_ptr<BaseFiles> BaseFiles::open(const std::string& path, bool shape_alone) {
   std::string name = path;
   while (name.size() > 1 && name.ends_with('/')) name.pop_back();
   std::unique_ptr<BaseFiles> base;
-  if (is_directory(name)) base = std::make_unique<FolderFiles>(name);
+  if (is_directory(name)) base = std::make_unique<FolderFiles>(name, shape_alone);
   else if (file_exists(name)) base = std::make_unique<GgufFiles>(name);
   else fail("NO_FILE", "there is no model at %s: expected a Hugging Face model folder or a .gguf file", path.c_str());
   base->path = path;

@@ -14,8 +14,9 @@ namespace credence {
 /// there are no others; reading checks for NaN and infinity. Reading is const and may happen on several threads.
 class BaseFiles {
  public:
-  /// A folder with config.json and safetensors (one file or sharded), or a .gguf file.
-  static std::unique_ptr<BaseFiles> open(const std::string& path);
+  /// A folder with config.json and safetensors (one file or sharded), or a .gguf file. Where `shape_alone` is enough, a
+  /// folder may have config.json and no weights: then `files` is empty and nothing can be read.
+  static std::unique_ptr<BaseFiles> open(const std::string& path, bool shape_alone = false);
   virtual ~BaseFiles() = default;
 
   /// As given to open.

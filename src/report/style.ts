@@ -10,6 +10,11 @@ const dark = `
   --after: #56c1d2; --before: #ee966c; --asking: #b4a4e0; --twin: #c6cb6e; --right: #57707b; --wrong: #ea7090;
   --after-tint: #16323a;`;
 
+/** Colours by their names, for what is drawn on white paper. */
+export const lightColours: ReadonlyMap<string, string> = new Map(
+  Array.from(light.matchAll(/--([\w-]+): (#\w+)/g), ([, name, value]) => [name!, value!]),
+);
+
 export const styleSheet = `
 :root { color-scheme: light dark; ${light} }
 @media (prefers-color-scheme: dark) { :root { ${dark} } }

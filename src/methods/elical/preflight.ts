@@ -79,9 +79,13 @@ const spread = (lengths: number[]): StagePlan["tokens"] => {
 
 const sum = (values: readonly number[]): number => values.reduce((all, one) => all + one, 0);
 
-/** Bytes of the process beside the engine, at the largest: what it holds now, and the weights' files as they are read. */
-function resident(model: Model): number {
-  return process.memoryUsage().rss + sum(model.info.files.map((file) => statSync(file).size));
+/**
+ * Bytes of the process beside the engine, at the largest: what it holds now, and the weights' files as they are read.
+ * Weights that are not there are taken to have 16 bits a parameter, as models of this size are given out.
+ */
+function resident({ info }: Model): number {
+  const weights = info.files.length ? sum(info.files.map((file) => statSync(file).size)) : 2 * info.parameters;
+  return process.memoryUsage().rss + weights;
 }
 
 /** Hidden states as they are collected, joined, and standardised in float64. */
@@ -233,7 +237,9 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
   const { name, info } = model;
   const template = await auditTemplate(model.tokenizer);
   let loading: number | null = null;
-  if (probe && answered.length) {
+  const isThere = info.files.length > 0;
+  if (probe && !isThere) note?.(`${name}: its weights are not there, so memory is told and time is not`);
+  if (probe && isThere && answered.length) {
     const times: Measured = await measure({
       recipe,
       load: () => load(false),
