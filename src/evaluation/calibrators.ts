@@ -82,26 +82,19 @@ const sharpest = 1e4;
  *
  * @param logits any order
  * @param correct 0 or 1 for each
+ * @returns infinity where no temperature is better than 0.5 for every answer, 0 where the lower the better without end
  */
-function fitTemperature(logits: Float64Array, correct: Uint8Array): number {
+export function likeliestTemperature(logits: ArrayLike<number>, correct: ArrayLike<number>): number {
   const slope = (a: number): number => {
     let sum = 0;
     for (let i = 0; i < logits.length; i++) sum += (sigmoid(a * logits[i]!) - correct[i]!) * logits[i]!;
     return sum;
   };
-  if (slope(0) >= 0) {
-    throw refuse(
-      "no temperature makes these confidences likelier than 0.5 for every answer: they say less than nothing, or are on the wrong side of 0.5. Try platt or isotonic, or another confidence",
-    );
-  }
+  if (slope(0) >= 0) return Number.POSITIVE_INFINITY;
   let [low, high] = [0, 1];
   while (slope(high) < 0) {
     [low, high] = [high, 2 * high];
-    if (high > sharpest) {
-      throw refuse(
-        "right answers have confidences above 0.5 and wrong ones below, as good as all: the lower the temperature the better, without end. Give more predictions",
-      );
-    }
+    if (high > sharpest) return 0;
   }
   for (let step = 0; step < 100; step++) {
     const middle = (low + high) / 2;
@@ -109,6 +102,21 @@ function fitTemperature(logits: Float64Array, correct: Uint8Array): number {
     else high = middle;
   }
   return 2 / (low + high);
+}
+
+function fitTemperature(logits: Float64Array, correct: Uint8Array): number {
+  const temperature = likeliestTemperature(logits, correct);
+  if (temperature === Number.POSITIVE_INFINITY) {
+    throw refuse(
+      "no temperature makes these confidences likelier than 0.5 for every answer: they say less than nothing, or are on the wrong side of 0.5. Try platt or isotonic, or another confidence",
+    );
+  }
+  if (temperature === 0) {
+    throw refuse(
+      "right answers have confidences above 0.5 and wrong ones below, as good as all: the lower the temperature the better, without end. Give more predictions",
+    );
+  }
+  return temperature;
 }
 
 /**

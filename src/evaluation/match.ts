@@ -54,15 +54,16 @@ export function hasAnswer(answers: readonly string[], text: string): boolean {
   return answers.some((answer) => within(norm(answer), words));
 }
 
-/**
- * Token F1 of two answers without the question's words, in [0, 1]: sentences restate the question, so what is left is
- * the answer. Two answers with nothing left agree.
- */
-export function agreeF1(first: string, second: string, question: string): number {
+/** The words of an answer without the question's and those that frame it: sentences restate the question. */
+export function ownWords(text: string, question: string): string[] {
   const asked = new Set(norm(question));
-  const words = (text: string) => new Set(norm(text).filter((word) => !asked.has(word) && !framing.has(word)));
-  const x = words(first);
-  const y = words(second);
+  return norm(text).filter((word) => !asked.has(word) && !framing.has(word));
+}
+
+/** Token F1 of two answers without the question's words, in [0, 1]. Two answers with nothing left agree. */
+export function agreeF1(first: string, second: string, question: string): number {
+  const x = new Set(ownWords(first, question));
+  const y = new Set(ownWords(second, question));
   if (x.size + y.size === 0) return 1;
   let common = 0;
   for (const word of x) if (y.has(word)) common++;

@@ -7,7 +7,7 @@ import { CredenceError } from "../errors.js";
 import { readText } from "../files.js";
 import { zodProblems } from "../model/card.js";
 import type { ElicalPlan, PlanOptions } from "./elical/preflight.js";
-import { type ElicalRecipe, elicalSchema } from "./elical/recipe.js";
+import { type ElicalRecipe, elicalSchema, recipeProblems } from "./elical/recipe.js";
 import type { RecipeRunOptions } from "./elical/run.js";
 import type { ElicalSummary } from "./elical/summary.js";
 
@@ -69,14 +69,8 @@ export function checkRecipe(recipe: unknown, where = "recipe"): Recipe {
   const result = schemas[method as keyof typeof schemas].safeParse(recipe);
   if (!result.success) throw new CredenceError("BAD_RECIPE", `${where}: ${zodProblems(result.error)}`);
   const checked = result.data;
-  if (!checked.labels.counts.includes(checked.labels.main)) {
-    throw new CredenceError(
-      "BAD_RECIPE",
-      `${where}: labels.main is ${checked.labels.main}; expected one of labels.counts (${checked.labels.counts.join(", ")})`,
-    );
-  }
-  if (checked.folds === 1)
-    throw new CredenceError("BAD_RECIPE", `${where}: folds is 1; expected 0 (one part held out) or 2 and more`);
+  const problems = recipeProblems(checked);
+  if (problems.length) throw new CredenceError("BAD_RECIPE", `${where}: ${problems.join("; ")}`);
   return checked;
 }
 

@@ -225,6 +225,28 @@ export class Policy implements AsyncDisposable {
   }
 
   /**
+   * Log-probabilities (nats) of what comes next, among these tokens alone: one row of `candidates.length` for each prompt.
+   */
+  async choices(
+    prompts: PromptInput[],
+    candidates: number[],
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<Float32Array[]> {
+    this.checkAlive();
+    const tokens = await Promise.all(prompts.map((input) => this.tokens(input, this.card?.prompt, 0)));
+    const out: Float32Array[] = [];
+    for (let from = 0; from < tokens.length; from += scoreBatch) {
+      const batch = flatten(tokens.slice(from, from + scoreBatch));
+      const rows = batch.offsets.slice(1).map((end) => end - 1);
+      const asked = { closedSet: { candidates: Int32Array.from(candidates), rows } };
+      const { closedSet } = await this.native.forward(batch, asked, signal);
+      for (let row = 0; row < rows.length; row++)
+        out.push(closedSet!.slice(row * candidates.length, (row + 1) * candidates.length));
+    }
+    return out;
+  }
+
+  /**
    * The policy's confidence in each prompt, as its card says. A head that reads answers makes the policy answer first.
    * Abort leaves nothing behind.
    */

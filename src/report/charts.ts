@@ -203,8 +203,8 @@ const lineSeries = ({ colour, points }: Line) => ({
   lineStyle: { color: colour, width: 2.4 },
 });
 
-/** A metric against the number of labels, labels on a logarithmic axis. */
-export function labelsChart(lines: readonly Line[], metric: string, alt: string): string {
+/** A metric against a few numbers (of labels, of blocks), evenly spaced. */
+export function linesChart(lines: readonly Line[], across: string, metric: string, alt: string): string {
   const xs = [...new Set(lines.flatMap(({ points }) => points.map(([x]) => x)))].sort((a, b) => a - b);
   const ys = lines.flatMap(({ points }) => points.map(([, y]) => y));
   const room = (Math.max(...ys) - Math.min(...ys)) * 0.12 || 0.01;
@@ -212,7 +212,7 @@ export function labelsChart(lines: readonly Line[], metric: string, alt: string)
     {
       grid: { outerBoundsMode: "none", left: 78, right: 26, top: 12, bottom: 50 },
       xAxis: {
-        ...axis("labelled questions", { nameGap: 32, splitLine: { show: false } }),
+        ...axis(across, { nameGap: 32, splitLine: { show: false } }),
         type: "category",
         boundaryGap: ["8%", "8%"],
         data: xs.map(String),

@@ -2,9 +2,11 @@
 import { confidenceHistogram, type HistogramBin, reliabilityBins, riskCoverage } from "../evaluation/curves.js";
 import { type MetricName, metricNames } from "../evaluation/metrics.js";
 import type { Prediction } from "../evaluation/rows.js";
-import { histogramChart, labelsChart, reliabilityChart, riskChart } from "./charts.js";
+import { histogramChart, linesChart, reliabilityChart, riskChart } from "./charts.js";
 import { findings, findRow, headline } from "./findings.js";
 import type { Difference, ReportInput, ReportRow } from "./input.js";
+import { join, legend, text } from "./markup.js";
+import { depths, setTables } from "./sets.js";
 import { styleSheet } from "./style.js";
 import { bestOf } from "./table.js";
 import {
@@ -20,13 +22,6 @@ import {
   signed,
   verdict,
 } from "./words.js";
-
-const escapes: Record<string, string> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
-
-/** Text that stays text inside HTML. */
-const text = (s: string): string => s.replace(/[&<>"']/g, (c) => escapes[c]!);
-
-const join = (parts: readonly string[]): string => parts.join("\n");
 
 /** A row's place in the story, as its colour. */
 function colour(input: ReportInput, row: string): string {
@@ -82,9 +77,6 @@ function findingList(input: ReportInput): string {
   );
   return `<ul class="findings">${join(items)}</ul>`;
 }
-
-const legend = (items: readonly [colour: string, label: string, shape?: string][]): string =>
-  `<ul class="legend">${items.map(([c, label, shape = ""]) => `<li><span class="key ${shape}" style="background:${c}"></span>${text(label)}</li>`).join("")}</ul>`;
 
 const roomy = (most: number): number => {
   const step = 10 ** Math.floor(Math.log10(Math.max(1, most)));
@@ -182,7 +174,7 @@ function byLabels(input: ReportInput): string {
     const told = lines.map(
       ({ name, points: p }) => `${rowLabel(name)}: ${p.map(([x, y]) => `${number(y)} with ${x}`).join(", ")}`,
     );
-    return `<figure><h3>${metric === "brier" ? "Brier score, lower is better" : "AUROC, higher is better"}</h3>${labelsChart(lines, metricWords[metric].short, `${metricWords[metric].short} by number of labels. ${told.join("; ")}.`)}</figure>`;
+    return `<figure><h3>${metric === "brier" ? "Brier score, lower is better" : "AUROC, higher is better"}</h3>${linesChart(lines, "labelled questions", metricWords[metric].short, `${metricWords[metric].short} by number of labels. ${told.join("; ")}.`)}</figure>`;
   });
   return `<section><h2>What labels buy</h2><p>Learning from its own agreement first needs no labels; what it saves is seen where labels are few.</p>
 ${legend(drawn.map(([name, c]) => [c, rowLabel(name), "line"]))}<div class="pair">${join(charts)}</div></section>`;
@@ -330,7 +322,9 @@ ${findingList(input)}
 ${reliability(input)}
 ${risk(input)}
 ${byLabels(input)}
+${depths(input)}
 ${table(input)}
+${setTables(input)}
 ${differences(input)}
 ${mistakes(input)}
 <section><h2>What ran</h2>

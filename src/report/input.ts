@@ -68,6 +68,19 @@ export interface ReportInput {
   predictions: Readonly<Record<string, readonly Prediction[]>>;
   /** Rows at other numbers of labels (and the main one), to draw what labels buy. */
   byLabels?: readonly { row: string; labels: number; metrics: Metrics }[];
+  /** Where the questions come from several sets: what rows are worth on each, and where the set was never learnt from. */
+  sets?: readonly {
+    name: string;
+    test: number;
+    /** Share of right answers. */
+    accuracy: number;
+    rows: readonly ReportRow[];
+    transfer: readonly ReportRow[];
+  }[];
+  /** Rows that never learnt from the set of the question, over all sets. */
+  transfer?: readonly ReportRow[];
+  /** Rows by the depth they read at. */
+  layers?: readonly { row: string; layer: number; metrics: Metrics }[];
   /** Wrong answers that `best` is most sure of, the surest first. */
   mistakes: readonly Mistake[];
   /** What ran, in order: name and text, e.g. ["model file", "model.gguf"], ["SHA-256", "..."]. */

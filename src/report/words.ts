@@ -5,8 +5,14 @@ import { direction, type MetricName } from "../evaluation/metrics.js";
 const rowWords: Record<string, string> = {
   "probe-answer": "Probe on the answer",
   "probe-question": "Probe on the question",
+  "head-linear": "Linear head on the question",
+  "head-mlp": "Three-layer head on the question",
   "lora-question": "LoRA on the question",
   "self-consistency": "Asking again",
+  "consistency-lexical": "Asking again, shared words (ROUGE-L)",
+  "consistency-semantic": "Asking again, same meaning",
+  thermometer: "Calling its answer right, with a temperature",
+  "p-true": "Calling its answer right",
   "sequence-probability": "Whole-answer probability",
   "mean-token-probability": "Mean token probability",
   "rate-of-kind": "Rate of the question's kind",
@@ -16,6 +22,7 @@ const rowWords: Record<string, string> = {
 };
 
 const suffixWords: [suffix: string, words: string][] = [
+  ["-transfer", "set unseen"],
   ["-calibration-only", "labels only"],
   ["-elicitation-only-platt", "agreement + Platt"],
   ["-elicitation-only", "agreement only"],
@@ -26,6 +33,8 @@ const suffixWords: [suffix: string, words: string][] = [
 export function rowLabel(name: string): string {
   const known = rowWords[name];
   if (known) return known;
+  const shots = /^verbal-(\d+)$/.exec(name)?.[1];
+  if (shots) return shots === "0" ? "Saying how sure it is" : `Saying how sure it is, ${shots} examples`;
   for (const [suffix, words] of suffixWords) {
     if (name.endsWith(suffix)) return `${rowLabel(name.slice(0, -suffix.length))}, ${words}`;
   }
@@ -36,10 +45,13 @@ export function rowLabel(name: string): string {
 export function rowSource(name: string): string {
   if (name === "sequence-probability") return "the probability it gives its whole answer";
   if (name === "mean-token-probability") return "the probability it gives the tokens of its answer";
-  if (name.startsWith("self-consistency")) return "how often it gives the same answer again";
+  if (name.startsWith("self-consistency") || name.startsWith("consistency-"))
+    return "how often it gives the same answer again";
   if (name.startsWith("probe-answer")) return "the hidden states its answer goes through";
   if (name.startsWith("probe-question")) return "its hidden state after reading the question";
   if (name.startsWith("lora-question")) return "an adapter that reads the question";
+  if (name.startsWith("verbal-")) return "the score it states";
+  if (name === "p-true" || name === "thermometer") return "how probable it calls its answer right";
   return rowLabel(name);
 }
 

@@ -8,7 +8,7 @@ import type { MetricName } from "../../evaluation/metrics.js";
 import type { Prediction } from "../../evaluation/rows.js";
 import { readText, writeFileAtomic } from "../../files.js";
 import type { LabelledRecord } from "./labels.js";
-import type { ElicalRecipe } from "./recipe.js";
+import { type ElicalRecipe, setsOf } from "./recipe.js";
 
 /** One confidence, as a stage writes it: `index` is the question's place in the run's labels. */
 export interface StagePrediction {
@@ -18,6 +18,10 @@ export interface StagePrediction {
   seed: number;
   index: number;
   confidence: number;
+  /** The depth it was read at, in rows that stand beside the one the recipe's main depth gives. */
+  layer?: number;
+  /** Learnt without the question's set. */
+  transfer?: true;
 }
 
 /** One line of a predictions file: the question, what the model said of it, and how sure the row is. */
@@ -28,6 +32,7 @@ export interface RowPrediction {
   answer: string[];
   group: string;
   kind: string;
+  set?: string;
   seed: number;
   /** The answer the confidence is about. */
   said: string;
@@ -43,16 +48,32 @@ export const rowNames = [
   "probe-question",
   "probe-question-calibration-only",
   "probe-question-elicitation-only",
+  ...["head-linear", "head-mlp"].flatMap((row) => [row, `${row}-calibration-only`, `${row}-elicitation-only`]),
   "lora-question",
   "lora-question-calibration-only",
   "lora-question-elicitation-only",
   "lora-question-elicitation-only-platt",
   "self-consistency-platt",
   "self-consistency",
+  "consistency-lexical",
+  "consistency-semantic",
+  "verbal",
+  "thermometer",
+  "p-true",
   "mean-token-probability",
   "sequence-probability",
   "rate-of-kind",
-] as const;
+];
+
+/** A row's place among all, solved examples ("verbal-10") and what is not known last in its kind. */
+const placeOf = (row: string): number => {
+  const at = rowNames.indexOf(row.startsWith("verbal-") ? "verbal" : row);
+  return at < 0 ? rowNames.length : at;
+};
+
+/** Rows in the order of the report. */
+export const inOrder = <T>(rows: Record<string, T>): [string, T][] =>
+  Object.entries(rows).sort(([a], [b]) => placeOf(a) - placeOf(b) || a.localeCompare(b, "en", { numeric: true }));
 
 /** Pairs whose difference the report tells. */
 export const comparisons: [string, string][] = [
@@ -64,6 +85,26 @@ export const comparisons: [string, string][] = [
   ["probe-answer", "mean-token-probability"],
   ["probe-question", "probe-question-calibration-only"],
   ["lora-question", "lora-question-calibration-only"],
+  ["lora-question", "probe-question"],
+  ["lora-question", "head-linear"],
+  ["head-linear", "head-linear-calibration-only"],
+  ["head-mlp", "head-mlp-calibration-only"],
+  ["probe-answer", "thermometer"],
+  ["lora-question", "self-consistency-platt"],
+];
+
+/** Ends the name of a row that was learnt without the question's set. */
+const transferred = "-transfer";
+
+/** Pairs of what never saw a question's set: against what did, and against labels alone. */
+const transferComparisons: [string, string][] = [
+  ...["probe-answer", "probe-question", "head-linear", "head-mlp", "lora-question"].flatMap(
+    (row): [string, string][] => [
+      [`${row}-transfer`, row],
+      [`${row}-transfer`, `${row}-calibration-only-transfer`],
+    ],
+  ),
+  ["probe-answer-transfer", "self-consistency-platt-transfer"],
 ];
 
 const comparedMetrics: MetricName[] = ["auroc", "ece", "brier"];
@@ -85,34 +126,48 @@ export function readPredictions(directory: string): StagePrediction[] {
 /** A row's predictions, one list a seed, each in the order of the questions. */
 export type Row = RowPrediction[][];
 
-/** Key of a row with its number of labels, as files and tables name it. */
-export const rowKey = (row: string, labels: number | null, main: number): string =>
-  labels === null || labels === main ? row : `${row}-${labels}`;
+/** What a row's predictions are told apart by. */
+export type RowAddress = Pick<StagePrediction, "row" | "labels" | "layer" | "transfer">;
 
-/** Gathers stages' predictions by row and number of labels, with what is known of each question. */
+/** A row by name, number of labels, depth and transfer, as files name it. */
+export const rowKey = ({ row, labels, layer, transfer }: RowAddress, main: number): string =>
+  [
+    row,
+    ...(layer === undefined ? [] : [`layer-${layer}`]),
+    ...(transfer ? ["transfer"] : []),
+    ...(labels === null || labels === main ? [] : [labels]),
+  ].join("-");
+
+/** All predictions of one row. */
+export interface GatheredRow {
+  address: RowAddress;
+  seeds: Row;
+}
+
+/** Gathers stages' predictions by row, number of labels, depth and transfer, with what is known of each question. */
 export function gatherRows(
   predictions: StagePrediction[],
   questions: LabelledRecord[],
   recipe: ElicalRecipe,
-): Map<string, Row> {
-  const rows = new Map<string, Row>();
+): Map<string, GatheredRow> {
+  const rows = new Map<string, GatheredRow>();
   const sorted = [...predictions].sort((a, b) => a.seed - b.seed || a.index - b.index);
-  for (const { row, labels, seed, index, confidence } of sorted) {
-    const key = rowKey(row, labels, recipe.labels.main);
-    const question = questions[index]!;
-    const seeds = rows.get(key) ?? [];
-    rows.set(key, seeds);
-    const { id, answer, group, kind } = question;
-    seeds[seed] ??= [];
-    seeds[seed]!.push({
+  for (const { seed, index, confidence, ...address } of sorted) {
+    const key = rowKey(address, recipe.labels.main);
+    const gathered = rows.get(key) ?? { address, seeds: [] };
+    rows.set(key, gathered);
+    const { id, question, answer, group, kind, set, given, given_correct } = questions[index]!;
+    gathered.seeds[seed] ??= [];
+    gathered.seeds[seed]!.push({
       id,
-      question: question.question,
+      question,
       answer,
       group,
       kind,
+      ...(set === undefined ? {} : { set }),
       seed,
-      said: question.given.text,
-      given_correct: question.given_correct,
+      said: given.text,
+      given_correct,
       confidence,
     });
   }
@@ -125,50 +180,82 @@ export const asPredictions = (row: RowPrediction[]): Prediction[] =>
 
 export type Metrics = Record<MetricName, MetricValue>;
 
-export interface Evaluated {
+/** What rows are worth on some of the questions. */
+export interface View {
+  /** At the main number of labels. */
   metrics: Record<string, Metrics>;
   /** Number of labels, then row, for every number that is not the main one. */
   labels: Record<string, Record<string, Metrics>>;
-  /** Rows without labels on the questions that the LoRA rows are tested on, where the others are tested on all. */
-  onSplit: Record<string, Metrics>;
+  /** Row, then depth, at the main number of labels. */
+  layers: Record<string, Record<string, Metrics>>;
+  /** Number of labels, then row: learnt without the set of the question that is tested. */
+  transfer: Record<string, Record<string, Metrics>>;
   /** "a - b", then metric; by number of labels. Negative means a is lower. */
   differences: Record<string, Record<string, Record<string, MetricValue>>>;
 }
 
+export interface Evaluated extends View {
+  /** Rows without labels on the questions that the LoRA rows are tested on, where the others are tested on all. */
+  onSplit: Record<string, Metrics>;
+  /** The same of each set of questions, where there are several. */
+  sets: Record<string, View>;
+}
+
 /** Metrics of every row with intervals, and paired differences, all clustered by group. */
-export function evaluateRows(rows: Map<string, Row>, recipe: ElicalRecipe): Evaluated {
-  const { bins, resamples, seed } = recipe.evaluation;
-  const { main, counts } = recipe.labels;
-  const bootstrap = { samples: resamples, seed };
-  const worth = (row: Row) => evaluate(row.map(asPredictions), { bins, bootstrap });
+export function evaluateRows(rows: Map<string, GatheredRow>, recipe: ElicalRecipe): Evaluated {
+  const all = view(rows, recipe);
+  const sets = setsOf(recipe).map((set): [string, View] => {
+    const own = [...rows].map(([key, { address, seeds }]): [string, GatheredRow] => [
+      key,
+      { address, seeds: seeds.map((seed) => seed.filter((prediction) => prediction.set === set)) },
+    ]);
+    return [set, view(new Map(own), recipe)];
+  });
+  const onSplit: Evaluated["onSplit"] = {};
+  const lora = rows.get("lora-question");
+  if (recipe.folds && lora) {
+    const tested = new Set(lora.seeds[0]!.map(({ id }) => id));
+    for (const row of ["sequence-probability", "mean-token-probability", "self-consistency"])
+      onSplit[row] = worth([rows.get(row)!.seeds[0]!.filter(({ id }) => tested.has(id))], recipe);
+  }
+  return { ...all, onSplit, sets: Object.fromEntries(sets) };
+}
+
+const bootstrapOf = ({ evaluation: { resamples, seed } }: ElicalRecipe) => ({ samples: resamples, seed });
+
+const worth = (row: Row, recipe: ElicalRecipe): Metrics =>
+  evaluate(row.map(asPredictions), { bins: recipe.evaluation.bins, bootstrap: bootstrapOf(recipe) });
+
+function view(rows: Map<string, GatheredRow>, recipe: ElicalRecipe): View {
+  const { main } = recipe.labels;
+  const out: View = { metrics: {}, labels: {}, layers: {}, transfer: {}, differences: {} };
+  const sorted = [...rows.values()].sort((a, b) => placeOf(a.address.row) - placeOf(b.address.row));
+  for (const { address, seeds } of sorted) {
+    const { row, labels, layer, transfer } = address;
+    const values = worth(seeds, recipe);
+    if (layer !== undefined) out.layers[row] = { ...out.layers[row], [layer]: values };
+    else if (transfer) out.transfer[labels ?? main] = { ...out.transfer[labels ?? main], [row]: values };
+    else if (labels === null || labels === main) out.metrics[row] = values;
+    else out.labels[labels] = { ...out.labels[labels], [row]: values };
+  }
   const difference = (a: Row, b: Row, metric: MetricName) =>
-    pairedBootstrap(a.map(asPredictions), b.map(asPredictions), metric, { bins, ...bootstrap });
-  const out: Evaluated = { metrics: {}, labels: {}, onSplit: {}, differences: {} };
-  for (const labels of [...new Set([main, ...counts])]) {
-    for (const row of rowNames) {
-      const predictions = rows.get(rowKey(row, labels, main));
-      if (!predictions) continue;
-      const metrics = worth(predictions);
-      if (labels === main) out.metrics[row] = metrics;
-      else out.labels[labels] = { ...out.labels[labels], [row]: metrics };
-    }
-    for (const [a, b] of comparisons) {
-      const left = rows.get(rowKey(a, labels, main));
+    pairedBootstrap(a.map(asPredictions), b.map(asPredictions), metric, {
+      bins: recipe.evaluation.bins,
+      ...bootstrapOf(recipe),
+    });
+  for (const labels of [...new Set([main, ...recipe.labels.counts])]) {
+    const rowsOf = (name: string): Row | undefined => {
+      const transfer = name.endsWith(transferred);
+      const row = transfer ? name.slice(0, -transferred.length) : name;
+      return rows.get(rowKey({ row, labels, ...(transfer ? { transfer } : {}) }, main))?.seeds;
+    };
+    for (const [a, b] of [...comparisons, ...(recipe.transfer ? transferComparisons : [])]) {
+      const left = rowsOf(a);
       // A row that uses no labels is the same at every number of them.
-      const right = rows.get(rowKey(b, labels, main)) ?? rows.get(b);
+      const right = rowsOf(b) ?? rows.get(b)?.seeds;
       if (!left || !right || left[0]!.length !== right[0]!.length) continue;
       const differences = comparedMetrics.map((metric) => [metric, difference(left, right, metric)]);
       out.differences[labels] = { ...out.differences[labels], [`${a} - ${b}`]: Object.fromEntries(differences) };
-    }
-  }
-  if (recipe.folds && rows.has("lora-question")) {
-    const tested = new Set(rows.get("lora-question")![0]!.map(({ id }) => id));
-    for (const row of ["sequence-probability", "mean-token-probability", "self-consistency"]) {
-      const predictions = rows
-        .get(row)!
-        .slice(0, 1)
-        .map((seed) => seed.filter(({ id }) => tested.has(id)));
-      out.onSplit[row] = worth(predictions);
     }
   }
   return out;
@@ -178,8 +265,8 @@ const rowFile = (runDirectory: string, key: string, seed: number, { seeds }: Eli
   join(runDirectory, "predictions", `${key}${seeds > 1 ? `-seed${seed}` : ""}.jsonl`);
 
 /** predictions/ROW.jsonl in the run's folder, one file a seed where there are several. */
-export function writeRows(runDirectory: string, rows: Map<string, Row>, recipe: ElicalRecipe): void {
-  for (const [key, seeds] of rows) {
+export function writeRows(runDirectory: string, rows: Map<string, GatheredRow>, recipe: ElicalRecipe): void {
+  for (const [key, { seeds }] of rows) {
     for (const [seed, predictions] of seeds.entries())
       writeFileAtomic(rowFile(runDirectory, key, seed, recipe), toJsonLines(predictions));
   }

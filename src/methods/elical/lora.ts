@@ -22,6 +22,10 @@ export interface LoraStage {
   epochs: number;
   /** Prompts, and what the head should say of each. */
   rows: ConfidenceRow[];
+  /** Depth of the head; default the last. */
+  layer?: number;
+  /** What a fresh head begins as; default random. */
+  head?: { weights: ArrayLike<number>; bias: number };
   /** Folder of the stage whose policy is trained further; else a fresh adapter. */
   from?: string;
   /** Folder of a policy that is trained further, wherever it lies. */
@@ -30,19 +34,15 @@ export interface LoraStage {
 }
 
 /** How a policy of this kind is used. */
-export function loraCard(
-  model: Model,
-  recipe: ElicalRecipe,
-  scale: { slope: number; offset: number } = { slope: 1, offset: 0 },
-): Card {
+export function loraCard(model: Model, recipe: ElicalRecipe, layer = model.info.layers): Card {
   return {
     version: 1,
     method: "elical",
     prompt: recipe.prompt,
     answers: "base",
     answer: { newTokens: recipe.answer.newTokens },
-    heads: [{ name: confidenceHead, layer: model.info.layers, kind: "linear", outputs: 1 }],
-    confidence: { head: confidenceHead, at: "prompt-last", prompt: recipe.lora.prompt, ...scale },
+    heads: [{ name: confidenceHead, layer, kind: "linear", outputs: 1 }],
+    confidence: { head: confidenceHead, at: "prompt-last", prompt: recipe.lora.prompt, slope: 1, offset: 0 },
     base: model.cardBase,
   };
 }
@@ -58,16 +58,26 @@ export function loraTraining({
   seed,
   epochs,
   rows,
+  layer = model.info.layers,
+  head,
   from,
   start,
   label,
 }: LoraStage): ConfidenceTraining {
   const { lora } = recipe;
-  const fresh = () =>
-    model.policy({
+  const fresh = async () => {
+    const policy = await model.policy({
       adapter: { rank: lora.rank, alpha: lora.alpha, targets: lora.targets, seed },
-      heads: [{ name: confidenceHead, kind: "linear", outputs: 1, seed }],
+      heads: [{ name: confidenceHead, layer, kind: "linear", outputs: 1, seed }],
     });
+    if (head) {
+      policy.native.setTensors([
+        { name: `${confidenceHead}.weight`, shape: [1, head.weights.length], data: Float32Array.from(head.weights) },
+        { name: `${confidenceHead}.bias`, shape: [1], data: Float32Array.of(head.bias) },
+      ]);
+    }
+    return policy;
+  };
   return {
     directory: context.directory,
     policy: (checkpoint) => {
@@ -84,7 +94,7 @@ export function loraTraining({
     seed,
     checkpointEvery: lora.checkpointEvery,
     microBatchTokens: lora.microBatchTokens,
-    card: loraCard(model, recipe),
+    card: loraCard(model, recipe, layer),
     label,
     progress: context.progress,
     signal: context.signal,

@@ -1,7 +1,8 @@
 /** Who learns from what: the one split or the folds of a run, its labelled rows, and its stages' names. */
 import { crossValidationParts, elicalReferenceLabels, type Fold, foldsByGroup, labelOrder } from "../../data/splits.js";
+import { CredenceError } from "../../errors.js";
 import type { LabelledRecord } from "./labels.js";
-import type { ElicalRecipe } from "./recipe.js";
+import { type ElicalRecipe, type Layer, setsOf } from "./recipe.js";
 
 /** One division of the questions for the probes and the rows beside them. */
 export interface Division extends Fold {
@@ -14,11 +15,8 @@ export interface Division extends Fold {
 /** Depth and penalty are chosen over so many parts of the training groups: one part alone picks depths by luck. */
 const innerFolds = 5;
 
-/** The split whose training questions come first in the file, as LoRA and a run without folds use it. */
-export function split(questions: LabelledRecord[]): Division {
-  const rows = questions.map((_, row) => row);
-  const train = rows.filter((row) => questions[row]!.part === "train");
-  const test = rows.filter((row) => questions[row]!.part === "test");
+/** A division whose training rows are labelled in the EliCal reference's order. */
+function division(questions: LabelledRecord[], train: number[], test: number[]): Division {
   const groups = new Set(train.map((row) => questions[row]!.group)).size;
   const inner = foldsByGroup(
     train.map((row) => questions[row]!),
@@ -33,6 +31,27 @@ export function split(questions: LabelledRecord[]): Division {
   };
 }
 
+/** Rows of one side of the split, all of them or those that belong. */
+const side = (questions: LabelledRecord[], part: "train" | "test", belongs = (_: LabelledRecord) => true): number[] =>
+  questions.flatMap((question, row) => (question.part === part && belongs(question) ? [row] : []));
+
+/** The split whose training questions come first in the file, as LoRA and a run without folds use it. */
+export const split = (questions: LabelledRecord[]): Division =>
+  division(questions, side(questions, "train"), side(questions, "test"));
+
+/** The same split without one set: learnt from the others, tested on it. */
+export function splitWithout(questions: LabelledRecord[], left: string): Division {
+  const train = side(questions, "train", ({ set }) => set !== left);
+  const test = side(questions, "test", ({ set }) => set === left);
+  if (!test.length || new Set(train.map((row) => questions[row]!.group)).size < 2) {
+    throw new CredenceError(
+      "BAD_INPUT",
+      `transfer: without the set ${left} there are ${train.length} questions to learn from, and ${test.length} of it to test; expected some of either. Raise its limit, or that of the others`,
+    );
+  }
+  return division(questions, train, test);
+}
+
 /** The divisions that test every question once a seed, or the one split. */
 export function divisions(questions: LabelledRecord[], recipe: ElicalRecipe): Division[] {
   if (recipe.folds === 0) return [split(questions)];
@@ -43,15 +62,115 @@ export function divisions(questions: LabelledRecord[], recipe: ElicalRecipe): Di
   }));
 }
 
-/** Stage folders in their order. */
+/** One division of the questions; `without`: the set that is left out and tested. */
+export interface NamedDivision {
+  division: Division;
+  without?: string;
+}
+
+/** The divisions of a run, those that leave a set out last. */
+export const namedDivisions = (questions: LabelledRecord[], recipe: ElicalRecipe): NamedDivision[] => [
+  ...divisions(questions, recipe).map((division) => ({ division })),
+  ...(recipe.transfer ? setsOf(recipe) : []).map((without) => ({
+    division: splitWithout(questions, without),
+    without,
+  })),
+];
+
+/** What one training of the LoRA reader is for. */
+export interface LoraTraining {
+  /** Folder of its stage. */
+  name: string;
+  what: "elicit" | "calibrate" | "calibrateOnly";
+  seed: number;
+  layer: Layer;
+  /** Whether the row is the one that everything else is compared with. */
+  main: boolean;
+  /** Number of labels; null while agreement is learnt. */
+  labels: number | null;
+  /** The set that is left out, for transfer. */
+  without?: string;
+  /** Folder of the stage whose policy is trained further. */
+  from?: string;
+}
+
+const stageName = (parts: (string | false | undefined)[], seed: number): string =>
+  [...parts.filter(Boolean), `seed${seed}`].join("-");
+
+/** Every training of a run: for each depth, agreement, then labels; at the main depth labels alone, and without each set. */
+export function loraTrainings(recipe: ElicalRecipe): LoraTraining[] {
+  const { lora, labels } = recipe;
+  if (!lora.enabled) return [];
+  const seeds = Math.min(recipe.seeds, lora.seeds ?? recipe.seeds);
+  const out: LoraTraining[] = [];
+  for (const [place, layer] of lora.layers.entries()) {
+    const main = place === 0;
+    for (const without of [undefined, ...(main && recipe.transfer ? setsOf(recipe) : [])]) {
+      const whole = main && without === undefined;
+      const counts = whole && lora.labels === "all" ? [...new Set([labels.main, ...labels.counts])] : [labels.main];
+      for (let seed = 0; seed < seeds; seed++) {
+        const name = (stage: string, count: number | null) =>
+          stageName(
+            [
+              stage,
+              !main && `layer-${layer}`,
+              without !== undefined && `without-${without}`,
+              count !== null && count !== labels.main && String(count),
+            ],
+            seed,
+          );
+        const common = { seed, layer, main, ...(without === undefined ? {} : { without }) };
+        const elicit = name("05-elicit", null);
+        out.push({ ...common, name: elicit, what: "elicit", labels: null });
+        for (const count of counts)
+          out.push({ ...common, name: name("06-calibrate", count), what: "calibrate", labels: count, from: elicit });
+        if (!main) continue;
+        for (const count of counts)
+          out.push({ ...common, name: name("07-calibration-only", count), what: "calibrateOnly", labels: count });
+      }
+    }
+  }
+  return out;
+}
+
+/** The rows of a LoRA training. */
+export const loraDivision = (questions: LabelledRecord[], { without }: LoraTraining): Division =>
+  without === undefined ? split(questions) : splitWithout(questions, without);
+
+/** Stages that ask the model again, in their order. */
+export function askingStages({ baselines }: ElicalRecipe): string[] {
+  return [
+    ...(baselines.semantic.enabled ? [stageNames.semantic] : []),
+    ...baselines.verbal.shots.map(stageNames.verbal),
+    ...(baselines.thermometer.enabled ? [stageNames.thermometer] : []),
+  ];
+}
+
+/** Stages that fit to frozen states: the folds, or the split and the sets left out; of probes, then of heads. */
+export function frozenStages(
+  recipe: ElicalRecipe,
+): { name: string; what: "probes" | "heads"; fold: number; without?: string }[] {
+  const sets = recipe.transfer ? setsOf(recipe) : [];
+  const parts = [
+    ...Array.from({ length: Math.max(1, recipe.folds) }, (_, fold) => ({
+      part: recipe.folds ? `-fold${fold}` : "",
+      fold,
+    })),
+    ...sets.map((without) => ({ part: `-without-${without}`, fold: 0, without })),
+  ];
+  return (["probes", "heads"] as const)
+    .filter((what) => what === "probes" || recipe.heads.kinds.length)
+    .flatMap((what) => parts.map(({ part, ...division }) => ({ name: `04-${what}${part}`, what, ...division })));
+}
+
+/** Stage folders; `frozenStages` and `loraTrainings` name those between. */
 export const stageNames = {
   questions: "01-questions",
   answers: "02-answers",
   labels: "03-labels",
-  probes: (fold: number, folds: number) => (folds ? `04-probes-fold${fold}` : "04-probes"),
-  elicit: (seed: number) => `05-elicit-seed${seed}`,
-  calibrate: (seed: number) => `06-calibrate-seed${seed}`,
-  calibrateOnly: (seed: number) => `07-calibration-only-seed${seed}`,
+  semantic: "04-consistency-semantic",
+  verbal: (shots: number) => `04-verbal-${shots}`,
+  thermometer: "04-thermometer",
   evaluate: "08-evaluate",
   report: "09-report",
 };

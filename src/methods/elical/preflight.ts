@@ -13,16 +13,33 @@ import { silent } from "../../tracking/progress.js";
 import { plannedBatches, stepBatch } from "../../training/confidence-head.js";
 import { passChoice } from "../../training/loop.js";
 import { answerSettings, batchChoice, chunkSize, probeDepths } from "./answers.js";
+import { askedTogether, plannedAsking } from "./asking.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead, loraTraining } from "./lora.js";
-import { divisions, split, stageNames } from "./plan.js";
+import {
+  divisions,
+  frozenStages,
+  loraDivision,
+  loraTrainings,
+  namedDivisions,
+  splitWithout,
+  stageNames,
+} from "./plan.js";
 import { prepareQuestions } from "./questions.js";
 import type { ElicalRecipe } from "./recipe.js";
 import { type Measured, measure } from "./stopwatch.js";
 
 export interface StagePlan {
   name: string;
-  does: "reads questions" | "generates" | "labels" | "fits probes" | "trains" | "evaluates";
+  does:
+    | "reads questions"
+    | "generates"
+    | "labels"
+    | "asks again"
+    | "fits probes"
+    | "trains heads"
+    | "trains"
+    | "evaluates";
   rows: number;
   /** Of a row's prompt. */
   tokens: { min: number; median: number; max: number } | null;
@@ -117,6 +134,20 @@ async function rehearseAnswers(policy: Policy, prompts: Int32Array[], recipe: El
   }
 }
 
+/** Every request of an asking stage on a dry engine. */
+async function rehearseAsking(policy: Policy, prompts: Int32Array[], newTokens: number, fitted: Set<string>) {
+  for (let from = 0; from < prompts.length; from += askedTogether) {
+    const chunk = prompts.slice(from, from + askedTogether);
+    if (!newTokens) await policy.choices(chunk, [0, 1]);
+    else {
+      const onStats = ({ maxBatch }: { maxBatch: number }) => {
+        if (policy.model.maxMemory !== undefined) fitted.add(batchChoice("asking", maxBatch));
+      };
+      await drain(policy.generate(chunk, { maxNewTokens: newTokens, temperature: 0, onStats }));
+    }
+  }
+}
+
 /** Every step of a training on a dry engine, and what is read after it; returns the bytes of a checkpoint being written. */
 async function rehearseTraining(model: Model, { job, read }: PlannedTraining, fitted: Set<string>): Promise<number> {
   await using policy = await job.policy(undefined);
@@ -133,31 +164,26 @@ async function rehearseTraining(model: Model, { job, read }: PlannedTraining, fi
 
 /** The trainings of a run, as its stages will ask for them. */
 function plannedTrainings(model: Model, recipe: ElicalRecipe, questions: LabelledRecord[], prompts: Int32Array[]) {
-  const division = split(questions);
-  const seeds = recipe.lora.enabled ? Math.min(recipe.seeds, recipe.lora.seeds ?? recipe.seeds) : 0;
-  return Array.from({ length: seeds }, (_, seed) => {
-    const labels = division.labels(seed, recipe.labels.main);
-    const tokens = (places: number[]) => places.map((row) => prompts[row]!);
-    const training = (name: string, places: number[], epochs: number, more: number[][] = []): PlannedTraining => ({
+  return loraTrainings(recipe).map((planned): PlannedTraining => {
+    const { name, seed, what } = planned;
+    const division = loraDivision(questions, planned);
+    const tokens = (places: readonly number[]) => places.map((row) => prompts[row]!);
+    const labels = division.labels(seed, planned.labels ?? recipe.labels.main);
+    const { elicitEpochs, calibrateEpochs } = recipe.lora;
+    return {
       name,
       job: loraTraining({
         context: { directory: "", runDirectory: "", progress: silent },
         model,
         recipe,
         seed,
-        epochs,
-        rows: tokens(places).map((row) => ({ tokens: row, target: 0 })),
+        epochs: what === "elicit" ? elicitEpochs : calibrateEpochs,
+        rows: tokens(what === "elicit" ? division.train : labels).map((row) => ({ tokens: row, target: 0 })),
         label: name,
       }),
-      read: [division.test, ...more].map(tokens),
-    });
-    const { elicitEpochs, calibrateEpochs } = recipe.lora;
-    return [
-      training(stageNames.elicit(seed), division.train, elicitEpochs, [labels]),
-      training(stageNames.calibrate(seed), labels, calibrateEpochs),
-      training(stageNames.calibrateOnly(seed), labels, calibrateEpochs),
-    ];
-  }).flat();
+      read: (what === "elicit" ? [division.test, labels] : [division.test]).map(tokens),
+    };
+  });
 }
 
 /** Looks ahead. */
@@ -208,11 +234,24 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
     },
   );
   await add({ name: stageNames.labels, does: "labels", rows });
-  for (const [fold, division] of divisions(questions, recipe).entries())
+  const asking = await plannedAsking(model, recipe, prepared, namedDivisions(questions, recipe));
+  for (const { name, prompts, newTokens } of asking) {
+    const short = fits(prompts, newTokens);
+    const counts = { rows: prompts.length, refused: prompts.length - short.length };
     await add(
-      { name: stageNames.probes(fold, recipe.folds), does: "fits probes", rows: division.train.length },
-      async () => stateBytes(model, rows, depths),
+      { name, does: "asks again", ...counts, tokens: spread(prompts.map((row) => row.length)) },
+      async (fitted) => {
+        await using policy = await model.policy();
+        await rehearseAsking(policy, short, newTokens, fitted);
+        return 0;
+      },
     );
+  }
+  for (const { name, what, fold, without } of frozenStages(recipe)) {
+    const division = without === undefined ? divisions(questions, recipe)[fold]! : splitWithout(questions, without);
+    const does = what === "probes" ? "fits probes" : "trains heads";
+    await add({ name, does, rows: division.train.length }, async () => stateBytes(model, rows, depths));
+  }
   const trainings = (on: Model) => (longForLora ? [] : plannedTrainings(on, recipe, questions, asked));
   for (const training of trainings(model)) {
     const own = training.job.rows.map((row) => row.tokens.length);
@@ -229,7 +268,7 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
   }
   if (longForLora) {
     const tokens = spread(asked.map(({ length }) => length));
-    await add({ name: stageNames.elicit(0), does: "trains", rows, tokens, refused: longForLora });
+    await add({ name: loraTrainings(recipe)[0]!.name, does: "trains", rows, tokens, refused: longForLora });
   }
   await add({ name: stageNames.evaluate, does: "evaluates", rows });
   await add({ name: stageNames.report, does: "evaluates", rows });
@@ -246,6 +285,7 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
       fit: (p) => addon.fitLogistic(p),
       questions,
       prompts: answered,
+      asking: asking.map(({ prompts, ...one }) => ({ ...one, prompts: fits(prompts, one.newTokens) })),
       trainings,
     });
     loading = times.load;

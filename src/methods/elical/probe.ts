@@ -117,7 +117,7 @@ function gather(data: Float64Array, width: number, rows: readonly number[]): Flo
 const pick = (values: ArrayLike<number>, rows: readonly number[]) => Float64Array.from(rows, (row) => values[row]!);
 
 /** Mean and population deviation (plus 1e-6) over the training rows, and every row standardised by them. */
-function standardise({ data, width }: ProbeFeatures, train: readonly number[]) {
+export function standardise({ data, width }: ProbeFeatures, train: readonly number[]) {
   const mean = new Float64Array(width);
   const deviation = new Float64Array(width);
   for (const row of train) for (let j = 0; j < width; j++) mean[j]! += data[row * width + j]! / train.length;
@@ -307,6 +307,9 @@ export async function calibrate(elicited: Elicited, options: CalibrateOptions): 
     elicitationOnly: result(towards, null),
   };
 }
+
+/** The elicited probe as a head on raw hidden states. */
+export const elicitedHead = (elicited: Elicited): LinearHead => fold(elicited, elicited.weights);
 
 /** The probabilities of an elicited probe that never saw a label: what it thinks the agreement is. */
 export function elicitedAgreement({ standardised, weights }: Elicited, rows: readonly number[]): Float64Array {

@@ -10,7 +10,13 @@ import { policyFiles } from "../../model/policy-folder.js";
 import type { Model } from "../../policy/model.js";
 import type { StageContext } from "../../training/run.js";
 import type { Features } from "./answers.js";
-import { meanTokenProbability, rateOfKind, selfConsistencyPlatt, sequenceProbability } from "./baselines.js";
+import {
+  lexicalConsistency,
+  meanTokenProbability,
+  rateOfKind,
+  selfConsistencyPlatt,
+  sequenceProbability,
+} from "./baselines.js";
 import { type StagePrediction, writePredictions } from "./evaluate.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead } from "./lora.js";
@@ -26,6 +32,8 @@ export interface ProbesStage {
   features: Features[];
   division: Division;
   fit: FitLogistic;
+  /** The division leaves the tested set out: only rows that learn something are new, and they are called so. */
+  transfer?: true;
   label: string;
 }
 
@@ -57,6 +65,14 @@ function saveProbe(directory: string, { depth, weights, bias }: LinearHead, mode
   );
 }
 
+/** Rows that fit nothing: what the answer, or asking again, already tells. */
+const alreadyTold: [row: string, confidence: (question: LabelledRecord) => number][] = [
+  ["self-consistency", ({ target }) => target],
+  ["consistency-lexical", ({ given, responses }) => lexicalConsistency(given, responses)],
+  ["mean-token-probability", ({ given }) => meanTokenProbability(given.logprobs)],
+  ["sequence-probability", ({ given }) => sequenceProbability(given.logprobs)],
+];
+
 /** Fits everything for one division and writes its predictions; the answer probe of the first seed becomes a policy. */
 export async function fitProbes({
   context,
@@ -66,6 +82,7 @@ export async function fitProbes({
   features,
   division,
   fit,
+  transfer,
   label,
 }: ProbesStage): Promise<void> {
   const { train, inner, test } = division;
@@ -73,11 +90,14 @@ export async function fitProbes({
   const correct = questions.map((question) => question.given_correct);
   const kinds = questions.map((question) => question.kind);
   const predictions: StagePrediction[] = [];
-  const put = (row: string, labels: number | null, seed: number, values: ArrayLike<number>) => {
-    for (const [i, index] of test.entries()) predictions.push({ row, labels, seed, index, confidence: values[i]! });
+  const put = (row: string, labels: number | null, seed: number, values: ArrayLike<number>, layer?: number) => {
+    const more = { ...(layer === undefined ? {} : { layer }), ...(transfer ? { transfer } : {}) };
+    for (const [i, index] of test.entries())
+      predictions.push({ row, labels, seed, index, confidence: values[i]!, ...more });
   };
   const counts = [...new Set([...recipe.labels.counts, recipe.labels.main])];
-  const task = context.progress.task(label, 2 + recipe.seeds * counts.length * 2, "fits");
+  const everyDepth = recipe.probes.everyDepth && !transfer ? features.length : 0;
+  const task = context.progress.task(label, 2 + recipe.seeds * counts.length * 2 + everyDepth, "fits");
   try {
     const families = [];
     for (const family of ["answer", "question"] as const) {
@@ -89,38 +109,44 @@ export async function fitProbes({
       task.advance(1);
     }
     for (let seed = 0; seed < recipe.seeds; seed++) {
-      put(
-        "self-consistency",
-        null,
-        seed,
-        test.map((row) => agreement[row]!),
-      );
-      put(
-        "mean-token-probability",
-        null,
-        seed,
-        test.map((row) => meanTokenProbability(questions[row]!.given.logprobs)),
-      );
-      put(
-        "sequence-probability",
-        null,
-        seed,
-        test.map((row) => sequenceProbability(questions[row]!.given.logprobs)),
-      );
+      if (!transfer) {
+        for (const [row, of] of alreadyTold)
+          put(
+            row,
+            null,
+            seed,
+            test.map((index) => of(questions[index]!)),
+          );
+      }
       for (const count of counts) {
         const labels = division.labels(seed, count);
         put("self-consistency-platt", count, seed, await selfConsistencyPlatt(fit, agreement, correct, labels, test));
-        put("rate-of-kind", count, seed, rateOfKind(kinds, correct, labels, test));
+        if (!transfer) put("rate-of-kind", count, seed, rateOfKind(kinds, correct, labels, test));
         const parts = division.parts(labels, seed);
         for (const { family, elicited } of families) {
           const fitted = await calibrate(elicited, { correct, labels, parts, test, fit, signal: context.signal });
           put(`probe-${family}`, count, seed, fitted.elical.probabilities);
           put(`probe-${family}-calibration-only`, count, seed, fitted.calibrationOnly.probabilities);
           put(`probe-${family}-elicitation-only`, count, seed, fitted.elicitationOnly.probabilities);
-          if (family === "answer" && seed === 0 && count === recipe.labels.main)
+          if (!transfer && family === "answer" && seed === 0 && count === recipe.labels.main)
             saveProbe(context.directory, fitted.elical.head, model, recipe);
           task.advance(1);
         }
+      }
+    }
+    if (recipe.probes.everyDepth && !transfer) {
+      for (const feature of features) {
+        const elicited = await elicit({ features: [feature], agreement, train, inner, fit, signal: context.signal });
+        for (let seed = 0; seed < recipe.seeds; seed++) {
+          const labels = division.labels(seed, recipe.labels.main);
+          const parts = division.parts(labels, seed);
+          const fitted = await calibrate(elicited, { correct, labels, parts, test, fit, signal: context.signal });
+          const row = `probe-${feature.family}`;
+          put(row, recipe.labels.main, seed, fitted.elical.probabilities, feature.depth);
+          put(`${row}-calibration-only`, recipe.labels.main, seed, fitted.calibrationOnly.probabilities, feature.depth);
+          put(`${row}-elicitation-only`, recipe.labels.main, seed, fitted.elicitationOnly.probabilities, feature.depth);
+        }
+        task.advance(1);
       }
     }
   } finally {

@@ -4,6 +4,10 @@ import { promptSchema } from "../../model/card.js";
 
 const share = z.number().min(0).max(1);
 const positive = z.int().positive();
+/** Names a set in rows, tables and folders. */
+const setName = z.string().regex(/^[A-Za-z0-9][\w.-]*$/, 'expected letters, digits, "_", "." and "-"');
+/** A depth of the model: after so many blocks; the last one; or the one that the training questions choose. */
+const layer = z.union([z.literal("last"), z.literal("auto"), positive]);
 
 /** Settings of an EliCal run. */
 export const elicalSchema = z.strictObject({
@@ -12,8 +16,15 @@ export const elicalSchema = z.strictObject({
   model: z.string(),
   questions: z
     .strictObject({
-      /** "world-facts", or a file of questions. */
-      file: z.string().default("world-facts"),
+      /** "world-facts", a file of questions, or several files, each a set with a name of its own. */
+      file: z
+        .union([
+          z.string(),
+          z.array(z.strictObject({ path: z.string(), set: setName, limit: positive.nullable().default(null) })).min(1),
+        ])
+        .default("world-facts"),
+      /** Which questions of a set are taken where it has a limit. */
+      seed: z.int().min(0).default(0),
       /** At most so many, taken from both sides of the split alike. */
       limit: positive.nullable().default(null),
       /** Keep questions whose answer stands in the question. */
@@ -44,7 +55,72 @@ export const elicalSchema = z.strictObject({
   /** Every question is tested once a seed when folds > 0; else one part is held out. */
   seeds: positive.default(1),
   folds: z.int().min(0).default(0),
-  probes: z.strictObject({ depths: positive.default(5) }).prefault({}),
+  /**
+   * For each set of questions, also learn from the training questions of the other sets alone and test on its test
+   * questions.
+   */
+  transfer: z.boolean().default(false),
+  probes: z
+    .strictObject({
+      depths: positive.default(5),
+      /** Also rows for each depth, at the main number of labels. */
+      everyDepth: z.boolean().default(false),
+    })
+    .prefault({}),
+  /** Rows that ask the model again; each says in the report what it costs. */
+  baselines: z
+    .strictObject({
+      /** The samples that mean the given answer, by the cosine of pooled hidden states. */
+      semantic: z
+        .strictObject({
+          enabled: z.boolean().default(false),
+          /** Null: after two thirds of the blocks. */
+          layer: positive.nullable().default(null),
+          /** Share of pairs of answers to different questions that may count as the same: it sets the threshold. */
+          falseMatches: share.default(0.01),
+        })
+        .prefault({}),
+      /** How sure the model says it is. */
+      verbal: z
+        .strictObject({
+          /** One row each, with so many solved examples before the question. */
+          shots: z.array(z.int().min(0)).default([]),
+          /** Where the examples are from; "test" as published: ten test questions of the same set, and their labels. */
+          shotsFrom: z.enum(["train", "test"]).default("train"),
+          prompt: promptSchema.prefault({
+            user: "Judge whether you can answer the question correctly. Give only a score from 0 to 1: 0 if you are sure that you cannot, 1 if you are sure that you can.\nQuestion: {question}",
+          }),
+          newTokens: positive.default(8),
+          /** The confidence where the reply holds no score; 0 as published. */
+          unparsed: share.default(0.5),
+        })
+        .prefault({}),
+      /** Whether the model calls its answer right, as it is (`p-true`) and with a temperature from the labels. */
+      thermometer: z
+        .strictObject({
+          enabled: z.boolean().default(false),
+          /** The turn after the answer. */
+          ask: z.string().default("Is this answer correct?\nA. Yes\nB. No\nReply with A or B only."),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
+  /** Heads alone, on the frozen state of the prompt's last token. */
+  heads: z
+    .strictObject({
+      kinds: z.array(z.enum(["linear", "mlp"])).default([]),
+      /** Also rows for each depth of the probes, at the main number of labels. */
+      everyDepth: z.boolean().default(false),
+      /** Trained for so many of the seeds; null: all of them. */
+      seeds: positive.nullable().default(null),
+      learningRate: z.number().positive().default(1e-3),
+      weightDecay: z.number().min(0).default(0.1),
+      warmup: share.default(0.1),
+      batch: positive.default(16),
+      elicitEpochs: positive.default(10),
+      calibrateEpochs: positive.default(10),
+    })
+    .prefault({}),
   lora: z
     .strictObject({
       enabled: z.boolean().default(true),
@@ -56,6 +132,17 @@ export const elicalSchema = z.strictObject({
         .array(z.enum(["q", "k", "v", "o", "gate", "up", "down"]))
         .min(1)
         .default(["q", "k", "v", "o", "gate", "up", "down"]),
+      /**
+       * Depths the head reads at, a row each; the first is the row that everything else is compared with. "auto": where a
+       * linear probe on the frozen states ranks the agreement of held-out training questions best.
+       */
+      layers: z
+        .array(layer)
+        .min(1)
+        .refine((list) => new Set(list).size === list.length, "the same depth stands there twice")
+        .default(["last"]),
+      /** Trained for the main number of labels, or for every one of labels.counts. */
+      labels: z.enum(["main", "all"]).default("main"),
       /** The prompt the confidence is read from. */
       prompt: promptSchema.prefault({ user: "Answer the following question.\nQuestion: {question}", system: "none" }),
       learningRate: z.number().positive().default(3e-4),
@@ -73,7 +160,32 @@ export const elicalSchema = z.strictObject({
     .prefault({}),
 });
 
+/** What a single setting cannot tell. */
+export function recipeProblems({ questions, folds, transfer, labels, baselines }: ElicalRecipe): string[] {
+  const sets = Array.isArray(questions.file) ? questions.file.map(({ set }) => set) : [];
+  const problems: string[] = [];
+  const twice = sets.find((set, i) => sets.indexOf(set) < i);
+  if (twice !== undefined) problems.push(`questions.file: two files are the set ${twice}; give each a name of its own`);
+  if (!labels.counts.includes(labels.main)) {
+    problems.push(`labels.main is ${labels.main}; expected one of labels.counts (${labels.counts.join(", ")})`);
+  }
+  if (folds === 1) problems.push("folds is 1; expected 0 (one part held out) or 2 and more");
+  if (transfer && sets.length < 2)
+    problems.push("transfer is true; expected at least two sets in questions.file, so that one can be left out");
+  if (transfer && folds) problems.push(`transfer is true and folds is ${folds}; transfer needs folds: 0`);
+  const most = Math.max(0, ...baselines.verbal.shots);
+  if (most && folds)
+    problems.push(`baselines.verbal.shots is ${most} and folds is ${folds}; solved examples need folds: 0`);
+  return problems;
+}
+
+/** Names of the sets of questions; none where there is one file. */
+export const setsOf = ({ questions }: Pick<ElicalRecipe, "questions">): string[] =>
+  Array.isArray(questions.file) && questions.file.length > 1 ? questions.file.map(({ set }) => set) : [];
+
 export type ElicalRecipe = z.infer<typeof elicalSchema>;
+
+export type Layer = z.infer<typeof layer>;
 
 /** The same settings where most are left out. */
 export type ElicalSettings = z.input<typeof elicalSchema>;

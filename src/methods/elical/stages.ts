@@ -1,5 +1,6 @@
 /** EliCal's stages: questions, answers, labels, probes, LoRA, evaluation, report. */
 import { join } from "node:path";
+import { CredenceError } from "../../errors.js";
 import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
 import { linkAtomic, readJson, writeFileAtomic, writeJsonAtomic } from "../../files.js";
 import { sigmoid } from "../../model/calibrator.js";
@@ -8,6 +9,7 @@ import type { Policy } from "../../policy/policy.js";
 import type { Progress } from "../../tracking/progress.js";
 import type { Stage, StageContext } from "../../training/run.js";
 import { answerQuestions, readFeatures, readSamples } from "./answers.js";
+import { type AskingStage, askVerbally, askWhetherRight, compareMeanings } from "./asking.js";
 import {
   evaluateRows,
   gatherRows,
@@ -16,9 +18,23 @@ import {
   writePredictions,
   writeRows,
 } from "./evaluate.js";
+import { trainHeads } from "./heads.js";
 import { type LabelledRecord, labelRecords, readLabels, writeLabels } from "./labels.js";
-import { confidenceHead, stageFolder, trainLora } from "./lora.js";
-import { divisions, split, stageNames } from "./plan.js";
+import { confidenceHead, type LoraStage, stageFolder, trainLora } from "./lora.js";
+import {
+  askingStages,
+  type Division,
+  divisions,
+  frozenStages,
+  type LoraTraining,
+  loraDivision,
+  loraTrainings,
+  type NamedDivision,
+  namedDivisions,
+  splitWithout,
+  stageNames,
+} from "./plan.js";
+import { elicit, elicitedHead } from "./probe.js";
 import { fitProbes, probeFolder } from "./probes.js";
 import { prepareQuestions, readStageQuestions, writeQuestions } from "./questions.js";
 import type { ElicalRecipe } from "./recipe.js";
@@ -48,99 +64,161 @@ async function loraPrompts({ model, recipe }: ElicalJob, questions: LabelledReco
   return Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.lora.prompt)));
 }
 
-/** The LoRA stages of one seed. */
-function loraStages(job: ElicalJob, seed: number): Stage[] {
-  const { recipe, model, fit } = job;
-  const main = recipe.labels.main;
-  const train = async (context: StageContext, what: "elicit" | "calibrate" | "calibrateOnly") => {
-    const questions = labelsOf(context);
-    const division = split(questions);
-    const prompts = await loraPrompts(job, questions);
-    const labels = division.labels(seed, main);
-    const rows = what === "elicit" ? division.train : labels;
-    const label = {
+/**
+ * Where the LoRA reader's head reads, and what it begins as. The last state is normed, and a head begins at random there,
+ * as published. A middle one is not: a few of its numbers are a hundred times the others. There the head begins as the
+ * frozen probe of the same depth that was fitted to agreement, or where agreement has no say, at zero.
+ */
+async function loraHead(
+  { model, fit }: ElicalJob,
+  context: StageContext,
+  { what, layer }: LoraTraining,
+  questions: LabelledRecord[],
+  { train, inner }: Division,
+): Promise<{ layer: number; head?: LoraStage["head"] }> {
+  const last = model.info.layers;
+  if (layer === "last" || layer === last) return { layer: last };
+  const all = readFeatures(stageFolder(context, stageNames.answers)).filter(({ family }) => family === "question");
+  const features = layer === "auto" ? all : all.filter(({ depth }) => depth === layer);
+  if (!features.length) {
+    throw new CredenceError(
+      "BAD_RECIPE",
+      `lora.layers: ${layer}; no states were kept there. Expected "last", "auto" or one of ${all.map(({ depth }) => depth).join(", ")} (probes.depths says how many)`,
+    );
+  }
+  const agreement = questions.map(({ target }) => target);
+  const elicited = await elicit({ features, agreement, train, inner, fit, signal: context.signal });
+  const { depth } = elicited;
+  if (depth === last) return { layer: last };
+  const width = model.info.hiddenSize;
+  const zero = { weights: new Float32Array(width), bias: 0 };
+  return { layer: depth, head: what === "elicit" ? elicitedHead(elicited) : zero };
+}
+
+/** What a training of the LoRA reader is called while it runs. */
+function loraLabel({ what, seed, layer, main, labels, without }: LoraTraining, recipe: ElicalRecipe): string {
+  const parts = [
+    {
       elicit: "LoRA, learning agreement",
       calibrate: "LoRA, calibrating",
       calibrateOnly: "LoRA, calibrating from scratch",
-    }[what];
-    const policy = await trainLora({
-      context,
-      model,
-      recipe,
-      seed,
-      epochs: what === "elicit" ? recipe.lora.elicitEpochs : recipe.lora.calibrateEpochs,
-      rows: rows.map((row) => ({
-        tokens: prompts[row]!,
-        target: what === "elicit" ? questions[row]!.target : questions[row]!.given_correct,
-      })),
-      from: what === "calibrate" ? stageFolder(context, stageNames.elicit(seed)) : undefined,
-      label: `${label}${recipe.seeds > 1 ? `, seed ${seed}` : ""}`,
-    });
-    await withPolicy(policy, async () => {
-      const read = async (places: number[]) =>
-        Float64Array.from(
-          await policy.logits(
-            places.map((row) => prompts[row]!),
-            confidenceHead,
-            { signal: context.signal },
-          ),
-        );
-      const logits = await read(division.test);
-      const put = (row: string, count: number | null, values: Float64Array): StagePrediction[] =>
-        division.test.map((index, i) => ({ row, labels: count, seed, index, confidence: values[i]! }));
-      const raw = logits.map(sigmoid);
-      if (what === "calibrate") return writePredictions(context.directory, put("lora-question", main, raw));
-      if (what === "calibrateOnly")
-        return writePredictions(context.directory, put("lora-question-calibration-only", main, raw));
-      const platt = await fitPlatt(
-        fit,
-        await read(labels),
-        Float64Array.from(labels, (row) => questions[row]!.given_correct),
-      );
-      writePredictions(context.directory, [
-        ...put("lora-question-elicitation-only", null, raw),
-        ...put("lora-question-elicitation-only-platt", main, applyPlatt(platt, logits)),
-      ]);
-    });
-  };
-  return [
-    { name: stageNames.elicit(seed), run: (context) => train(context, "elicit") },
-    { name: stageNames.calibrate(seed), run: (context) => train(context, "calibrate") },
-    { name: stageNames.calibrateOnly(seed), run: (context) => train(context, "calibrateOnly") },
+    }[what],
+    main ? "" : `layer ${layer}`,
+    without === undefined ? "" : `without ${without}`,
+    labels === null || labels === recipe.labels.main ? "" : `${labels} labels`,
+    recipe.seeds > 1 ? `seed ${seed}` : "",
   ];
+  return parts.filter(Boolean).join(", ");
 }
 
-const loraSeeds = ({ lora, seeds }: ElicalRecipe): number => (lora.enabled ? Math.min(seeds, lora.seeds ?? seeds) : 0);
+/** One training of the LoRA reader, and what it says of the test questions. */
+async function runLora(job: ElicalJob, training: LoraTraining, context: StageContext): Promise<void> {
+  const { recipe, model, fit } = job;
+  const { what, seed, main, from, without } = training;
+  const questions = labelsOf(context);
+  const division = loraDivision(questions, training);
+  const prompts = await loraPrompts(job, questions);
+  const labels = division.labels(seed, training.labels ?? recipe.labels.main);
+  const rows = what === "elicit" ? division.train : labels;
+  const { layer, head } = await loraHead(job, context, training, questions, division);
+  const policy = await trainLora({
+    context,
+    model,
+    recipe,
+    seed,
+    epochs: what === "elicit" ? recipe.lora.elicitEpochs : recipe.lora.calibrateEpochs,
+    rows: rows.map((row) => ({
+      tokens: prompts[row]!,
+      target: what === "elicit" ? questions[row]!.target : questions[row]!.given_correct,
+    })),
+    layer,
+    head,
+    from: from === undefined ? undefined : stageFolder(context, from),
+    label: loraLabel(training, recipe),
+  });
+  await withPolicy(policy, async () => {
+    const read = async (places: readonly number[]) =>
+      Float64Array.from(
+        await policy.logits(
+          places.map((row) => prompts[row]!),
+          confidenceHead,
+          { signal: context.signal },
+        ),
+      );
+    const logits = await read(division.test);
+    // Depths are told apart where there are several to tell apart, or one that the questions chose.
+    const depths = recipe.lora.layers.length > 1 || recipe.lora.layers[0] === "auto";
+    const put = (row: string, count: number | null, values: Float64Array): StagePrediction[] => {
+      const one = (more: Pick<StagePrediction, "layer" | "transfer">): StagePrediction[] =>
+        division.test.map((index, i) => ({ row, labels: count, seed, index, confidence: values[i]!, ...more }));
+      const beside = depths && without === undefined && (count === null || count === recipe.labels.main);
+      return [...(main ? one(without === undefined ? {} : { transfer: true }) : []), ...(beside ? one({ layer }) : [])];
+    };
+    const raw = logits.map(sigmoid);
+    if (what === "calibrate") return writePredictions(context.directory, put("lora-question", training.labels, raw));
+    if (what === "calibrateOnly")
+      return writePredictions(context.directory, put("lora-question-calibration-only", training.labels, raw));
+    const scaled: StagePrediction[] = [];
+    const every = main && without === undefined && recipe.lora.labels === "all";
+    for (const count of every ? new Set([recipe.labels.main, ...recipe.labels.counts]) : [recipe.labels.main]) {
+      const labelled = division.labels(seed, count);
+      const platt = await fitPlatt(
+        fit,
+        await read(labelled),
+        Float64Array.from(labelled, (row) => questions[row]!.given_correct),
+      );
+      scaled.push(...put("lora-question-elicitation-only-platt", count, applyPlatt(platt, logits)));
+    }
+    writePredictions(context.directory, [...put("lora-question-elicitation-only", null, raw), ...scaled]);
+  });
+}
 
 /** Stages that leave predictions. */
-function predictingStages(recipe: ElicalRecipe): string[] {
-  const folds = Array.from({ length: Math.max(1, recipe.folds) }, (_, fold) => stageNames.probes(fold, recipe.folds));
-  const seeds = Array.from({ length: loraSeeds(recipe) }, (_, seed) => seed);
+const predictingStages = (recipe: ElicalRecipe): string[] =>
+  [...frozenStages(recipe), ...loraTrainings(recipe)].map(({ name }) => name).concat(askingStages(recipe));
+
+/** The stages that ask the model again. */
+function asking({ recipe, model }: ElicalJob): Stage[] {
+  const { semantic, verbal, thermometer } = recipe.baselines;
+  const stage = (name: string, ask: (stage: AskingStage, divisions: NamedDivision[]) => Promise<void>): Stage => ({
+    name,
+    run: async (context) => {
+      const questions = labelsOf(context);
+      await ask({ context, model, recipe, questions }, namedDivisions(questions, recipe));
+    },
+  });
   return [
-    ...folds,
-    ...seeds.flatMap((seed) => [stageNames.elicit(seed), stageNames.calibrate(seed), stageNames.calibrateOnly(seed)]),
+    ...(semantic.enabled ? [stage(stageNames.semantic, compareMeanings)] : []),
+    ...verbal.shots.map((shots) =>
+      stage(stageNames.verbal(shots), (given, divisions) => askVerbally(given, divisions, shots)),
+    ),
+    ...(thermometer.enabled ? [stage(stageNames.thermometer, askWhetherRight)] : []),
   ];
 }
 
 /** All stages of a recipe in order. */
 export function elicalStages(job: ElicalJob): Stage[] {
   const { recipe, model, fit } = job;
-  const probes = Array.from(
-    { length: Math.max(1, recipe.folds) },
-    (_, fold): Stage => ({
-      name: stageNames.probes(fold, recipe.folds),
+  const frozen = frozenStages(recipe).map(
+    ({ name, what, fold, without }): Stage => ({
+      name,
       run: (context) => {
         const questions = labelsOf(context);
-        return fitProbes({
+        const label = [
+          what === "probes" ? "fitting probes" : "training heads",
+          recipe.folds ? `fold ${fold + 1} of ${recipe.folds}` : "",
+          without === undefined ? "" : `without ${without}`,
+        ];
+        const stage = {
           context,
-          model,
           recipe,
           questions,
           features: readFeatures(stageFolder(context, stageNames.answers)),
-          division: divisions(questions, recipe)[fold]!,
-          fit,
-          label: recipe.folds ? `fitting probes, fold ${fold + 1} of ${recipe.folds}` : "fitting probes",
-        });
+          division: without === undefined ? divisions(questions, recipe)[fold]! : splitWithout(questions, without),
+          ...(without === undefined ? {} : { transfer: true as const }),
+          label: label.filter(Boolean).join(", "),
+        };
+        return what === "heads" ? trainHeads(stage) : fitProbes({ ...stage, model, fit });
       },
     }),
   );
@@ -178,8 +256,11 @@ export function elicalStages(job: ElicalJob): Stage[] {
         );
       },
     },
-    ...probes,
-    ...Array.from({ length: loraSeeds(recipe) }, (_, seed) => loraStages(job, seed)).flat(),
+    ...asking(job),
+    ...frozen,
+    ...loraTrainings(recipe).map(
+      (training): Stage => ({ name: training.name, run: (context) => runLora(job, training, context) }),
+    ),
     {
       name: stageNames.evaluate,
       run: async (context) => {
@@ -188,7 +269,7 @@ export function elicalStages(job: ElicalJob): Stage[] {
         const rows = gatherRows(predictions, questions, recipe);
         writeRows(context.runDirectory, rows, recipe);
         writeJsonAtomic(join(context.directory, "evaluated.json"), evaluateRows(rows, recipe));
-        linkAtomic(join(context.runDirectory, "best"), join("stages", predictingStages(recipe)[0]!, probeFolder));
+        linkAtomic(join(context.runDirectory, "best"), join("stages", frozenStages(recipe)[0]!.name, probeFolder));
       },
     },
     {

@@ -6,10 +6,13 @@ import type { FitLogistic } from "../../evaluation/calibrators.js";
 import type { Model } from "../../policy/model.js";
 import type { GenerateSettings, Policy } from "../../policy/policy.js";
 import { plannedBatches, stepBatch } from "../../training/confidence-head.js";
+import { newFeatureHead, trainFeatureHead } from "../../training/feature-head.js";
 import { answerSettings, chunkSize, probeDepths } from "./answers.js";
+import { askedTogether, type PlannedAsking } from "./asking.js";
+import { headWidths } from "./heads.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead } from "./lora.js";
-import { divisions, stageNames } from "./plan.js";
+import { divisions, frozenStages, split, stageNames } from "./plan.js";
 import type { PlannedTraining } from "./preflight.js";
 import { calibrate, elicit } from "./probe.js";
 import type { ElicalRecipe } from "./recipe.js";
@@ -30,6 +33,8 @@ export interface Probe {
   questions: LabelledRecord[];
   /** Of the answers. */
   prompts: Int32Array[];
+  /** Stages that ask the model again. */
+  asking: PlannedAsking[];
   /** The run's trainings on a model. */
   trainings(model: Model): PlannedTraining[];
 }
@@ -120,9 +125,31 @@ async function fitting({ recipe, questions, fit }: Probe, { info }: Model): Prom
   return 2 * depths * one + 2 * recipe.seeds * shares * calibrated;
 }
 
+/** Seconds of training the heads of one division, from one epoch of each kind on some rows of made-up states. */
+function heading({ recipe, questions }: Probe, { info }: Model, transfer: boolean): number {
+  const { heads, labels, seeds } = recipe;
+  const width = info.hiddenSize;
+  const rows = Array.from({ length: 64 }, (_, row) => row);
+  const features = Float64Array.from({ length: rows.length * width }, (_, i) => Math.sin(i));
+  const train = split(questions).train.length;
+  const counts = [...new Set([labels.main, ...labels.counts])].map((count) => Math.min(count, train));
+  const elicited = heads.elicitEpochs * train;
+  const calibrated = (of: number[]) => 2 * heads.calibrateEpochs * of.reduce((sum, count) => sum + count, 0);
+  const others = heads.everyDepth && !transfer ? probeDepths(info.layers, recipe.probes.depths).length - 1 : 0;
+  const passes = elicited + calibrated(counts) + others * (elicited + calibrated([Math.min(labels.main, train)]));
+  let perRow = 0;
+  for (const kind of heads.kinds) {
+    const head = newFeatureHead(width, headWidths(kind, width), 0);
+    const started = performance.now();
+    trainFeatureHead(head, { ...heads, epochs: 1, features, width, rows, targets: rows.map(() => 0.5), seed: 0 });
+    perRow += (performance.now() - started) / 1000 / rows.length;
+  }
+  return perRow * passes * Math.min(seeds, heads.seeds ?? seeds);
+}
+
 /** Loads the model and measures. */
 export async function measure(probe: Probe): Promise<Measured> {
-  const { recipe, prompts, trainings, questions } = probe;
+  const { recipe, prompts, trainings } = probe;
   let model: Model | undefined;
   const load = await seconds(async () => {
     model = await probe.load();
@@ -135,10 +162,19 @@ export async function measure(probe: Probe): Promise<Measured> {
     const policy = await model!.policy();
     stages[stageNames.answers] =
       (await generation(policy, prompts, settings.given)) + (await generation(policy, prompts, settings.sampled));
+    for (const { name, prompts: asked, newTokens } of probe.asking) {
+      if (!asked.length) continue;
+      if (newTokens) stages[name] = await generation(policy, asked, { maxNewTokens: newTokens, temperature: 0 });
+      else {
+        const some = evenly(asked, 2 * askedTogether);
+        stages[name] = ((await seconds(() => policy.choices(some, [0, 1]))) * tokensOf(asked)) / tokensOf(some);
+      }
+    }
     await policy.dispose();
     generatingBytes = process.resourceUsage().maxRSS * 1024;
     const fits = await fitting(probe, model!);
-    for (const [fold] of divisions(questions, recipe).entries()) stages[stageNames.probes(fold, recipe.folds)] = fits;
+    for (const { name, what, without } of frozenStages(recipe))
+      stages[name] = what === "probes" ? fits : heading(probe, model!, without !== undefined);
     const planned = trainings(model!);
     if (planned.length) Object.assign(stages, await training(planned));
   } finally {

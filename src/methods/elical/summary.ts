@@ -4,11 +4,20 @@ import type { MetricValue } from "../../evaluation/bootstrap.js";
 import { readJson } from "../../files.js";
 import type { RunState } from "../../training/run.js";
 import { version } from "../../version.js";
-import type { Evaluated } from "./evaluate.js";
-import { readLabels } from "./labels.js";
-import { stageNames } from "./plan.js";
-import type { ElicalRecipe } from "./recipe.js";
+import { type AskingNote, noteFile } from "./asking.js";
+import { type Evaluated, inOrder } from "./evaluate.js";
+import { type LabelledRecord, readLabels } from "./labels.js";
+import { askingStages, stageNames } from "./plan.js";
+import { type ElicalRecipe, setsOf } from "./recipe.js";
 import type { ElicalJob } from "./stages.js";
+
+export interface QuestionCounts {
+  total: number;
+  train: number;
+  test: number;
+  /** Share of right answers. */
+  accuracy: number;
+}
 
 export interface ElicalSummary extends Evaluated {
   credence: string;
@@ -25,7 +34,14 @@ export interface ElicalSummary extends Evaluated {
     parameters: number;
   };
   engine: { device: string; isa: string; dtype: string; threads: number };
-  questions: { total: number; train: number; test: number; groups: number; leftOut: number; accuracy: number };
+  questions: QuestionCounts & {
+    groups: number;
+    leftOut: number;
+    /** The same of each set, where there are several. */
+    sets: Record<string, QuestionCounts>;
+  };
+  /** What the rows that ask the model again did and took, by row. */
+  asking: Record<string, AskingNote>;
   best: { row: string; directory: string };
   /** Seconds and largest memory of the process at the end of each stage. */
   stages: RunState["stages"];
@@ -40,7 +56,18 @@ export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJo
   };
   const labels = readLabels(stage(stageNames.labels));
   const { storageType, architecture, layers, hiddenSize, parameters, device, isa, dtype, threads } = model.info;
-  const train = labels.filter(({ part }) => part === "train").length;
+  const count = (of: LabelledRecord[]): QuestionCounts => {
+    const train = of.filter(({ part }) => part === "train").length;
+    const right = of.filter((label) => label.given_correct).length;
+    return { total: of.length, train, test: of.length - train, accuracy: right / of.length };
+  };
+  const { semantic, verbal, thermometer } = stageNames;
+  const notes: Record<string, string> = {
+    "consistency-semantic": semantic,
+    ...Object.fromEntries(recipe.baselines.verbal.shots.map((shots) => [`verbal-${shots}`, verbal(shots)])),
+    thermometer,
+  };
+  const asked = Object.entries(notes).filter(([, name]) => askingStages(recipe).includes(name));
   return {
     credence: version,
     recipe,
@@ -57,13 +84,12 @@ export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJo
     },
     engine: { device, isa, dtype, threads },
     questions: {
-      total: labels.length,
-      train,
-      test: labels.length - train,
+      ...count(labels),
       groups: new Set(labels.map(({ group }) => group)).size,
       leftOut: answerInQuestion,
-      accuracy: labels.filter((label) => label.given_correct).length / labels.length,
+      sets: Object.fromEntries(setsOf(recipe).map((set) => [set, count(labels.filter((label) => label.set === set))])),
     },
+    asking: Object.fromEntries(asked.map(([row, name]) => [row, readJson(join(stage(name), noteFile)) as AskingNote])),
     best: { row: "probe-answer", directory: "best" },
     stages: (readJson(join(runDirectory, "state.json")) as RunState).stages,
     ...evaluated,
@@ -78,16 +104,30 @@ export const rowTitles: Record<string, string> = {
   "probe-question": "Probe on the question, EliCal",
   "probe-question-calibration-only": "  calibration only",
   "probe-question-elicitation-only": "  elicitation only, Platt-scaled",
+  "head-linear": "Linear head on the question, EliCal",
+  "head-linear-calibration-only": "  calibration only",
+  "head-linear-elicitation-only": "  elicitation only",
+  "head-mlp": "Three-layer head on the question, EliCal",
+  "head-mlp-calibration-only": "  calibration only",
+  "head-mlp-elicitation-only": "  elicitation only",
   "lora-question": "LoRA on the question, EliCal",
   "lora-question-calibration-only": "  calibration only",
   "lora-question-elicitation-only": "  elicitation only",
   "lora-question-elicitation-only-platt": "  elicitation only, Platt-scaled",
   "self-consistency-platt": "Self-consistency, Platt-scaled",
   "self-consistency": "Self-consistency",
+  "consistency-lexical": "Consistency, ROUGE-L",
+  "consistency-semantic": "Consistency, by meaning",
+  thermometer: "Calls its answer right, with a temperature",
+  "p-true": "Calls its answer right",
   "mean-token-probability": "Mean token probability",
   "sequence-probability": "Sequence probability",
   "rate-of-kind": "Rate of the kind of question",
 };
+
+/** A row's title; "verbal-10" says how many examples it was shown. */
+const titleOf = (row: string): string =>
+  row.startsWith("verbal-") ? `Says how sure it is, ${row.slice("verbal-".length)} examples` : (rowTitles[row] ?? row);
 
 const shown = (value: MetricValue | undefined): string =>
   value?.value == null
@@ -97,7 +137,7 @@ const shown = (value: MetricValue | undefined): string =>
 /** The table a terminal shows at the end of a run: how honest the model was before, and is now. */
 export function summaryText(summary: ElicalSummary, directory: string): string {
   const { metrics, questions, recipe } = summary;
-  const width = Math.max(...Object.keys(metrics).map((row) => (rowTitles[row] ?? row).length));
+  const width = Math.max(...Object.keys(metrics).map((row) => titleOf(row).length));
   const cell = 26;
   const line = (title: string, cells: string[]) =>
     `${title.padEnd(width)}  ${cells.map((text) => text.padEnd(cell)).join("")}`.trimEnd();
@@ -107,9 +147,7 @@ export function summaryText(summary: ElicalSummary, directory: string): string {
     `${summary.model.name}: ${questions.total} questions, ${(100 * questions.accuracy).toFixed(1)} % answered right, ${recipe.labels.main} labels`,
     "",
     line("", ["AUROC", "ECE", "Brier"]),
-    ...Object.entries(metrics).map(([row, values]) =>
-      line(rowTitles[row] ?? row, [values.auroc, values.ece, values.brier].map(shown)),
-    ),
+    ...inOrder(metrics).map(([row, values]) => line(titleOf(row), [values.auroc, values.ece, values.brier].map(shown))),
     "",
     before && after
       ? `Before: the model's own probability of its answer is off by ${percent(before.ece)} on average. Now: by ${percent(after.ece)}, from one pass and ${recipe.labels.main} labels.`
