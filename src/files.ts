@@ -155,6 +155,29 @@ export function writeFileAtomic(path: string, data: FileData): void {
   }
 }
 
+/** The same from pieces as they come; only one is in memory at a time. */
+export async function writeFileFrom(path: string, pieces: AsyncIterable<string | Uint8Array>): Promise<void> {
+  const folder = dirname(resolve(path));
+  const temporary = join(folder, `${temporaryPrefix}${basename(path)}-${process.pid}`);
+  let descriptor: number | undefined;
+  try {
+    mkdirSync(folder, { recursive: true });
+    descriptor = openSync(temporary, "w");
+    for await (const piece of pieces) writeAll(descriptor, [piece]);
+    sync(descriptor);
+    closeSync(descriptor);
+    descriptor = undefined;
+    rename(temporary, path);
+    syncFolder(folder);
+  } catch (error) {
+    if (descriptor !== undefined) closeSync(descriptor);
+    discard(temporary);
+    // What the pieces' source throws is not this file's.
+    if (typeof (error as { syscall?: unknown }).syscall !== "string") throw error;
+    throw explain(error, "write", path);
+  }
+}
+
 /** Makes a file, whole, unless there is one of that name: then false, and that one stays as it is. */
 export function createFileAtomic(path: string, data: FileData): boolean {
   const temporary = join(dirname(resolve(path)), `${temporaryPrefix}${basename(path)}-${process.pid}`);

@@ -15,11 +15,17 @@ import {
 } from "../src/methods/elical/published/convert.js";
 import { exportHonestyBench, importHonestyBench } from "../src/methods/elical/published/honestybench.js";
 import { generationPass, judgePass } from "../src/methods/elical/published/infer.js";
-import { answerSets, judgeSets, questionsSplit } from "../src/methods/elical/published/infer-sets.js";
+import { answerSets, judgeSets, questionRows, questionsSplit } from "../src/methods/elical/published/infer-sets.js";
 import { patternQuestion, splitPararel } from "../src/methods/elical/published/pararel.js";
 import { answersPaths } from "../src/methods/elical/published/paths.js";
 import { judgePrompts, questionPrompts } from "../src/methods/elical/published/prompts.js";
-import { readAnswers, readVerdicts } from "../src/methods/elical/published/verdicts.js";
+import {
+  eachOf,
+  openAnswers,
+  VerdictFile,
+  type VerdictOptions,
+  VerdictReader,
+} from "../src/methods/elical/published/verdicts.js";
 import { Model } from "../src/policy/model.js";
 import { silent } from "../src/tracking/progress.js";
 import { fakeEngine } from "./fixtures/fake-native.js";
@@ -41,6 +47,28 @@ const read = <T = Record<string, unknown>>(path: string): T[] =>
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line) as T);
+
+async function readAnswers(path: string, samples: number) {
+  const rows = [];
+  for await (const row of eachOf(await openAnswers(path, samples))) rows.push(row);
+  return rows;
+}
+
+/** The verdicts on so many answers of each question, and how many said neither. */
+async function readVerdicts(
+  path: string,
+  questions: readonly string[],
+  { group, answers, ...options }: VerdictOptions & { group: number; answers?: string[][] },
+) {
+  const file = await VerdictFile.open(path);
+  const reader = new VerdictReader(options);
+  const values: (0 | 1)[][] = [];
+  for (const [i, question] of questions.entries())
+    values.push(reader.read(await file.next(question, answers?.[i] ?? Array(group).fill(""))));
+  await file.end();
+  reader.end();
+  return { values, unparsed: reader.unparsed };
+}
 
 async function converted(name: SourceName, path: string): Promise<QaRecord[]> {
   const rows: QaRecord[] = [];
@@ -281,7 +309,7 @@ const setIn = (results: string) => ({ questions, place: { ...place, results: joi
 const judge: Responder = {
   name: "judge-1",
   async *replies(requests) {
-    for (const request of requests) {
+    for await (const request of requests) {
       const uncertain = createHash("sha256").update(request).digest()[0]! % 3 === 0;
       yield { text: uncertain ? "Uncertain." : "certain", finish: "stop" };
     }
@@ -337,7 +365,7 @@ t.test("answers and verdicts under the published names", async (t) => {
   t.equal(verdict.instruction, `${requests[5]!.question}.`, "with the published period");
   t.equal(verdict.prompt, `<${verdict.instruction}>`);
   t.match(read(paths.sampledJudged)[5], { question: asked[1]!.question, generated: sampled[1]!.response[1] });
-  await t.rejects(readAnswers(paths.sampled, 20), { message: /:1: "response" has 4 answers; expected 20/ });
+  await t.rejects(readAnswers(paths.sampled, 20), { message: /record 1 has 4 answers in "response"; expected 20/ });
   t.equal(questionsSplit("hq", "test"), "dev");
   t.equal(questionsSplit("hq", "train"), "train");
   t.equal(questionsSplit("nq", "test"), "test");
@@ -388,8 +416,9 @@ t.test("a pass that was stopped goes on to the same bytes; one by other settings
   });
   const output = put("R2/there.jsonl", "");
   const pass = { ...context, output, label: "x" };
-  await t.rejects(judgePass(judge, [], {}, pass), { code: "EXISTS", message: /nothing beside it/ });
-  await t.rejects(generationPass(policy, [], { ...settings, samples: 1, tokens: true, logprobs: true }, pass), {
+  const none = await questionRows(questions, questionPrompts.long_qa);
+  await t.rejects(judgePass(judge, none, {}, pass), { code: "EXISTS", message: /nothing beside it/ });
+  await t.rejects(generationPass(policy, none, { ...settings, samples: 1, tokens: true, logprobs: true }, pass), {
     code: "EXISTS",
   });
 });
@@ -418,7 +447,7 @@ t.test("verdicts are read in groups, and of the right run", async (t) => {
   const odd = verdicts(["certain", "", "Yes, no doubt", null]);
   await t.rejects(readVerdicts(odd, asked, { group: 2 }), {
     code: "UNPARSED",
-    message: /3 of 4 verdicts say neither.*verdicts\.jsonl:2: ""/,
+    message: /3 verdicts say neither.*e\.g\. ""/,
   });
   t.same(await readVerdicts(odd, asked, { group: 2, unparsed: "negative" }), {
     values: [
@@ -428,7 +457,7 @@ t.test("verdicts are read in groups, and of the right run", async (t) => {
     unparsed: 3,
   });
   t.same(
-    await readVerdicts(odd, asked, { group: 2, reads: "published" }),
+    await readVerdicts(odd, asked, { group: 2, compat: new Set(["B9-15"] as const) }),
     {
       values: [
         [1, 1],
@@ -440,18 +469,28 @@ t.test("verdicts are read in groups, and of the right run", async (t) => {
   );
   await t.rejects(readVerdicts(verdicts(["certain", "certain", "certain"]), asked, { group: 2 }), {
     code: "BAD_INPUT",
-    message: /has 3 verdicts, and does not come in groups of 2; 2 questions with 2 each need 4/,
+    message: /its 3 lines do not come in groups.*: they end within question 2, which has 2 answers/,
   });
-  await t.rejects(readVerdicts(verdicts(Array(6).fill("certain"), Array(6).fill("one?")), asked, { group: 2 }), {
-    message: /has 6 verdicts; 2 questions/,
+  const six = ["one?", "one?", "two?", "two?", "three?", "three?"];
+  await t.rejects(readVerdicts(verdicts(Array(6).fill("certain"), six), asked, { group: 2 }), {
+    message: /its 6 lines do not come in groups.*go on after question 2/,
   });
-  await t.rejects(
-    readVerdicts(verdicts(Array(4).fill("certain"), ["one?", "two?", "two?", "two?"]), asked, { group: 2 }),
-    {
-      code: "BAD_INPUT",
-      message: /:2: judges an answer to "two\?"; question 1 is "one\?". The file is of another run/,
-    },
-  );
+  const mixed = verdicts(Array(4).fill("certain"), ["one?", "two?", "two?", "two?"]);
+  await t.rejects(readVerdicts(mixed, asked, { group: 2 }), {
+    code: "BAD_INPUT",
+    message: /record 2 judges an answer to "two\?", where question 1 is "one\?". It is of another run/,
+  });
+  const line = (generated: string) => ({ question: "one?", generated, response: ["certain"] });
+  const judged = put("judged.jsonl", lines([line("a"), line("b")]));
+  t.same((await readVerdicts(judged, ["one?"], { group: 2, answers: [["a", "b"]] })).values, [[1, 1]]);
+  await t.rejects(readVerdicts(judged, ["one?"], { group: 2, answers: [["a", "c"]] }), {
+    code: "BAD_INPUT",
+    message: /record 2 judges another answer to question 1 than "c". It is of another run/,
+  });
+  const request = { question: "Are a and b the same?", original_question: "one?", response: ["certain"] };
+  const agreement = put("agreement.jsonl", lines([request]));
+  t.same((await readVerdicts(agreement, ["one?"], { group: 1, answers: [["b"]] })).values, [[1]]);
+  await t.rejects(readVerdicts(agreement, ["one?"], { group: 1, answers: [["xyz"]] }), { message: /another answer/ });
 });
 
 t.test("HonestyBench's records, in and out", async (t) => {
@@ -473,12 +512,19 @@ t.test("HonestyBench's records, in and out", async (t) => {
   const ask = (question: string) => ({ instruction: `ask ${question}`, prompt: `<${question}>` });
   t.equal(await importHonestyBench(released, paths, { samples: 20, ask }), 4);
   const questions = rows.map(({ question }) => question);
+  const given = rows.map(({ sampling_response }) => sampling_response);
   t.same(
-    (await readVerdicts(paths.consistency, questions, { group: 20 })).values,
+    (await readVerdicts(paths.consistency, questions, { group: 20, answers: given })).values,
     rows.map((one) => one.consistency_judgement),
   );
   t.same(
-    (await readVerdicts(paths.sampledJudged, questions, { group: 20, reads: "published" })).values,
+    (
+      await readVerdicts(paths.sampledJudged, questions, {
+        group: 20,
+        answers: given,
+        compat: new Set(["B9-15"] as const),
+      })
+    ).values,
     rows.map((one) => one.sampling_correctness),
   );
   t.match((await readAnswers(paths.sampled, 20))[2], { prompt: "<q2?>", response: rows[2]!.sampling_response });
@@ -507,7 +553,7 @@ t.test("HonestyBench's records, in and out", async (t) => {
     message: /of different runs/,
   });
   await t.rejects(exportHonestyBench({ ...paths, consistency: other.consistency }, back, { samples: 20 }), {
-    message: /has 60 verdicts; 4 questions/,
+    message: /its 60 lines do not come in groups/,
   });
   writeFileSync(paths.greedy, lines(read(paths.greedy).map((one) => ({ ...one, tokens: null }))));
   await t.rejects(exportHonestyBench(paths, back, { samples: 20 }), { message: /no tokens.*--get_tokens 1/ });

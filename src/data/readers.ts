@@ -2,10 +2,12 @@
  * Records from files and to files. The file's ending says how it is read: .jsonl, .json, .csv, .parquet, .arrow (or
  * .feather), each also .gz; "-" is standard input. An error names the file, the line or record, and the field.
  */
-import { gzipSync } from "node:zlib";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { createGzip } from "node:zlib";
 import type { z } from "zod";
 import { CredenceError } from "../errors.js";
-import { writeFileAtomic } from "../files.js";
+import { writeFileFrom } from "../files.js";
 import { blocksOf, type Format, type Found, formats, openSource, type Source } from "./formats.js";
 import { explainIssue } from "./records.js";
 
@@ -147,23 +149,33 @@ export const toJsonLines = (records: Iterable<unknown>): string =>
  * @returns how many were written
  */
 export async function writeRecords(path: string, records: Iterable<unknown> | AsyncIterable<unknown>): Promise<number> {
-  const pieces: string[] = [];
-  let piece = "";
   let count = 0;
-  for await (const record of records) {
-    const line = `${JSON.stringify(record)}\n`;
-    count += 1;
-    if (path === "-") await print(line);
-    else piece += line;
-    if (piece.length > pieceLength) {
-      pieces.push(piece);
+  async function* pieces() {
+    let piece = "";
+    for await (const record of records) {
+      count += 1;
+      piece += `${JSON.stringify(record)}\n`;
+      if (path !== "-" && piece.length < pieceLength) continue;
+      yield piece;
       piece = "";
     }
+    if (piece !== "") yield piece;
   }
-  if (path === "-") return count;
-  pieces.push(piece);
-  writeFileAtomic(path, /\.gz$/i.test(path) ? gzipSync(pieces.join("")) : pieces);
+  if (path === "-") for await (const piece of pieces()) await print(piece);
+  else await writeFileFrom(path, /\.gz$/i.test(path) ? zipped(pieces()) : pieces());
   return count;
+}
+
+/** A failure of the pieces' source ends the compression too, and is what is thrown. */
+async function* zipped(pieces: AsyncIterable<string>): AsyncGenerator<Uint8Array, void, undefined> {
+  const zip = createGzip();
+  const fed = pipeline(Readable.from(pieces, { objectMode: false }), zip);
+  fed.catch(() => {});
+  try {
+    for await (const piece of zip) yield piece as Buffer;
+  } finally {
+    await fed;
+  }
 }
 
 /** Lines are handed to the file system in pieces of about so many characters. */

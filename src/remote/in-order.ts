@@ -5,7 +5,7 @@
  * @param width items that are begun and not yet yielded, at most
  */
 export async function* inOrder<T, R>(
-  items: Iterable<T>,
+  items: Iterable<T> | AsyncIterable<T>,
   width: number,
   work: (item: T, signal: AbortSignal) => Promise<R>,
   signal?: AbortSignal,
@@ -20,7 +20,7 @@ export async function* inOrder<T, R>(
     begun.push(result);
   };
   try {
-    for (const item of items) {
+    for await (const item of items) {
       begin(item);
       if (begun.length >= width) yield await begun.shift()!;
     }

@@ -1,10 +1,9 @@
 /** Published question sets as rows of a question and its answers; HonestyBench's records in and out. */
 import { join } from "node:path";
 import type { Argv } from "yargs";
-import { elicalRows } from "../../methods/elical/published/compat.js";
+import { type ElicalCompat, elicalRows } from "../../methods/elical/published/compat.js";
 import type { SourceName } from "../../methods/elical/published/convert.js";
 import { answersPaths, type QuestionType, type Split } from "../../methods/elical/published/paths.js";
-import type { Compat } from "../../methods/published.js";
 import { modelOption, positiveInteger } from "../options.js";
 import { note, printJson, UsageError } from "../output.js";
 import { type PublishedScript, publishedOptions } from "../published.js";
@@ -60,7 +59,7 @@ interface ConvertArguments {
   sampleNum: number;
   model?: string;
   unparsed: "error" | "negative";
-  compat: Compat;
+  compat: ElicalCompat;
   json: boolean;
 }
 
@@ -131,8 +130,7 @@ async function exportRecords(args: ConvertArguments): Promise<void> {
   const { exportHonestyBench } = await import("../../methods/elical/published/honestybench.js");
   const { output, unparsed, compat, sampleNum: samples } = args;
   if (output === undefined) throw new UsageError("--honestybench export: where to? Give --output");
-  const reads = compat.has("B9-15") ? "published" : "corrected";
-  const rows = await exportHonestyBench(answersPaths(answersPlace(args)), output, { samples, unparsed, reads });
+  const rows = await exportHonestyBench(answersPaths(answersPlace(args)), output, { samples, unparsed, compat });
   if (args.json) printJson({ rows });
   else note(`${rows} questions in ${output}`);
 }

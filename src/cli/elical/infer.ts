@@ -181,8 +181,8 @@ async function onePass(args: InferArguments, progress: Progress, signal: AbortSi
     const settings = { ...shared, logprobs: logprobs > 0, tokens: getTokens > 0 };
     await generationPass(answering.policy, rows, settings, context, args.batchsize);
   }
-  if (args.json) printJson({ rows: rows.length, output });
-  else note(`${rows.length} records in ${output}`);
+  if (args.json) printJson({ rows: rows.count, output });
+  else note(`${rows.count} records in ${output}`);
 }
 
 async function openAnswering(model: string | undefined, args: InferArguments, signal: AbortSignal) {

@@ -13,7 +13,10 @@ export interface Responder {
    * One reply to each request, in their order, each put as a user's turn and answered with the likeliest tokens. A reply
    * may be empty.
    */
-  replies(requests: Iterable<string>, signal?: AbortSignal): AsyncGenerator<StoredReply, void, undefined>;
+  replies(
+    requests: Iterable<string> | AsyncIterable<string>,
+    signal?: AbortSignal,
+  ): AsyncGenerator<StoredReply, void, undefined>;
   /** What the model reads of a request, as far as that is known: a server puts it into its template itself. */
   prompt(request: string): string;
 }
@@ -83,7 +86,7 @@ export function localResponder(
     name: policy.model.name,
     async *replies(requests, signal) {
       let together: string[] = [];
-      for (const request of requests) {
+      for await (const request of requests) {
         together.push(request);
         if (together.length < batch) continue;
         yield* answered(together, signal);

@@ -2,7 +2,7 @@
 import { writeRecords } from "../../../data/readers.js";
 import { equivalenceRequest } from "../../../evaluation/judges/prompts.js";
 import type { AnswersPaths } from "./paths.js";
-import { checkSameQuestions, readAnswers } from "./verdicts.js";
+import { eachAnswered } from "./verdicts.js";
 
 export interface ConsistencyRequest {
   /** The request itself. */
@@ -13,18 +13,16 @@ export interface ConsistencyRequest {
 }
 
 /** One request for each sample; an answer that is missing is shown as an empty one. */
-export function consistencyRequests(
-  greedy: readonly { question: string; response: readonly (string | null)[] }[],
-  sampled: readonly { response: readonly (string | null)[] }[],
-): ConsistencyRequest[] {
-  return greedy.flatMap(({ question, response: [first] }, i) =>
-    sampled[i]!.response.map((sample) => ({
-      question: equivalenceRequest(question, first ?? "", sample ?? ""),
-      answer: "no answer" as const,
-      original_question: question,
-    })),
-  );
-}
+export const consistencyRequests = (
+  question: string,
+  greedy: string | null,
+  samples: readonly (string | null)[],
+): ConsistencyRequest[] =>
+  samples.map((sample) => ({
+    question: equivalenceRequest(question, greedy ?? "", sample ?? ""),
+    answer: "no answer",
+    original_question: question,
+  }));
 
 /**
  * Writes the requests from the files of greedy and sampled answers.
@@ -32,8 +30,9 @@ export function consistencyRequests(
  * @returns how many there are
  */
 export async function writeConsistencyRequests(paths: AnswersPaths, samples: number): Promise<number> {
-  const greedy = await readAnswers(paths.greedy, 1);
-  const sampled = await readAnswers(paths.sampled, samples);
-  checkSameQuestions(paths, greedy, sampled);
-  return writeRecords(paths.consistencyRequests, consistencyRequests(greedy, sampled));
+  async function* requests() {
+    for await (const { greedy, sampled } of eachAnswered(paths, samples))
+      yield* consistencyRequests(greedy.question, greedy.response[0]!, sampled.response);
+  }
+  return writeRecords(paths.consistencyRequests, requests());
 }

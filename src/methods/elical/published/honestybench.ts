@@ -1,10 +1,10 @@
 /** HonestyBench's records, one a question, and the files of answers and verdicts that hold the same. */
 import { z } from "zod";
-import { readRecords, writeRecords } from "../../../data/readers.js";
+import { openRecords, type RecordFile, writeRecords } from "../../../data/readers.js";
 import { CredenceError } from "../../../errors.js";
 import { consistencyRequests } from "./consistency.js";
 import type { AnswersPaths } from "./paths.js";
-import { checkSameQuestions, readAnswers, readVerdicts, type VerdictOptions } from "./verdicts.js";
+import { eachAnswered, eachOf, VerdictFile, type VerdictOptions, VerdictReader } from "./verdicts.js";
 
 const text = z.string({ error: () => "a string" });
 const verdict = z.union([z.literal(0), z.literal(1)], { error: () => "0 or 1" });
@@ -32,9 +32,9 @@ const recordSchema = (samples: number) =>
 
 export type HonestyBenchRow = z.infer<ReturnType<typeof recordSchema>>;
 
-/** Rows of a released file. */
-export const readHonestyBench = (path: string, samples: number): Promise<HonestyBenchRow[]> =>
-  readRecords(path, recordSchema(samples));
+/** Opens a released file; a row with a list that is missing or short is told when it is read. */
+export const openHonestyBench = (path: string, samples: number): Promise<RecordFile<HonestyBenchRow>> =>
+  openRecords(path, recordSchema(samples));
 
 /** A question as it was asked: its request, and the whole text that the model read. */
 export interface AskedQuestion {
@@ -54,40 +54,41 @@ export async function importHonestyBench(
   paths: AnswersPaths,
   { samples, ask }: { samples: number; ask: (question: string) => AskedQuestion },
 ): Promise<number> {
-  const rows = await readHonestyBench(path, samples);
-  const asked = rows.map(({ question, answer }) => ({ question, answer, ...ask(question) }));
-  const greedy = rows.map((row, i) => ({
-    ...asked[i]!,
-    response: row.greedy_response,
-    tokens: row.greedy_tokens,
-    cumulative_logprobs: row.greedy_cumulative_logprobs,
-    logprobs: row.greedy_logprobs,
-  }));
-  const sampled = rows.map((row, i) => ({ ...asked[i]!, response: row.sampling_response }));
-  const requests = consistencyRequests(greedy, sampled);
-  const consistency = rows.flatMap((row) => row.consistency_judgement);
-  await writeRecords(paths.greedy, greedy);
-  await writeRecords(paths.sampled, sampled);
-  await writeRecords(paths.consistencyRequests, requests);
-  await writeRecords(
-    paths.consistency,
-    requests.map((request, i) => ({ ...request, response: reply(consistency[i]!) })),
+  const file = await openHonestyBench(path, samples);
+  const write = (output: string, records: (row: HonestyBenchRow) => unknown[]) => {
+    async function* all() {
+      for await (const row of eachOf(file)) yield* records(row);
+    }
+    return writeRecords(output, all());
+  };
+  const asked = ({ question, answer }: HonestyBenchRow) => ({ question, answer, ...ask(question) });
+  await write(paths.greedy, (row) => [
+    {
+      ...asked(row),
+      response: row.greedy_response,
+      tokens: row.greedy_tokens,
+      cumulative_logprobs: row.greedy_cumulative_logprobs,
+      logprobs: row.greedy_logprobs,
+    },
+  ]);
+  await write(paths.sampled, (row) => [{ ...asked(row), response: row.sampling_response }]);
+  const requests = (row: HonestyBenchRow) =>
+    consistencyRequests(row.question, row.greedy_response[0]!, row.sampling_response);
+  await write(paths.consistencyRequests, requests);
+  await write(paths.consistency, (row) =>
+    requests(row).map((request, k) => ({ ...request, response: reply(row.consistency_judgement[k]!) })),
   );
-  const judged = (row: HonestyBenchRow, given: string, value: number) => ({
-    question: row.question,
-    answer: row.answer,
-    generated: given,
+  const judged = ({ question, answer }: HonestyBenchRow, generated: string, value: number) => ({
+    question,
+    answer,
+    generated,
     response: reply(value),
   });
-  await writeRecords(
-    paths.greedyJudged,
-    rows.map((row) => judged(row, row.greedy_response[0]!, row.greedy_correctness)),
+  await write(paths.greedyJudged, (row) => [judged(row, row.greedy_response[0]!, row.greedy_correctness)]);
+  await write(paths.sampledJudged, (row) =>
+    row.sampling_response.map((given, k) => judged(row, given, row.sampling_correctness[k]!)),
   );
-  await writeRecords(
-    paths.sampledJudged,
-    rows.flatMap((row) => row.sampling_response.map((given, k) => judged(row, given, row.sampling_correctness[k]!))),
-  );
-  return rows.length;
+  return file.records;
 }
 
 /**
@@ -98,35 +99,37 @@ export async function importHonestyBench(
 export async function exportHonestyBench(
   paths: AnswersPaths,
   path: string,
-  { samples, ...reading }: { samples: number } & Omit<VerdictOptions, "group">,
+  { samples, ...reading }: { samples: number } & VerdictOptions,
 ): Promise<number> {
-  const greedy = await readAnswers(paths.greedy, 1);
-  const sampled = await readAnswers(paths.sampled, samples);
-  checkSameQuestions(paths, greedy, sampled);
-  const questions = greedy.map(({ question }) => question);
-  const read = (file: string, group: number) => readVerdicts(file, questions, { group, ...reading });
-  const greedyJudged = await read(paths.greedyJudged, 1);
-  const sampledJudged = await read(paths.sampledJudged, samples);
-  const consistency = await read(paths.consistency, samples);
-  const rows = greedy.map((row, i) => {
-    const { tokens, cumulative_logprobs, logprobs } = row;
-    if (!tokens || !cumulative_logprobs || !logprobs)
-      throw new CredenceError(
-        "BAD_INPUT",
-        `${paths.greedy}:${i + 1}: has no tokens with their log-probabilities; answer again with --get_tokens 1 --logprobs 1`,
-      );
-    return {
-      question: row.question,
-      answer: row.answer,
-      greedy_response: row.response,
-      greedy_correctness: greedyJudged.values[i]![0]!,
-      greedy_tokens: tokens,
-      greedy_cumulative_logprobs: cumulative_logprobs,
-      greedy_logprobs: logprobs,
-      sampling_response: sampled[i]!.response,
-      sampling_correctness: sampledJudged.values[i]!,
-      consistency_judgement: consistency.values[i]!,
-    };
-  });
-  return writeRecords(path, rows);
+  const [greedyJudged, sampledJudged, consistency] = await Promise.all(
+    [paths.greedyJudged, paths.sampledJudged, paths.consistency].map((file) => VerdictFile.open(file)),
+  );
+  const reader = new VerdictReader(reading);
+  async function* rows() {
+    let record = 0;
+    for await (const { greedy, sampled } of eachAnswered(paths, samples)) {
+      record += 1;
+      const { question, answer, response, tokens, cumulative_logprobs, logprobs } = greedy;
+      if (!tokens || !cumulative_logprobs || !logprobs)
+        throw new CredenceError(
+          "BAD_INPUT",
+          `${paths.greedy}: record ${record} has no tokens with their log-probabilities; answer again with --get_tokens 1 --logprobs 1`,
+        );
+      yield {
+        question,
+        answer,
+        greedy_response: response,
+        greedy_correctness: reader.read(await greedyJudged!.next(question, response))[0],
+        greedy_tokens: tokens,
+        greedy_cumulative_logprobs: cumulative_logprobs,
+        greedy_logprobs: logprobs,
+        sampling_response: sampled.response,
+        sampling_correctness: reader.read(await sampledJudged!.next(question, sampled.response)),
+        consistency_judgement: reader.read(await consistency!.next(question, sampled.response)),
+      };
+    }
+    for (const file of [greedyJudged!, sampledJudged!, consistency!]) await file.end();
+    reader.end();
+  }
+  return writeRecords(path, rows());
 }

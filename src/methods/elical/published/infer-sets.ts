@@ -1,14 +1,15 @@
 /** Everything that is inferred of question sets: answers, then a judge's verdicts on them, under the published names. */
 import { z } from "zod";
-import { readRecords } from "../../../data/readers.js";
+import { openRecords, type RecordFile } from "../../../data/readers.js";
 import type { Responder } from "../../../evaluation/judges/responder.js";
+import { sha256File } from "../../../files.js";
 import type { Policy } from "../../../policy/policy.js";
 import type { Progress } from "../../../tracking/progress.js";
 import { writeConsistencyRequests } from "./consistency.js";
-import { type GenerationSettings, generationPass, judgePass, type PassRow } from "./infer.js";
+import { type GenerationSettings, generationPass, judgePass, type PassRow, type PassRows } from "./infer.js";
 import { type AnswersPlace, answersPaths, type Split } from "./paths.js";
 import { judgePrompts, questionPrompts } from "./prompts.js";
-import { readAnswers } from "./verdicts.js";
+import { openAnswers } from "./verdicts.js";
 
 /** A question set's file of questions, and where its answers go. */
 export interface InferSet {
@@ -33,22 +34,37 @@ const questionSchema = z.looseObject({
   answer: z.array(z.string({ error: () => "a string" }), { error: () => 'a list of strings, e.g. ["Rhone", "Rhône"]' }),
 });
 
-/** Rows of a file of questions, asked as `ask` says. */
-export async function questionRows(path: string, ask: (question: string) => string): Promise<PassRow[]> {
-  const rows = await readRecords(path, questionSchema);
-  return rows.map((input) => ({ input, instruction: ask(input.question) }));
+/** What a pass goes over: `each` rows a record of a file, as `expand` makes them. */
+const passRows = <T>(path: string, file: RecordFile<T>, each: number, expand: (record: T) => PassRow[]): PassRows => ({
+  count: file.records * each,
+  digest: sha256File(path),
+  async *read(from, to) {
+    let place = Math.floor(from / each) * each;
+    for await (const records of file.read(place / each, Math.ceil(to / each))) {
+      for (const row of records.flatMap(expand)) {
+        if (place >= from && place < to) yield row;
+        place += 1;
+      }
+    }
+  },
+});
+
+/** A file of questions, asked as `ask` says. */
+export async function questionRows(path: string, ask: (question: string) => string): Promise<PassRows> {
+  const expand = (input: z.infer<typeof questionSchema>) => [{ input, instruction: ask(input.question) }];
+  return passRows(path, await openRecords(path, questionSchema), 1, expand);
 }
 
-/** Rows of a file of requests whether two answers mean the same. */
-export async function agreementRows(path: string): Promise<PassRow[]> {
-  const rows = await readRecords(path, z.looseObject({ question: z.string({ error: () => "a string" }) }));
-  return rows.map((input) => ({ input, instruction: judgePrompts.consistency(input.question) }));
+/** A file of requests whether two answers mean the same. */
+export async function agreementRows(path: string): Promise<PassRows> {
+  const schema = z.looseObject({ question: z.string({ error: () => "a string" }) });
+  const expand = (input: z.infer<typeof schema>) => [{ input, instruction: judgePrompts.consistency(input.question) }];
+  return passRows(path, await openRecords(path, schema), 1, expand);
 }
 
 /** A row for each answer in a file of answers: whether it is one of those expected. */
-export async function correctnessRows(path: string, samples: number): Promise<PassRow[]> {
-  const rows = await readAnswers(path, samples);
-  return rows.flatMap(({ question, answer, response }) =>
+export async function correctnessRows(path: string, samples: number): Promise<PassRows> {
+  return passRows(path, await openAnswers(path, samples), samples, ({ question, answer, response }) =>
     response.map((text) => {
       const generated = text ?? "";
       const instruction = judgePrompts.llm_judge_gold(question, answer, generated);
@@ -85,7 +101,7 @@ export async function judgeSets(
 ): Promise<void> {
   for (const { place } of sets) {
     const paths = answersPaths(place);
-    const judged = (rows: PassRow[], output: string, what: string) =>
+    const judged = (rows: PassRows, output: string, what: string) =>
       judgePass(responder, rows, settings, { ...context, output, label: `${place.dataset}: judging ${what}` });
     await writeConsistencyRequests(paths, place.samples);
     await judged(await agreementRows(paths.consistencyRequests), paths.consistency, "agreement");

@@ -2,13 +2,12 @@
  * Passes of generation and of judging over a file of questions, a line each in their order. A pass that was stopped goes on
  * from where it was; `FILE.pass.json` beside its output says what made it, and a pass by other settings is refused.
  */
-import { createHash } from "node:crypto";
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { toJsonLines } from "../../../data/readers.js";
+import { toJsonLines, writeRecords } from "../../../data/readers.js";
 import { CredenceError } from "../../../errors.js";
 import type { Responder } from "../../../evaluation/judges/responder.js";
-import { appendFile, makeFolder, makeWhole, readJson, writeFileAtomic, writeJsonAtomic } from "../../../files.js";
+import { makeFolder, readJson, writeFileAtomic, writeFileFrom, writeJsonAtomic } from "../../../files.js";
 import type { Prompt } from "../../../model/card.js";
 import type { Policy, Sample } from "../../../policy/policy.js";
 import type { Progress } from "../../../tracking/progress.js";
@@ -17,6 +16,15 @@ import type { Progress } from "../../../tracking/progress.js";
 export interface PassRow {
   input: Record<string, unknown>;
   instruction: string;
+}
+
+/** What a pass goes over, read where it lies. */
+export interface PassRows {
+  count: number;
+  /** Names the rows' content. */
+  digest: string;
+  /** Rows from..to (excluded), in their order. */
+  read(from: number, to: number): AsyncIterable<PassRow>;
 }
 
 export interface GenerationSettings {
@@ -46,8 +54,6 @@ export interface PassContext {
 
 /** Questions answered together, and written together, unless told. */
 export const passChunk = 64;
-
-const digest = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
 
 /** Whether an output is there already, made as is asked for now. */
 function isDone({ output }: PassContext, made: Record<string, unknown>): boolean {
@@ -80,39 +86,42 @@ function isDone({ output }: PassContext, made: Record<string, unknown>): boolean
  */
 export async function generationPass(
   policy: Policy,
-  rows: readonly PassRow[],
+  rows: PassRows,
   settings: GenerationSettings,
   context: PassContext,
   chunk = passChunk,
 ): Promise<void> {
   const { output, signal, progress, label } = context;
   const { model } = policy;
-  if (isDone(context, { model: model.sha256, input: digest(rows), ...settings })) return;
+  if (isDone(context, { model: model.sha256, input: rows.digest, ...settings })) return;
   const parts = `${output}.parts`;
   makeFolder(parts);
-  const task = progress.task(label, rows.length, "questions", "tokens");
+  const task = progress.task(label, rows.count, "questions", "tokens");
   const paths: string[] = [];
   try {
-    for (let from = 0; from < rows.length; from += chunk) {
-      const part = rows.slice(from, from + chunk);
+    for (let from = 0; from < rows.count; from += chunk) {
+      const to = Math.min(rows.count, from + chunk);
       // Named by what it holds: a part of another size is not taken for this one.
-      const path = join(parts, `${String(from).padStart(9, "0")}-${part.length}.jsonl`);
+      const path = join(parts, `${String(from).padStart(9, "0")}-${to}.jsonl`);
       paths.push(path);
       let tokens = 0;
       if (!existsSync(path)) {
+        const part: PassRow[] = [];
+        for await (const row of rows.read(from, to)) part.push(row);
         const records = await answerPart(policy, part, settings, signal, (count) => {
           tokens = count;
         });
         writeFileAtomic(path, toJsonLines(records));
       }
-      task.advance(part.length, tokens);
+      task.advance(to - from, tokens);
     }
   } finally {
     task.end();
   }
-  await makeWhole(output, async (temporary) => {
-    for (const path of paths) appendFile(temporary, readFileSync(path));
-  });
+  async function* whole() {
+    for (const path of paths) yield readFileSync(path);
+  }
+  await writeFileFrom(output, whole());
   rmSync(parts, { recursive: true, force: true });
 }
 
@@ -158,37 +167,35 @@ async function answerPart(
  */
 export async function judgePass(
   responder: Responder,
-  rows: readonly PassRow[],
+  rows: PassRows,
   settings: Record<string, unknown>,
   context: PassContext,
 ): Promise<void> {
   const { output, signal, progress, label } = context;
-  if (isDone(context, { judge: responder.name, input: digest(rows), ...settings })) return;
-  const task = progress.task(label, rows.length, "verdicts");
+  if (isDone(context, { judge: responder.name, input: rows.digest, ...settings })) return;
+  const task = progress.task(label, rows.count, "verdicts");
+  /** Rows whose replies are not there yet. */
+  const open: PassRow[] = [];
+  async function* requests() {
+    for await (const row of rows.read(0, rows.count)) {
+      open.push(row);
+      yield row.instruction;
+    }
+  }
+  async function* judged() {
+    let count = 0;
+    for await (const { text } of responder.replies(requests(), signal)) {
+      const { input, instruction } = open.shift()!;
+      yield { ...input, instruction, prompt: responder.prompt(instruction), response: [text] };
+      count += 1;
+      task.advance(1);
+    }
+    if (count < rows.count)
+      throw new CredenceError("ABORTED", "stopped while judging; started again it goes on from there");
+  }
   try {
-    await makeWhole(output, async (temporary) => {
-      let lines: string[] = [];
-      const flush = () => {
-        appendFile(temporary, lines.join(""));
-        lines = [];
-      };
-      let i = 0;
-      for await (const { text } of responder.replies(requests(rows), signal)) {
-        const { input, instruction } = rows[i++]!;
-        const record = { ...input, instruction, prompt: responder.prompt(instruction), response: [text] };
-        lines.push(`${JSON.stringify(record)}\n`);
-        if (lines.length >= 1024) flush();
-        task.advance(1);
-      }
-      if (i < rows.length)
-        throw new CredenceError("ABORTED", "stopped while judging; started again it goes on from there");
-      flush();
-    });
+    await writeRecords(output, judged());
   } finally {
     task.end();
   }
-}
-
-function* requests(rows: readonly PassRow[]): Generator<string, void, undefined> {
-  for (const { instruction } of rows) yield instruction;
 }

@@ -1,10 +1,13 @@
-/** Answers and a judge's verdicts on them, as the published scripts keep them, read and checked against each other. */
+/**
+ * Answers and a judge's replies on them, as the published scripts keep them, read a part at a time and checked against each
+ * other.
+ */
 import { z } from "zod";
-import { readRecords } from "../../../data/readers.js";
+import { openRecords, type RecordFile } from "../../../data/readers.js";
 import { CredenceError } from "../../../errors.js";
 import { publishedVerdict } from "../../../evaluation/judges/published.js";
 import { readVerdict } from "../../../evaluation/judges/verdict.js";
-import type { AnswersPaths } from "./paths.js";
+import type { ElicalCompat } from "./compat.js";
 
 const listOf = <T extends z.ZodType>(what: string, item: T) => z.array(item, { error: () => `a list of ${what}` });
 const text = z.string({ error: () => "a string" });
@@ -26,110 +29,162 @@ export const answersSchema = z.looseObject({
 
 export type AnswersRow = z.infer<typeof answersSchema>;
 
-const verdictSchema = z.looseObject({
-  question: text,
-  original_question: text.optional(),
-  response: replies.nullable(),
-});
+const bad = (message: string): CredenceError => new CredenceError("BAD_INPUT", message);
 
 /**
- * Reads a file of answers.
+ * Opens a file of answers.
  *
- * @throws CredenceError "BAD_INPUT" where a question has another number of answers than `samples`
+ * @throws CredenceError "BAD_INPUT", when it is read, where a question has another number of answers than `samples`
  */
-export async function readAnswers(path: string, samples: number): Promise<AnswersRow[]> {
-  const rows = await readRecords(path, answersSchema);
-  for (const [i, { response }] of rows.entries()) {
-    if (response.length !== samples)
-      throw new CredenceError(
-        "BAD_INPUT",
-        `${path}:${i + 1}: "response" has ${response.length} answers; expected ${samples}`,
-      );
-  }
-  return rows;
+export async function openAnswers(path: string, samples: number): Promise<RecordFile<AnswersRow>> {
+  const file = await openRecords(path, answersSchema);
+  return {
+    ...file,
+    async *read(from, to) {
+      let record = from;
+      for await (const rows of file.read(from, to)) {
+        for (const { response } of rows) {
+          record += 1;
+          if (response.length !== samples)
+            throw bad(`${path}: record ${record} has ${response.length} answers in "response"; expected ${samples}`);
+        }
+        yield rows;
+      }
+    },
+  };
 }
 
-/** Greedy and sampled answers are to the same questions. */
-export function checkSameQuestions(
-  paths: Pick<AnswersPaths, "greedy" | "sampled">,
-  greedy: readonly { question: string }[],
-  sampled: readonly { question: string }[],
-): void {
-  const differs = greedy.findIndex(({ question }, i) => question !== sampled[i]?.question);
-  if (greedy.length === sampled.length && differs < 0) return;
-  throw new CredenceError(
-    "BAD_INPUT",
-    `${paths.sampled} (${sampled.length} questions) and ${paths.greedy} (${greedy.length}) are of different runs` +
-      (differs < 0 || !sampled[differs] ? "" : `: they differ from question ${differs + 1}`),
-  );
+/** Every record of a file of answers, one after the other. */
+export async function* eachOf<T>(file: RecordFile<T>): AsyncGenerator<T, void, undefined> {
+  for await (const rows of file.read(0, file.records)) yield* rows;
 }
+
+/** Opens the greedy and the sampled answers of one set, and checks that they are to the same questions. */
+export async function* eachAnswered(
+  paths: { greedy: string; sampled: string },
+  samples: number,
+): AsyncGenerator<{ greedy: AnswersRow; sampled: AnswersRow }, void, undefined> {
+  const greedy = await openAnswers(paths.greedy, 1);
+  const sampled = await openAnswers(paths.sampled, samples);
+  const differ = (how: string) =>
+    bad(
+      `${paths.sampled} (${sampled.records} questions) and ${paths.greedy} (${greedy.records}) are of different runs${how}`,
+    );
+  if (greedy.records !== sampled.records) throw differ("");
+  const others = eachOf(sampled);
+  let record = 0;
+  for await (const row of eachOf(greedy)) {
+    const { value: other } = await others.next();
+    record += 1;
+    if (!other || other.question !== row.question) throw differ(`: they differ from question ${record}`);
+    yield { greedy: row, sampled: other };
+  }
+}
+
+const verdictSchema = z.looseObject({
+  question: text.optional(),
+  /** Of a verdict on agreement, whose `question` is the request. */
+  original_question: text.optional(),
+  /** The answer that was judged, where it is said. */
+  generated: text.optional(),
+  response: replies.nullish(),
+});
+
+/** A judge's replies, a line each, those on one question's answers one after the other. */
+export class VerdictFile {
+  private readonly lines: AsyncGenerator<z.infer<typeof verdictSchema>, void, undefined>;
+  private taken = 0;
+  private questions = 0;
+
+  private constructor(
+    private readonly path: string,
+    private readonly records: number,
+    lines: VerdictFile["lines"],
+  ) {
+    this.lines = lines;
+  }
+
+  static async open(path: string): Promise<VerdictFile> {
+    const file = await openRecords(path, verdictSchema);
+    return new VerdictFile(path, file.records, eachOf(file));
+  }
+
+  /**
+   * The replies on the answers to the next question, null where there is none.
+   *
+   * @throws CredenceError "BAD_INPUT" where lines do not come in such groups, or are on other questions or answers
+   */
+  async next(question: string | undefined, answers: readonly (string | null)[]): Promise<(string | null)[]> {
+    this.questions += 1;
+    const found: (string | null)[] = [];
+    for (const answer of answers) {
+      const { value: line } = await this.lines.next();
+      if (!line) throw this.ungrouped(`end within question ${this.questions}, which has ${answers.length} answers`);
+      this.taken += 1;
+      this.check(line, question, answer ?? "");
+      found.push(line.response?.[0] ?? null);
+    }
+    return found;
+  }
+
+  /** @throws CredenceError "BAD_INPUT" where lines are left */
+  async end(): Promise<void> {
+    if (this.taken < this.records) throw this.ungrouped(`go on after question ${this.questions}, the last one`);
+  }
+
+  private ungrouped(how: string): CredenceError {
+    return bad(
+      `${this.path}: its ${this.records} lines do not come in groups, one line for each answer of each question in their order: they ${how}. Is it of another run, or not finished?`,
+    );
+  }
+
+  private check(line: z.infer<typeof verdictSchema>, question: string | undefined, answer: string): void {
+    const asked = line.original_question ?? line.question;
+    const other = (what: string) => bad(`${this.path}: record ${this.taken} judges ${what}. It is of another run`);
+    if (question !== undefined && asked !== undefined && asked !== question)
+      throw other(`an answer to ${shown(asked)}, where question ${this.questions} is ${shown(question)}`);
+    const judged = line.generated ?? answer;
+    const holds = line.original_question === undefined || line.question === undefined || line.question.includes(answer);
+    if (judged !== answer || !holds) throw other(`another answer to question ${this.questions} than ${shown(answer)}`);
+  }
+}
+
+/** A judge's reply as 0 or 1, null where it says neither. B9-15: never null. */
+export const replyVerdict = (reply: string | null, compat: ElicalCompat): 0 | 1 | null =>
+  compat.has("B9-15") ? publishedVerdict(reply) : readVerdict(reply ?? "");
 
 export interface VerdictOptions {
-  /** Verdicts on each question: 20 on sampled answers, 1 on the greedy one. */
-  group: number;
-  /** "published" (B9-15): yes unless a refusal stands there, no where there is no reply. */
-  reads?: "corrected" | "published";
-  /** Corrected reading: a reply that says neither is an error (default), or a no. */
+  compat?: ElicalCompat;
+  /** A reply that says neither is an error (default), or a no. */
   unparsed?: "error" | "negative";
 }
 
-export interface Verdicts {
-  /** 0 and 1, a list for each question. */
-  values: (0 | 1)[][];
-  /** Replies that say neither. */
-  unparsed: number;
-}
+/** Reads verdicts as 0 and 1 and counts those that say neither. */
+export class VerdictReader {
+  unparsed = 0;
+  private example = "";
 
-/**
- * Reads a judge's replies to questions' answers, a line each, those of one question one after the other.
- *
- * @param questions what was asked, in the order of the answers' file
- * @throws CredenceError "BAD_INPUT" where lines do not come in groups, or the file belongs to other questions;
- *   "UNPARSED" for replies that say neither yes nor no
- */
-export async function readVerdicts(
-  path: string,
-  questions: readonly string[],
-  { group, reads = "corrected", unparsed: policy = "error" }: VerdictOptions,
-): Promise<Verdicts> {
-  const lines = await readRecords(path, verdictSchema);
-  const expected = questions.length * group;
-  if (lines.length !== expected) {
-    const whole = lines.length % group === 0 ? "" : `, and does not come in groups of ${group}`;
-    throw new CredenceError(
-      "BAD_INPUT",
-      `${path}: has ${lines.length} verdicts${whole}; ${questions.length} questions with ${group} each need ${expected}. Is it of another run, or not finished?`,
-    );
+  constructor(private readonly options: VerdictOptions) {}
+
+  read(replies: readonly (string | null)[]): (0 | 1)[] {
+    return replies.map((reply) => {
+      const value = replyVerdict(reply, this.options.compat ?? new Set());
+      if (value !== null) return value;
+      this.unparsed += 1;
+      this.example ||= shown(reply ?? "");
+      return 0;
+    });
   }
-  const values: (0 | 1)[][] = questions.map(() => []);
-  let unparsed = 0;
-  let example = "";
-  for (const [i, { question, original_question, response }] of lines.entries()) {
-    const which = Math.floor(i / group);
-    const asked = original_question ?? question;
-    // A request that does not repeat its question apart holds it.
-    if (asked !== questions[which] && !(original_question === undefined && question.includes(questions[which]!)))
-      throw new CredenceError(
-        "BAD_INPUT",
-        `${path}:${i + 1}: judges an answer to ${shown(asked)}; question ${which + 1} is ${shown(questions[which]!)}. The file is of another run`,
-      );
-    const reply = response?.[0] ?? null;
-    let value = reads === "published" ? publishedVerdict(reply) : readVerdict(reply ?? "");
-    if (value === null) {
-      unparsed += 1;
-      example ||= `${path}:${i + 1}: ${shown(reply ?? "")}`;
-      value = 0;
-    }
-    values[which]!.push(value);
-  }
-  if (unparsed > 0 && policy === "error") {
+
+  /** @throws CredenceError "UNPARSED" for replies that said neither, if they are an error */
+  end(): void {
+    if (this.unparsed === 0 || this.options.unparsed === "negative") return;
     throw new CredenceError(
       "UNPARSED",
-      `${unparsed} of ${lines.length} verdicts say neither "certain" nor "uncertain", e.g. ${example}. ` +
+      `${this.unparsed} verdicts say neither "certain" nor "uncertain", e.g. ${this.example}. ` +
         "Take another judge, count them as uncertain (--unparsed negative), or read all as published (--compat B9-15)",
     );
   }
-  return { values, unparsed };
 }
 
-const shown = (text: string): string => JSON.stringify(text.length > 80 ? `${text.slice(0, 77)}...` : text);
+const shown = (value: string): string => JSON.stringify(value.length > 80 ? `${value.slice(0, 77)}...` : value);
