@@ -19,13 +19,7 @@ import { answerSets, judgeSets, questionRows, questionsSplit } from "../src/meth
 import { patternQuestion, splitPararel } from "../src/methods/elical/published/pararel.js";
 import { answersPaths } from "../src/methods/elical/published/paths.js";
 import { judgePrompts, questionPrompts } from "../src/methods/elical/published/prompts.js";
-import {
-  eachOf,
-  openAnswers,
-  VerdictFile,
-  type VerdictOptions,
-  VerdictReader,
-} from "../src/methods/elical/published/verdicts.js";
+import { readAnswers, readVerdicts } from "../src/methods/elical/published/verdicts.js";
 import { Model } from "../src/policy/model.js";
 import { silent } from "../src/tracking/progress.js";
 import { fakeEngine } from "./fixtures/fake-native.js";
@@ -47,28 +41,6 @@ const read = <T = Record<string, unknown>>(path: string): T[] =>
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line) as T);
-
-async function readAnswers(path: string, samples: number) {
-  const rows = [];
-  for await (const row of eachOf(await openAnswers(path, samples))) rows.push(row);
-  return rows;
-}
-
-/** The verdicts on so many answers of each question, and how many said neither. */
-async function readVerdicts(
-  path: string,
-  questions: readonly string[],
-  { group, answers, ...options }: VerdictOptions & { group: number; answers?: string[][] },
-) {
-  const file = await VerdictFile.open(path);
-  const reader = new VerdictReader(options);
-  const values: (0 | 1)[][] = [];
-  for (const [i, question] of questions.entries())
-    values.push(reader.read(await file.next(question, answers?.[i] ?? Array(group).fill(""))));
-  await file.end();
-  reader.end();
-  return { values, unparsed: reader.unparsed };
-}
 
 async function converted(name: SourceName, path: string): Promise<QaRecord[]> {
   const rows: QaRecord[] = [];

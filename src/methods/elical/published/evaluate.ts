@@ -156,21 +156,22 @@ async function readQuestions(set: string, settings: EvaluationSettings): Promise
   const { results, model, questionType, samples, unparsed: policy, compat } = settings;
   const paths = answersPaths({ results, model, dataset: set, split: "test", questionType, samples });
   const greedy = await readAnswers(paths.greedy, 1);
+  const given = existsSync(paths.sampled) ? await readAnswers(paths.sampled, samples) : undefined;
   let unparsed = 0;
-  const verdicts = async (path: string, group: number) => {
-    const reads = compat.has("B9-15") ? "published" : "corrected";
-    const asked = greedy.map(({ question }) => question);
-    const read = await readVerdicts(path, asked, { group, reads, unparsed: policy });
+  const asked = greedy.map(({ question }) => question);
+  const verdicts = async (path: string, group: number, answered: readonly AnswersRow[] | undefined) => {
+    const answers = answered?.map(({ response }) => response);
+    const read = await readVerdicts(path, asked, { group, answers, compat, unparsed: policy });
     unparsed += read.unparsed;
     return read.values;
   };
   const correct =
     questionType === "long_qa"
-      ? (await verdicts(paths.greedyJudged, 1)).map(([one]) => one!)
+      ? (await verdicts(paths.greedyJudged, 1, greedy)).map(([one]) => one!)
       : matched(greedy, questionType, compat);
-  const agreement = (await verdicts(paths.consistency, samples)).map(mean);
+  const agreement = (await verdicts(paths.consistency, samples, given)).map(mean);
   const sampled = existsSync(paths.sampledJudged)
-    ? (await verdicts(paths.sampledJudged, samples)).map(mean)
+    ? (await verdicts(paths.sampledJudged, samples, given)).map(mean)
     : undefined;
   return { path: paths.greedy, greedy, correct, agreement, sampled, unparsed };
 }

@@ -59,6 +59,13 @@ export async function* eachOf<T>(file: RecordFile<T>): AsyncGenerator<T, void, u
   for await (const rows of file.read(0, file.records)) yield* rows;
 }
 
+/** All of a file of answers, as `openAnswers` checks it. */
+export async function readAnswers(path: string, samples: number): Promise<AnswersRow[]> {
+  const rows: AnswersRow[] = [];
+  for await (const row of eachOf(await openAnswers(path, samples))) rows.push(row);
+  return rows;
+}
+
 /** Opens the greedy and the sampled answers of one set, and checks that they are to the same questions. */
 export async function* eachAnswered(
   paths: { greedy: string; sampled: string },
@@ -112,16 +119,20 @@ export class VerdictFile {
   /**
    * The replies on the answers to the next question, null where there is none.
    *
+   * @param answers one an answer; undefined where it is not known which
    * @throws CredenceError "BAD_INPUT" where lines do not come in such groups, or are on other questions or answers
    */
-  async next(question: string | undefined, answers: readonly (string | null)[]): Promise<(string | null)[]> {
+  async next(
+    question: string | undefined,
+    answers: readonly (string | null | undefined)[],
+  ): Promise<(string | null)[]> {
     this.questions += 1;
     const found: (string | null)[] = [];
     for (const answer of answers) {
       const { value: line } = await this.lines.next();
       if (!line) throw this.ungrouped(`end within question ${this.questions}, which has ${answers.length} answers`);
       this.taken += 1;
-      this.check(line, question, answer ?? "");
+      this.check(line, question, answer === null ? "" : answer);
       found.push(line.response?.[0] ?? null);
     }
     return found;
@@ -138,11 +149,12 @@ export class VerdictFile {
     );
   }
 
-  private check(line: z.infer<typeof verdictSchema>, question: string | undefined, answer: string): void {
+  private check(line: z.infer<typeof verdictSchema>, question?: string, answer?: string): void {
     const asked = line.original_question ?? line.question;
     const other = (what: string) => bad(`${this.path}: record ${this.taken} judges ${what}. It is of another run`);
     if (question !== undefined && asked !== undefined && asked !== question)
       throw other(`an answer to ${shown(asked)}, where question ${this.questions} is ${shown(question)}`);
+    if (answer === undefined) return;
     const judged = line.generated ?? answer;
     const holds = line.original_question === undefined || line.question === undefined || line.question.includes(answer);
     if (judged !== answer || !holds) throw other(`another answer to question ${this.questions} than ${shown(answer)}`);
@@ -185,6 +197,27 @@ export class VerdictReader {
         "Take another judge, count them as uncertain (--unparsed negative), or read all as published (--compat B9-15)",
     );
   }
+}
+
+/**
+ * All verdicts of a file, a list for each question.
+ *
+ * @param options.group answers of each question, and `answers`, where they are known, the answers themselves
+ * @throws CredenceError as VerdictFile and VerdictReader
+ */
+export async function readVerdicts(
+  path: string,
+  questions: readonly string[],
+  { group, answers, ...options }: VerdictOptions & { group: number; answers?: readonly (readonly (string | null)[])[] },
+): Promise<{ values: (0 | 1)[][]; unparsed: number }> {
+  const file = await VerdictFile.open(path);
+  const reader = new VerdictReader(options);
+  const values: (0 | 1)[][] = [];
+  for (const [i, question] of questions.entries())
+    values.push(reader.read(await file.next(question, answers?.[i] ?? Array(group).fill(undefined))));
+  await file.end();
+  reader.end();
+  return { values, unparsed: reader.unparsed };
 }
 
 const shown = (value: string): string => JSON.stringify(value.length > 80 ? `${value.slice(0, 77)}...` : value);
