@@ -99,6 +99,13 @@ export interface NativeBatch {
   offsets: Int32Array;
   /** Which earlier sequence of the batch sequence b goes on from, or -1: a prompt stands once for all its completions. */
   prefixOf?: Int32Array;
+  /**
+   * [T] 1: a token at its sequence's end that reads the tokens before it and is seen by nobody, itself included, as the row
+   * of a PAD token is in a batch padded on the right.
+   */
+  queryOnly?: Uint8Array;
+  /** [T] places for rotary, -1: as counted from the sequence's start. Only a query-only token may stand elsewhere. */
+  positions?: Int32Array;
 }
 
 export interface GenerateOptions {
@@ -224,6 +231,8 @@ export interface NativeTrainer {
   readonly passSize: PassSize;
   /** Forward and backward of one micro-batch; gradients add up. Returns the summed (not yet divided) loss. */
   accumulate(batch: NativeBatch, loss: NativeLoss): Promise<number>;
+  /** The loss "sigmoid-mse" of a head alone, on hidden states [n, H] that were collected before: no forward pass. */
+  accumulateHead(head: string, hidden: Float32Array, targets: Float32Array): Promise<number>;
   /** A forward held open for a loss of the caller's own: then backward(), once or more often; gradients add up. */
   forward(
     batch: NativeBatch,

@@ -149,6 +149,8 @@ HostBatch batch_of(const Napi::Value& value) {
   const Napi::Object object = object_of(value, "batch");
   HostBatch batch{int32s(object.Get("tokens"), "batch.tokens"), int32s(object.Get("offsets"), "batch.offsets")};
   if (!absent(object.Get("prefixOf"))) batch.prefix_of = int32s(object.Get("prefixOf"), "batch.prefixOf");
+  if (!absent(object.Get("queryOnly"))) batch.query_only = bytes(object.Get("queryOnly"), "batch.queryOnly");
+  if (!absent(object.Get("positions"))) batch.positions = int32s(object.Get("positions"), "batch.positions");
   return batch;
 }
 

@@ -5,11 +5,12 @@ namespace credence::addon {
 void TrainerObject::init(Napi::Env env) {
   Environment::of(env).trainer = Napi::Persistent(DefineClass(
       env, "NativeTrainer",
-      {InstanceMethod<&TrainerObject::accumulate>("accumulate"), InstanceMethod<&TrainerObject::forward>("forward"),
-       InstanceMethod<&TrainerObject::backward>("backward"), InstanceMethod<&TrainerObject::update>("update"),
-       InstanceMethod<&TrainerObject::gradients>("gradients"), InstanceMethod<&TrainerObject::state>("state"),
-       InstanceMethod<&TrainerObject::restore>("restore"), InstanceMethod<&TrainerObject::dispose>("dispose"),
-       InstanceAccessor<&TrainerObject::pass_size>("passSize")}));
+      {InstanceMethod<&TrainerObject::accumulate>("accumulate"),
+       InstanceMethod<&TrainerObject::accumulate_head>("accumulateHead"),
+       InstanceMethod<&TrainerObject::forward>("forward"), InstanceMethod<&TrainerObject::backward>("backward"),
+       InstanceMethod<&TrainerObject::update>("update"), InstanceMethod<&TrainerObject::gradients>("gradients"),
+       InstanceMethod<&TrainerObject::state>("state"), InstanceMethod<&TrainerObject::restore>("restore"),
+       InstanceMethod<&TrainerObject::dispose>("dispose"), InstanceAccessor<&TrainerObject::pass_size>("passSize")}));
 }
 
 TrainerObject::TrainerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TrainerObject>(info) {}
@@ -44,6 +45,23 @@ Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo& call) {
         [trainer, batch, loss](Job& job) {
           std::lock_guard lock(mutex_of(*trainer));
           return trainer->accumulate(*batch, *loss, job.abort());
+        },
+        [](Napi::Env to, double& value) -> Napi::Value { return Napi::Number::New(to, value); });
+  });
+}
+
+Napi::Value TrainerObject::accumulate_head(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto trainer = trainer_.get("trainer");
+    const std::string head = string_of(call[0], "head");
+    auto hidden = std::make_shared<std::vector<float>>(floats(call[1], "hidden"));
+    auto targets = std::make_shared<std::vector<float>>(floats(call[2], "targets"));
+    return start<double>(
+        env, *worker_, env.Undefined(),
+        [trainer, head, hidden, targets](Job& job) {
+          std::lock_guard lock(mutex_of(*trainer));
+          return trainer->accumulate(head, *hidden, *targets, job.abort());
         },
         [](Napi::Env to, double& value) -> Napi::Value { return Napi::Number::New(to, value); });
   });

@@ -10,9 +10,15 @@ namespace credence {
 
 /// Segment b is tokens[offsets[b] .. offsets[b + 1]): a sequence, or what follows the sequence that segment prefix_of[b]
 /// ends. So a prompt stands once for all its completions.
+///
+/// A query-only token at a segment's end reads the keys before it and is seen by nobody, itself included: the row that a
+/// batch padded on the right has at a PAD token, whose key the attention mask takes away while its place is counted on.
 struct HostBatch {
   std::vector<int32_t> tokens, offsets;
-  std::vector<int32_t> prefix_of = {};  // [B], -1: none; empty: none at all
+  std::vector<int32_t> prefix_of = {};   // [B], -1: none; empty: none at all
+  std::vector<uint8_t> query_only = {};  // [T]; empty: none
+  std::vector<int32_t> positions =
+      {};  // [T] places for rotary, -1: as counted from the sequence's start; empty: all so
 
   int tokens_count() const { return static_cast<int>(tokens.size()); }
   int segments() const { return static_cast<int>(offsets.size()) - 1; }
@@ -23,6 +29,13 @@ struct HostBatch {
     const int from = prefix(segment);
     return from < 0 ? 0 : keys_before(from) + length(from);
   }
+  /// Where token t of a segment stands for rotary.
+  int position(int segment, int t) const {
+    return positions.empty() || positions[t] < 0 ? keys_before(segment) + t - offsets[segment] : positions[t];
+  }
+  /// Places of the longest sequence, its prefix included.
+  int longest() const;
+  bool is_query_only(int t) const { return !query_only.empty() && query_only[t]; }
   /// The row whose distribution is over token t of a segment: the one before it; -1 where there is none.
   int row_before(int segment, int t) const {
     if (t > offsets[segment]) return t - 1;
@@ -33,8 +46,13 @@ struct HostBatch {
   /// Segments that go through a pass together, at most `tokens` where they can be cut: a prefix stays with its readers.
   std::vector<std::vector<int>> passes(int tokens) const;
   /// Throws Error "BAD_BATCH" unless offsets rise from 0 to the number of tokens, each segment has a token and, with its
-  /// prefix, fits the context, a prefix stands before its readers, and every id is in the vocabulary.
+  /// prefix, fits the context, a prefix stands before its readers and has keys alone, query-only tokens stand at the end
+  /// of their segment and see the keys that a window lets them see at their place, every other token is where it is
+  /// counted, and every id is in the vocabulary.
   void check(const Family& family) const;
+
+ private:
+  void check_query_only(const Family& family, int segment) const;
 };
 
 /// Where a head reads: the mean over rows [from, to) of a sequence; one row where to = from + 1.
@@ -63,7 +81,7 @@ class DeviceBatch {
   int capacity() const { return view_.token_capacity; }
 
  private:
-  Buffer counts_, tokens_, cu_seqlens_, positions_, key_start_, page_table_, prefix_of_;
+  Buffer counts_, tokens_, cu_seqlens_, positions_, key_start_, page_table_, prefix_of_, query_only_;
   int most_tokens_ = 0, most_segments_ = 0;
   credence_batch view_{};
 };

@@ -36,8 +36,7 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
   host_ = batch;
   request_ = request;
   heads_.clear();
-  longest_ = 0;
-  for (int b = 0; b < host_.segments(); ++b) longest_ = std::max(longest_, host_.keys_before(b) + host_.length(b));
+  longest_ = host_.longest();
   const int pages = batch_.upload(host_);
   if (!pages_) pages_ = Buffer(device_);
   pages_.reserve(pages * device_->table().page_bytes(&base_->shape(), device_->dtype()));

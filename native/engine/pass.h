@@ -93,6 +93,10 @@ class Pass {
   /// the tokens that had an upstream gradient: a fused loss needs no second pass over the vocabulary.
   PassResult backward(const Upstream& upstream, float* gradients, const AbortFlag* abort = nullptr);
 
+  /// A head's outputs for hidden states [n, H] that were collected before, and the gradients of its parameters.
+  std::vector<float> read_head(const std::string& head, const std::vector<float>& hidden);
+  void backward_head(const std::string& head, const std::vector<float>& upstream, float* gradients);
+
   /// Some rows of the last residual, normed, and where the gradient of those goes that the read-out leaves in dh.
   struct NormedRows {
     size_t begin;  // of the rows asked for
@@ -151,6 +155,7 @@ class Pass {
   Buffer x_;                       // the residual where it is not kept
   Buffer pages_;
   std::map<std::string, HeadState> heads_;
+  HeadState given_;  // of the head that read hidden states it was given
   // Of a divergence: the tokens in the mask, the rows over them, and those rows [.., H] act normed with the adapter off.
   std::vector<int32_t> divergence_tokens_, divergence_rows_;
   Buffer reference_;

@@ -80,6 +80,26 @@ void Pass::read_head(HeadState& state, PassResult& result) {
       state.outputs.back().download<float>(static_cast<size_t>(state.spans) * layers.back().out);
 }
 
+std::vector<float> Pass::read_head(const std::string& head, const std::vector<float>& hidden) {
+  const size_t width = base_->family().hidden;
+  if (hidden.size() % width) fail("BAD_BATCH", "hidden states: %zu numbers are not rows of %zu", hidden.size(), width);
+  given_ = {};
+  given_.head = &policy_->head(head);
+  given_.spans = static_cast<int>(hidden.size() / width);
+  given_.count = uploaded(device_, {given_.spans});
+  given_.pooled = Buffer(device_);
+  given_.pooled.upload(hidden);
+  PassResult result;
+  read_head(given_, result);
+  return result.heads.at(head);
+}
+
+void Pass::backward_head(const std::string& head, const std::vector<float>& upstream, float* gradients) {
+  if (!given_.head || given_.head->spec.name != head)
+    fail("BAD_STATE", "backward: head %s has read no hidden states", head.c_str());
+  backward_head(given_, upstream, gradients, false);
+}
+
 void Pass::backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual) {
   const Family& f = base_->family();
   const std::vector<HeadLayer>& layers = state.head->layers;

@@ -154,6 +154,48 @@ double Trainer::accumulate(const HostBatch& batch, const Loss& loss, const Abort
   return accumulate_in(batch, loss, size_, abort);
 }
 
+namespace {
+
+/// Adds the squared errors of sigmoid(z) to the targets to `total`; returns their derivatives with respect to z.
+std::vector<float> squared_errors(const std::string& head, const std::vector<float>& z,
+                                  const std::vector<float>& targets, double& total) {
+  if (z.size() != targets.size()) fail("BAD_OPTION", "head %s has several outputs; this loss takes one", head.c_str());
+  std::vector<float> dz;
+  for (size_t s = 0; s < z.size(); ++s) {
+    const double score = 1 / (1 + std::exp(-static_cast<double>(z[s])));
+    total += (score - targets[s]) * (score - targets[s]);
+    dz.push_back(static_cast<float>(2 * (score - targets[s]) * score * (1 - score)));
+  }
+  return dz;
+}
+
+void check_finite(double loss) {
+  if (!std::isfinite(loss))
+    fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");
+}
+
+}  // namespace
+
+double Trainer::accumulate(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
+                           const AbortFlag* abort) {
+  constexpr size_t kRows = 1024;  // at once: what bounds memory
+  const size_t width = policy_->base()->family().hidden;
+  if (hidden.size() != targets.size() * width) {
+    fail("BAD_BATCH", "hidden states: expected %zu numbers for each of %zu targets but received %zu in all", width,
+         targets.size(), hidden.size());
+  }
+  double total = 0;
+  for (size_t from = 0; from < targets.size(); from += kRows) {
+    check_abort(abort);
+    const size_t to = std::min(targets.size(), from + kRows);
+    const std::vector<float> some(targets.begin() + from, targets.begin() + to);
+    const auto z = pass_.read_head(head, {hidden.begin() + from * width, hidden.begin() + to * width});
+    pass_.backward_head(head, squared_errors(head, z, some, total), gradients_.f32());
+  }
+  check_finite(total);
+  return total;
+}
+
 double Trainer::accumulate_in(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort) {
   double total = 0;
   for (const std::vector<int>& segments : batch.passes(size.tokens)) {
@@ -161,8 +203,7 @@ double Trainer::accumulate_in(const HostBatch& batch, const Loss& loss, const Pa
     total += accumulate_part(part, part_of(batch, loss, part, segments), size, dropout(segments), abort);
   }
   sequences_ += batch.segments();
-  if (!std::isfinite(total))
-    fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");
+  check_finite(total);
   return total;
 }
 
@@ -197,15 +238,7 @@ double Trainer::accumulate_part(const HostBatch& batch, const Loss& loss, const 
     for (float weight : loss.nll_weights) upstream.logprobs.push_back(-weight);
   }
   if (head) {
-    const std::vector<float>& z = read.heads.at(loss.read.head);
-    if (z.size() != loss.targets.size())
-      fail("BAD_OPTION", "head %s has several outputs; this loss takes one", loss.read.head.c_str());
-    std::vector<float>& dz = upstream.heads[loss.read.head];
-    for (size_t s = 0; s < z.size(); ++s) {
-      const double score = 1 / (1 + std::exp(-static_cast<double>(z[s])));
-      total += (score - loss.targets[s]) * (score - loss.targets[s]);
-      dz.push_back(static_cast<float>(2 * (score - loss.targets[s]) * score * (1 - score)));
-    }
+    upstream.heads[loss.read.head] = squared_errors(loss.read.head, read.heads.at(loss.read.head), loss.targets, total);
   }
   if (closed) {
     const size_t width = loss.closed_set->read.candidates.size();

@@ -47,6 +47,9 @@ class Trainer {
   /// Forward and backward; returns the loss, summed and not divided. The batch is cut into passes, which bounds memory and
   /// changes no sum; a prefix stays with its readers. Under a limit of memory they are as large as fits.
   double accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort = nullptr);
+  /// Of a head alone, on hidden states [n, H] that were collected before: the loss of accumulate(), without the blocks.
+  double accumulate(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
+                    const AbortFlag* abort = nullptr);
   /// A forward held open for a loss of the caller's own.
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
   void backward(const Upstream& upstream, const AbortFlag* abort = nullptr);

@@ -97,6 +97,32 @@ TEST(gradients_are_finite_differences_of_the_loss) {
   }
 }
 
+TEST(a_head_learns_the_same_from_hidden_states_that_were_collected) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  for (const std::vector<int>& widths : {std::vector<int>{}, std::vector<int>{6, 3}}) {
+    const auto policy = std::make_shared<Policy>(Base::open(folder.path(), {"cpu", "f32", "auto", 1}), std::nullopt,
+                                                 std::vector<HeadSpec>{{"sure", -1, widths, 1, 4}});
+    const HostBatch batch = problem().batch;
+    PassRequest request;
+    request.collect = {policy->base()->family().layers};
+    Loss loss;
+    loss.read.head = "sure";
+    for (int b = 0; b < batch.segments(); ++b) {
+      loss.read.spans.push_back({b, batch.length(b) - 1, batch.length(b)});
+      loss.targets.push_back(0.15f * static_cast<float>(b));
+    }
+    request.spans = loss.read.spans;
+    const std::vector<float> hidden = Pass(policy).forward(batch, request).collected;
+    Trainer whole(policy, {}), alone(policy, {});
+    const double sum = whole.accumulate(batch, loss);
+    EXPECT_EQ(alone.accumulate("sure", hidden, loss.targets), sum);
+    EXPECT(alone.gradients() == whole.gradients());
+    EXPECT(largest(whole.gradients()) > 0);
+    EXPECT_THROWS(alone.accumulate("sure", hidden, {0.5f}), "for each of 1 targets");
+  }
+}
+
 TEST(closed_sets_and_divergences_follow_from_the_logits) {
   TemporaryFolder folder;
   write_small_model(folder.path());

@@ -2,12 +2,19 @@
 import type { NativeBatch } from "../native.js";
 import { PythonRandom, type RandomSource, shuffle } from "./random.js";
 
-/**
- * Rows one after the other: row b is tokens[offsets[b] .. offsets[b + 1]).
- *
- * @param prefixOf which earlier row each goes on from, or -1
- */
-export function flatten(rows: readonly ArrayLike<number>[], prefixOf?: ArrayLike<number>): NativeBatch {
+/** What of a batch is not its tokens. */
+export interface BatchLayout {
+  /** Which earlier row each goes on from, or -1: a prompt stands once for all its completions. */
+  prefixOf?: readonly number[];
+  /**
+   * The length each row was padded to on the right, or 0: its last token is then the PAD token of that length's last place,
+   * which reads the row's other tokens and is seen by nobody (see `padRight`).
+   */
+  paddedTo?: readonly number[];
+}
+
+/** Rows one after the other: row b is tokens[offsets[b] .. offsets[b + 1]). */
+export function flatten(rows: readonly ArrayLike<number>[], { prefixOf, paddedTo }: BatchLayout = {}): NativeBatch {
   const offsets = new Int32Array(rows.length + 1);
   rows.forEach((row, b) => {
     offsets[b + 1] = offsets[b]! + row.length;
@@ -16,7 +23,47 @@ export function flatten(rows: readonly ArrayLike<number>[], prefixOf?: ArrayLike
   rows.forEach((row, b) => {
     tokens.set(row, offsets[b]);
   });
-  return prefixOf ? { tokens, offsets, prefixOf: Int32Array.from(prefixOf) } : { tokens, offsets };
+  return {
+    tokens,
+    offsets,
+    ...(prefixOf ? { prefixOf: Int32Array.from(prefixOf) } : {}),
+    ...(paddedTo?.some((length) => length > 0) ? padRows(offsets, paddedTo) : {}),
+  };
+}
+
+function padRows(offsets: Int32Array, paddedTo: readonly number[]): Pick<NativeBatch, "queryOnly" | "positions"> {
+  const total = offsets.at(-1)!;
+  const queryOnly = new Uint8Array(total);
+  const positions = new Int32Array(total).fill(-1);
+  for (const [row, length] of paddedTo.entries()) {
+    if (length === 0) continue;
+    queryOnly[offsets[row + 1]! - 1] = 1;
+    positions[offsets[row + 1]! - 1] = length - 1;
+  }
+  return { queryOnly, positions };
+}
+
+/**
+ * Rows as index -1 of a batch padded on the right reads them: a row shorter than the longest of its group ends in the PAD
+ * token of the group's last place. Of all PAD tokens that one alone is read, and none is seen by another.
+ *
+ * @param group rows padded together: the first so many, then the next
+ */
+export function padRight(
+  rows: readonly Int32Array[],
+  pad: number,
+  group: number,
+): { rows: Int32Array[]; paddedTo: number[] } {
+  const longest: number[] = [];
+  rows.forEach((row, i) => {
+    const at = Math.floor(i / group);
+    longest[at] = Math.max(longest[at] ?? 0, row.length);
+  });
+  const paddedTo = rows.map((row, i) => {
+    const length = longest[Math.floor(i / group)]!;
+    return row.length < length ? length : 0;
+  });
+  return { rows: rows.map((row, i) => (paddedTo[i] ? Int32Array.of(...row, pad) : row)), paddedTo };
 }
 
 /** One value a token, laid out as `flatten` lays out the tokens. */
@@ -52,6 +99,17 @@ export function lengthGroupedBatches(lengths: readonly number[], batch: number, 
   return shuffle(batches, random);
 }
 
+function shuffledAlone(lengths: readonly number[], batch: number, random: RandomSource): number[][] {
+  const order = shuffle(
+    lengths.map((_, i) => i),
+    random,
+  );
+  return Array.from({ length: Math.ceil(order.length / batch) }, (_, i) => order.slice(i * batch, (i + 1) * batch));
+}
+
+/** Shuffled, with rows of about one length in a batch; or shuffled alone, as rows that are padded together are published. */
+export type RowOrder = "length-grouped" | "shuffled";
+
 export interface PlannedBatch {
   /** From 0. */
   epoch: number;
@@ -64,10 +122,12 @@ export function shuffledBatches(plan: {
   batch: number;
   epochs: number;
   seed: number;
+  order?: RowOrder;
 }): PlannedBatch[] {
   const random = new PythonRandom(plan.seed);
+  const batches = plan.order === "shuffled" ? shuffledAlone : lengthGroupedBatches;
   return Array.from({ length: plan.epochs }, (_, epoch) =>
-    lengthGroupedBatches(plan.lengths, plan.batch, random).map((rows) => ({ epoch, rows })),
+    batches(plan.lengths, plan.batch, random).map((rows) => ({ epoch, rows })),
   ).flat();
 }
 

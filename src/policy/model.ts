@@ -51,6 +51,16 @@ const turnsOf = (input: string | Message[], prompt: Prompt, history: Message[]):
     : input),
 ];
 
+function wholeText(input: string | Message[], prompt: Prompt, history: Message[]): string {
+  if (typeof input !== "string" || history.length > 0) {
+    throw new CredenceError(
+      "BAD_INPUT",
+      "the card's prompt is a text without turns, as it was trained: ask one question, not a conversation",
+    );
+  }
+  return prompt.user.replaceAll("{question}", () => input);
+}
+
 const renderOptions = ({ system }: Prompt): RenderOptions => ({
   addGenerationPrompt: true,
   system: typeof system === "string" ? (system === "none" ? null : undefined) : system.text,
@@ -181,6 +191,7 @@ export class Model implements AsyncDisposable {
 
   /** The text of a question put as a prompt says, or of a conversation, up to where the answer begins. */
   promptText(input: string | Message[], prompt: Prompt = plainPrompt, history: Message[] = []): string {
+    if (prompt.template === "none") return wholeText(input, prompt, history);
     const turns = turnsOf(input, prompt, history);
     if (this.tokenizer.chatTemplate === undefined) return turns.map((turn) => turn.content).join("\n");
     this.chat ??= new Chat(this.tokenizer);
@@ -194,6 +205,7 @@ export class Model implements AsyncDisposable {
     history: Message[] = [],
   ): Promise<Int32Array> {
     const { bosId, chatTemplate } = this.tokenizer;
+    if (prompt.template === "none") return this.tokenizer.encode(wholeText(input, prompt, history));
     if (chatTemplate === undefined) {
       const tokens = await this.tokenizer.encode(this.promptText(input, prompt, history), { specials: "text" });
       return bosId === undefined ? tokens : Int32Array.of(bosId, ...tokens);

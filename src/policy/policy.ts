@@ -1,5 +1,5 @@
 /** A policy: a base, an adapter or none, and heads. It generates, scores, answers with a confidence, and can be trained. */
-import { flatten } from "../data/packing.js";
+import { type BatchLayout, flatten } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import { writeFolderAtomic } from "../files.js";
 import { confidenceOf } from "../model/calibrator.js";
@@ -73,7 +73,8 @@ export class Policy implements AsyncDisposable {
   /** The engine's own policy, for what has no name here yet. */
   readonly native: NativePolicy;
   readonly adapter: AdapterSpec | undefined;
-  private readonly config: Record<string, unknown> | undefined;
+  /** PEFT's adapter_config.json of its adapter, if it has one. */
+  readonly config: Record<string, unknown> | undefined;
   private readonly trainers = new Set<Trainer>();
   private disposed = false;
 
@@ -194,20 +195,19 @@ export class Policy implements AsyncDisposable {
       heads?: string[];
       collect?: number[];
       adapter?: boolean;
-      prefixOf?: number[];
-    },
+    } & BatchLayout,
     signal?: AbortSignal,
   ): Promise<ForwardResult> {
     this.checkAlive();
-    const { prefixOf, ...asked } = readouts;
-    return this.native.forward(flatten(sequences, prefixOf), asked, signal);
+    const { prefixOf, paddedTo, ...asked } = readouts;
+    return this.native.forward(flatten(sequences, { prefixOf, paddedTo }), asked, signal);
   }
 
-  /** The head's logit at each prompt's last token. */
+  /** The head's logit at each prompt's last token; of rows that are padded, at the PAD token they end in. */
   async logits(
     prompts: Int32Array[],
     head: string,
-    options: { adapter?: boolean; signal?: AbortSignal } = {},
+    options: { adapter?: boolean; signal?: AbortSignal; paddedTo?: readonly number[] } = {},
   ): Promise<Float32Array> {
     this.checkAlive();
     const out = new Float32Array(prompts.length);
@@ -215,7 +215,7 @@ export class Policy implements AsyncDisposable {
       const rows = prompts.slice(from, from + scoreBatch);
       const spans = rows.map((row, sequence) => ({ sequence, from: row.length - 1, to: row.length }));
       const result = await this.native.forward(
-        flatten(rows),
+        flatten(rows, { paddedTo: options.paddedTo?.slice(from, from + scoreBatch) }),
         { spans, heads: [head], adapter: options.adapter },
         options.signal,
       );

@@ -1,5 +1,5 @@
 /** One optimiser over a policy's numbers: a step with a loss of the engine's, or a forward held open for one of your own. */
-import { families, flatten, flattenValues, microBatches } from "../data/packing.js";
+import { type BatchLayout, families, flatten, flattenValues, microBatches } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import type {
   DivergenceKind,
@@ -21,10 +21,8 @@ export interface TrainerOptions {
 }
 
 /** Rows of one optimiser step, and what they should say. */
-export interface TrainingBatch {
+export interface TrainingBatch extends BatchLayout {
   sequences: Int32Array[];
-  /** Which earlier sequence each goes on from, or -1: a prompt stands once for all its completions. */
-  prefixOf?: number[];
   loss: /** Weight (from 0) of each token's negative log-likelihood, row by row; 0: not supervised. What nothing comes before has none. */
     | { kind: "nll"; weights: Float32Array[] }
     /** (sigmoid(head at the last token) - target)^2 for each row; null: not supervised. */
@@ -40,6 +38,12 @@ export interface TrainingBatch {
   microBatchTokens?: number;
 }
 
+/** Rows of one optimiser step of a head alone: hidden states [rows, H] that were collected before, and what it should say. */
+export interface FeatureBatch {
+  features: Float32Array;
+  loss: { kind: "confidence"; head: string; targets: number[] };
+}
+
 export interface StepResult {
   /** Divided by the step's sum of weights, or its rows. */
   loss: number;
@@ -49,9 +53,7 @@ export interface StepResult {
 }
 
 /** What a forward pass held open is asked for. */
-export interface PassReadouts {
-  /** Which earlier sequence each goes on from, or -1. */
-  prefixOf?: number[];
+export interface PassReadouts extends BatchLayout {
   readouts?: ("logprobs" | "entropy")[];
   heads?: { name: string; spans: ReadSpan[] }[];
   /** Log-probabilities over these tokens alone; at the last token of each row unless told where. */
@@ -117,7 +119,7 @@ function lossOf({ sequences, loss }: TrainingBatch, rows: number[]): NativeLoss 
 }
 
 /** What `families` and the engine rely on, said before anything is run. */
-function checkPrefixes(prefixOf: number[] | undefined, rows: number): void {
+function checkPrefixes(prefixOf: BatchLayout["prefixOf"], rows: number): void {
   if (prefixOf && prefixOf.length !== rows)
     throw new CredenceError("BAD_INPUT", `a batch of ${rows} rows has prefixOf for ${prefixOf.length}`);
   const wrong = prefixOf?.findIndex((prefix, row) => !Number.isInteger(prefix) || prefix < -1 || prefix >= row) ?? -1;
@@ -151,7 +153,7 @@ function rowAt(sequences: Int32Array[], offsets: Int32Array, sequence: number, i
 }
 
 /** Of what can be learnt: a row's first token has no probability, unless the row goes on from another. */
-function sumOfWeights(rows: Float32Array[], prefixOf: number[] | undefined): number {
+function sumOfWeights(rows: Float32Array[], prefixOf: BatchLayout["prefixOf"]): number {
   let sum = 0;
   rows.forEach((weights, row) => {
     weights.forEach((weight, t) => {
@@ -184,8 +186,9 @@ export class Trainer implements Disposable {
   }
 
   /** One optimiser step; the loss is divided once, by the step's sum of weights, or its rows. */
-  async step(batch: TrainingBatch): Promise<StepResult> {
+  async step(batch: TrainingBatch | FeatureBatch): Promise<StepResult> {
     this.checkAlive();
+    if ("features" in batch) return this.featureStep(batch);
     const rows = batch.sequences.length;
     const [given, name] = perRow(batch);
     if (given.length !== rows)
@@ -196,7 +199,7 @@ export class Trainer implements Disposable {
         "NOTHING_SUPERVISED",
         `the batch of ${rows} rows supervises no token: check the weights, or which messages are trained on`,
       );
-    const { sequences, prefixOf } = batch;
+    const { sequences, prefixOf, paddedTo } = batch;
     checkPrefixes(prefixOf, rows);
     const together = families(prefixOf ?? sequences.map(() => -1));
     const lengths = together.map((family) => family.reduce((tokens, row) => tokens + sequences[row]!.length, 0));
@@ -208,7 +211,7 @@ export class Trainer implements Disposable {
       sum += await this.native.accumulate(
         flatten(
           part.map((row) => sequences[row]!),
-          prefixes,
+          { prefixOf: prefixes, paddedTo: paddedTo && part.map((row) => paddedTo[row]!) },
         ),
         lossOf(batch, part),
       );
@@ -216,11 +219,18 @@ export class Trainer implements Disposable {
     return { loss: sum / count, ...(await this.update({ count })) };
   }
 
+  private async featureStep({ features, loss: { head, targets } }: FeatureBatch): Promise<StepResult> {
+    this.passes += 1;
+    const count = targets.length;
+    const sum = await this.native.accumulateHead(head, features, Float32Array.from(targets));
+    return { loss: sum / count, ...(await this.update({ count })) };
+  }
+
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
   async forward(sequences: Int32Array[], asked: PassReadouts): Promise<OpenPass> {
     this.checkAlive();
     const { readouts = [], heads = [], closedSet, divergence, prefixOf } = asked;
-    const batch = flatten(sequences, prefixOf);
+    const batch = flatten(sequences, asked);
     this.passes += 1;
     const pass = this.passes;
     const result = await this.native.forward(batch, {
