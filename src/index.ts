@@ -1,5 +1,6 @@
 /** What a program that embeds Credence sees. Importing this has no side effect. */
 
+export { type BatchLayout, padRight } from "./data/packing.js";
 export { openRecords, type RecordFile, recordsOf } from "./data/readers.js";
 export { type ChatRecord, chatSchema } from "./data/records.js";
 export { CredenceError } from "./errors.js";
@@ -62,6 +63,7 @@ export {
 } from "./policy/model-files.js";
 export { type Answer, type GenerateSettings, Policy, type PromptInput, type Sample } from "./policy/policy.js";
 export {
+  type FeatureBatch,
   type OpenPass,
   type PassReadouts,
   type StepResult,
@@ -79,6 +81,15 @@ export {
 export type { Message, RenderOptions, SupervisedRow } from "./text/chat.js";
 export { Tokenizer } from "./text/tokenizer.js";
 export { type Progress, progressOn, silent, type Task } from "./tracking/progress.js";
+export {
+  type ConfidenceRow,
+  type ConfidenceTraining,
+  type FeatureRow,
+  type HeadTraining,
+  trainConfidenceHead,
+  trainHeadOnFeatures,
+  type Validation,
+} from "./training/confidence-head.js";
 export { learningRate, type Schedule } from "./training/schedule.js";
 export { type SftResult, type SftTraining, trainSft } from "./training/sft.js";
 export { version } from "./version.js";

@@ -12,11 +12,12 @@ export class Metrics {
   /**
    * @param offset the file's length at the checkpoint that is resumed: what came after is written again
    * @param step the first step that will be written
+   * @param events folder of what TensorBoard reads
    */
-  constructor(directory: string, offset = 0, step = 0) {
+  constructor(directory: string, offset = 0, step = 0, events = directory) {
     this.path = join(directory, metricsName);
     cutFile(this.path, offset);
-    this.events = new EventsFile(directory, step);
+    this.events = new EventsFile(events, step);
   }
 
   /** `measured` is what differs from machine to machine (times, rates, memory); it stands last in the line. */

@@ -1,5 +1,5 @@
 /** Checkpoints of a training stage: folders written whole, named by the optimiser steps they have taken. */
-import { existsSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, realpathSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { CredenceError } from "../errors.js";
@@ -19,6 +19,8 @@ const stateSchema = z.strictObject({
   seed: z.int(),
   /** Length of metrics.jsonl when the checkpoint was written. */
   metricsBytes: z.int().min(0),
+  /** Of a training that is held against rows of its own after each epoch: the losses, and the step of the smallest. */
+  validation: z.strictObject({ losses: z.array(z.number()), bestStep: whole }).optional(),
   /** Of supervised fine-tuning, whose rows are not all known at the start. */
   sft: z
     .strictObject({
@@ -45,10 +47,10 @@ export type CheckpointState = z.infer<typeof stateSchema>;
 
 const folderName = (step: number): string => `step-${String(step).padStart(6, "0")}`;
 
-/** How many checkpoints of a stage are kept. */
+/** How many checkpoints of a stage are kept, beside the best. */
 const kept = 2;
 
-/** Writes a checkpoint, points `best` at it, and removes those older than the one before. */
+/** Writes a checkpoint, points `best` at the best one, and removes those older than the one before. */
 export function writeCheckpoint(
   directory: string,
   parts: { policy: Policy; trainer: Trainer; card?: Card; state: CheckpointState },
@@ -60,16 +62,22 @@ export function writeCheckpoint(
     "optimizer.safetensors": encodeSafetensors(tensors),
     "state.json": `${JSON.stringify(parts.state, null, 2)}\n`,
   });
-  settle(directory);
+  settle(directory, parts.state);
 }
 
-/** Points `best` at the newest checkpoint and removes the oldest; done again on resuming, since a process may die before it. */
-function settle(directory: string): void {
+/**
+ * Points `best` at the best checkpoint, which is the newest where nothing is validated, and removes the oldest; done again
+ * on resuming, since a process may die before it.
+ */
+function settle(directory: string, { validation }: CheckpointState): void {
   const all = checkpoints(directory);
-  const newest = all.at(-1);
-  if (newest) linkAtomic(join(directory, "best"), join("checkpoints", basename(newest)));
-  for (const old of all.slice(0, -kept)) rmSync(old, { recursive: true, force: true });
+  const best = validation ? folderName(validation.bestStep) : basename(all.at(-1)!);
+  linkAtomic(join(directory, "best"), join("checkpoints", best));
+  for (const old of all.slice(0, -kept)) if (basename(old) !== best) rmSync(old, { recursive: true, force: true });
 }
+
+/** Folder of the best checkpoint of a training that has one. */
+export const bestCheckpoint = (directory: string): string => realpathSync(join(directory, "best"));
 
 /** Folders of a stage's checkpoints, oldest first. */
 export function checkpoints(directory: string): string[] {
@@ -99,7 +107,7 @@ export function newestCheckpoint(directory: string): Checkpoint | undefined {
         "BAD_CHECKPOINT",
         `${path}: its state.json was written by another version. Delete the stage's folder to start it again`,
       );
-    settle(directory);
+    settle(directory, state.data);
     return { directory: path, state: state.data, moments: readSafetensors(join(path, "optimizer.safetensors")) };
   }
   return undefined;

@@ -1,15 +1,16 @@
 /**
- * Trains an adapter and a head to say a number in [0, 1] at a prompt's last token: the squared error of sigmoid(head) to
- * the target, averaged over a step's rows. AdamW, warm-up, then a straight line to zero.
+ * Trains an adapter and a head to say a number in [0, 1] at a prompt's last token, or a head alone on hidden states that
+ * were collected before: the squared error of sigmoid(head) to the target, averaged over a step's rows. AdamW, warm-up,
+ * then a straight line to zero. Where rows are held out, each epoch is held against them and the best one is kept.
  */
 
-import { shuffledBatches } from "../data/packing.js";
+import { type PlannedBatch, padRight, type RowOrder, shuffledBatches } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import { makeFolder } from "../files.js";
 import type { Policy } from "../policy/policy.js";
-import type { TrainingBatch } from "../policy/trainer.js";
-import { newestCheckpoint } from "./checkpoint.js";
-import { type PlannedStep, type TrainingSettings, takeSteps } from "./loop.js";
+import type { FeatureBatch, TrainingBatch } from "../policy/trainer.js";
+import { bestCheckpoint, type CheckpointState, newestCheckpoint } from "./checkpoint.js";
+import { type Evaluation, type PlannedStep, type TrainingSettings, takeSteps } from "./loop.js";
 import { learningRate } from "./schedule.js";
 
 export interface ConfidenceRow {
@@ -18,55 +19,197 @@ export interface ConfidenceRow {
   target: number;
 }
 
-export interface ConfidenceTraining extends TrainingSettings {
+/** A hidden state that was collected before. */
+export interface FeatureRow {
+  /** [H] */
+  features: Float32Array;
+  /** In [0, 1]. */
+  target: number;
+}
+
+/** Rows read as index -1 of a batch padded on the right. */
+export interface Padding {
+  /** The PAD token's id. */
+  token: number;
+  /** How many rows are padded to the longest among them. */
+  group: number;
+}
+
+/** What a training is held against after each epoch: the policy of the smallest loss is the one it gives. */
+export interface Validation<Row> {
+  rows: Row[];
+  /** Stops after so many epochs without a smaller loss; null: never. */
+  patience: number | null;
+  /** How these rows are padded together, where rows are. */
+  group?: number;
+  /** Told after each epoch, with the losses of all so far; `best`: the last is the smallest. */
+  told?(epoch: { losses: readonly number[]; best: boolean }, policy: Policy): void;
+}
+
+export interface HeadTraining<Row> extends TrainingSettings {
   head: string;
-  rows: ConfidenceRow[];
+  rows: Row[];
   /** Rows of one optimiser step. */
   batch: number;
+  /** Default "length-grouped". */
+  order?: RowOrder;
+  validation?: Validation<Row>;
+}
+
+export interface ConfidenceTraining extends HeadTraining<ConfidenceRow> {
+  padding?: Padding;
 }
 
 /**
- * Trains to the end and returns the policy, going on from the newest checkpoint in the folder. Abort stops before the next
- * step, after writing a checkpoint.
+ * Trains to the end and returns the policy, the best one where there is a validation, going on from the newest checkpoint
+ * in the folder. Abort stops before the next step, after writing a checkpoint.
  */
-export async function trainConfidenceHead(job: ConfidenceTraining): Promise<Policy> {
-  makeFolder(job.directory);
-  const plan = plannedBatches(job);
-  const checkpoint = newestCheckpoint(job.directory);
-  const policy = await job.policy(checkpoint?.directory);
+export function trainConfidenceHead(job: ConfidenceTraining): Promise<Policy> {
+  return trainEpochs(job, plannedBatches(job), {
+    batch: (places) => stepBatch(job, places),
+    logits: (policy, rows) => rowLogits(policy, job, rows),
+  });
+}
+
+/** The same for a head alone: the blocks are not run. */
+export function trainHeadOnFeatures(job: HeadTraining<FeatureRow>): Promise<Policy> {
+  const { rows, head } = job;
+  return trainEpochs(job, planned(job, { lengths: rows.map(() => 1) }), {
+    batch: (places): FeatureBatch => ({
+      features: flat(places.map((row) => rows[row]!)),
+      loss: { kind: "confidence", head, targets: places.map((row) => rows[row]!.target) },
+    }),
+    logits: async (policy, held) => policy.native.readHead(head, flat(held)),
+  });
+}
+
+function flat(rows: FeatureRow[]): Float32Array {
+  const width = rows[0]?.features.length ?? 0;
+  const out = new Float32Array(rows.length * width);
+  for (const [i, { features }] of rows.entries()) out.set(features, i * width);
+  return out;
+}
+
+function rowLogits(
+  policy: Policy,
+  { head, padding, validation, signal }: ConfidenceTraining,
+  rows: ConfidenceRow[],
+): Promise<Float32Array> {
+  const tokens = rows.map((row) => row.tokens);
+  if (!padding) return policy.logits(tokens, head, { signal });
+  const { rows: padded, paddedTo } = padRight(tokens, padding.token, validation?.group ?? padding.group);
+  return policy.logits(padded, head, { signal, paddedTo });
+}
+
+/** What differs between rows of tokens and rows of hidden states. */
+interface Learnt<Row> {
+  batch(places: number[]): PlannedStep["batch"];
+  logits(policy: Policy, rows: Row[]): Promise<Float32Array>;
+}
+
+async function trainEpochs<Row extends { target: number }>(
+  job: HeadTraining<Row>,
+  plan: PlannedBatch[],
+  learnt: Learnt<Row>,
+): Promise<Policy> {
+  const { directory, validation } = job;
+  makeFolder(directory);
+  const checkpoint = newestCheckpoint(directory);
   const done = checkpoint?.state.step ?? 0;
-  if (done >= plan.length) return policy;
+  let held = checkpoint?.state.validation;
+  if (done >= plan.length || exhausted(held, validation))
+    return job.policy(validation ? bestCheckpoint(directory) : checkpoint!.directory);
+  const policy = await job.policy(checkpoint?.directory);
   const schedule = { kind: "linear" as const, peak: job.learningRate, steps: plan.length, warmup: job.warmup };
-  const steps = plan
-    .slice(done)
-    .map(({ epoch, rows }): PlannedStep => ({ batch: stepBatch(job, rows), values: { epoch }, work: 1 }));
+
+  const evaluate = async (step: number): Promise<Evaluation> => {
+    const { rows, patience, told } = validation!;
+    const loss = meanSquaredError(await learnt.logits(policy, rows), rows);
+    const losses = [...(held?.losses ?? []), loss];
+    const best = losses.slice(0, -1).every((before) => loss < before);
+    held = { losses, bestStep: best ? step : held!.bestStep };
+    told?.({ losses, best }, policy);
+    return {
+      values: { epoch: losses.length, validationLoss: loss },
+      state: { validation: held },
+      save: best,
+      stop: exhausted(held, { patience }),
+    };
+  };
+  function* steps(): Generator<PlannedStep, void, undefined> {
+    for (let i = done; i < plan.length; i++) {
+      const { epoch, rows } = plan[i]!;
+      const ends = plan[i + 1]?.epoch !== epoch;
+      yield {
+        batch: learnt.batch(rows),
+        values: { epoch },
+        work: 1,
+        state: { validation: held },
+        ...(validation && ends ? { evaluate } : {}),
+      };
+    }
+  }
+  let last: number;
   try {
     const rate = (step: number) => learningRate(schedule, step);
-    await takeSteps({ settings: job, policy, checkpoint, rate, steps, total: plan.length, done, unit: "steps" });
+    last = await takeSteps({
+      settings: job,
+      policy,
+      checkpoint,
+      rate,
+      steps: steps(),
+      total: plan.length,
+      done,
+      unit: "steps",
+    });
   } catch (error) {
     await policy.dispose();
     throw error;
   }
-  return policy;
+  if (!held || held.bestStep === last) return policy;
+  await policy.dispose();
+  return job.policy(bestCheckpoint(directory));
+}
+
+/** Whether the smallest loss is more epochs back than patience has. */
+function exhausted(held: CheckpointState["validation"], validation: { patience: number | null } | undefined): boolean {
+  if (!held || validation?.patience == null) return false;
+  const best = held.losses.indexOf(Math.min(...held.losses));
+  return held.losses.length - 1 - best >= validation.patience;
+}
+
+function meanSquaredError(logits: Float32Array, rows: { target: number }[]): number {
+  let sum = 0;
+  for (const [i, { target }] of rows.entries()) sum += (1 / (1 + Math.exp(-logits[i]!)) - target) ** 2;
+  return sum / rows.length;
 }
 
 /** What one optimiser step learns from. */
 export function stepBatch(
-  { rows, head, microBatchTokens }: Pick<ConfidenceTraining, "rows" | "head" | "microBatchTokens">,
+  { rows, head, microBatchTokens, padding }: Pick<ConfidenceTraining, "rows" | "head" | "microBatchTokens" | "padding">,
   places: number[],
 ): TrainingBatch {
+  const tokens = places.map((row) => rows[row]!.tokens);
+  const { rows: sequences, paddedTo } = padding
+    ? padRight(tokens, padding.token, padding.group)
+    : { rows: tokens, paddedTo: undefined };
   return {
-    sequences: places.map((row) => rows[row]!.tokens),
+    sequences,
+    ...(paddedTo ? { paddedTo } : {}),
     loss: { kind: "confidence", head, targets: places.map((row) => rows[row]!.target) },
     microBatchTokens,
   };
 }
 
 /** Every step's rows, all epochs: it follows from the seed, so that a resumed run goes on with the same rows. */
-export function plannedBatches(
-  job: Pick<ConfidenceTraining, "rows" | "label" | "batch" | "epochs" | "seed">,
-): { epoch: number; rows: number[] }[] {
+export const plannedBatches = (
+  job: Pick<ConfidenceTraining, "rows" | "label" | "batch" | "epochs" | "seed" | "order">,
+): PlannedBatch[] => planned(job, { lengths: job.rows.map((row) => row.tokens.length) });
+
+function planned(
+  job: Pick<HeadTraining<unknown>, "rows" | "label" | "batch" | "epochs" | "seed" | "order">,
+  { lengths }: { lengths: number[] },
+): PlannedBatch[] {
   if (!job.rows.length) throw new CredenceError("NOTHING_SUPERVISED", `${job.label}: there is no row to train on`);
-  const lengths = job.rows.map((row) => row.tokens.length);
-  return shuffledBatches({ lengths, batch: job.batch, epochs: job.epochs, seed: job.seed });
+  return shuffledBatches({ lengths, batch: job.batch, epochs: job.epochs, seed: job.seed, order: job.order });
 }

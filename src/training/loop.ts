@@ -6,7 +6,7 @@ import { CredenceError } from "../errors.js";
 import type { Card } from "../model/card.js";
 import type { PassSize } from "../native.js";
 import type { Policy } from "../policy/policy.js";
-import type { TrainingBatch } from "../policy/trainer.js";
+import type { FeatureBatch, TrainingBatch } from "../policy/trainer.js";
 import { Metrics } from "../tracking/metrics.js";
 import type { Progress } from "../tracking/progress.js";
 import { type Checkpoint, type CheckpointState, writeCheckpoint } from "./checkpoint.js";
@@ -29,6 +29,8 @@ export interface TrainingSettings {
   checkpointEvery: number;
   /** Tokens of one forward and backward pass at most (one row at least). */
   microBatchTokens: number;
+  /** Folder of TensorBoard's events. Default: the stage's. */
+  events?: string;
   card?: Card;
   label: string;
   progress: Progress;
@@ -37,15 +39,28 @@ export interface TrainingSettings {
   fitted?(choice: string): void;
 }
 
+/** What an epoch's end found. */
+export interface Evaluation {
+  values: Record<string, number>;
+  /** For the step's checkpoint. */
+  state: Partial<CheckpointState>;
+  /** Whether the step has a checkpoint for its own sake. */
+  save: boolean;
+  /** Whether it was the last. */
+  stop: boolean;
+}
+
 /** One optimiser step to take. */
 export interface PlannedStep {
-  batch: Omit<TrainingBatch, "microBatchTokens">;
+  batch: Omit<TrainingBatch, "microBatchTokens"> | FeatureBatch;
   /** What metrics.jsonl tells of it beside the loss. */
   values: Record<string, number>;
   /** How much of the task it is. */
   work: number;
   /** Where the training stands after it, for its checkpoint. */
   state?: Partial<CheckpointState>;
+  /** Done after it, before a checkpoint of it. */
+  evaluate?(step: number): Promise<Evaluation>;
 }
 
 export interface Loop {
@@ -77,7 +92,7 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
     schedule: rate,
   });
   if (checkpoint) trainer.restore({ step, seed: checkpoint.state.seed, tensors: checkpoint.moments });
-  const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step);
+  const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step, settings.events);
   const save = () => {
     if (step === saved) return;
     writeCheckpoint(directory, {
@@ -91,7 +106,7 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
   const told = settings.progress.task(settings.label, task.total, task.unit, "tokens");
   told.advance(task.done);
   try {
-    for await (const { batch, values, work, state: after } of steps) {
+    for await (const { batch, values, work, state: after, evaluate } of steps) {
       if (signal?.aborted) {
         save();
         throw new CredenceError("ABORTED", `stopped after step ${step}; started again it goes on from there`);
@@ -101,10 +116,17 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
       step += 1;
       state = after ?? {};
       const seconds = (performance.now() - started) / 1000;
-      const tokens = batch.sequences.reduce((sum, row) => sum + row.length, 0);
+      const tokens = "features" in batch ? 0 : batch.sequences.reduce((sum, row) => sum + row.length, 0);
       metrics.add(step, { ...values, tokens, ...result }, { seconds, tokensPerSecond: tokens / seconds });
       if (policy.model.maxMemory !== undefined) settings.fitted?.(passChoice(trainer.passSize));
       told.advance(work, tokens);
+      const found = await evaluate?.(step);
+      if (found) {
+        metrics.add(step, found.values);
+        state = { ...state, ...found.state };
+        if (found.save) save();
+        if (found.stop) break;
+      }
       if (step % settings.checkpointEvery === 0) save();
     }
     save();
