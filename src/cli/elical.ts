@@ -5,11 +5,23 @@ import * as convert from "./elical/convert.js";
 import * as draw from "./elical/draw.js";
 import * as evaluate from "./elical/evaluate.js";
 import * as infer from "./elical/infer.js";
+import * as predict from "./elical/predict.js";
+import * as predictMlp from "./elical/predict-mlp.js";
+import * as train from "./elical/train.js";
+import * as trainMlp from "./elical/train-mlp.js";
 import type { PublishedScript } from "./published.js";
 
-const commands = [convert, infer, consistency, evaluate, draw] as unknown as (CommandModule & {
-  script: PublishedScript;
-})[];
+const commands = [
+  convert,
+  infer,
+  consistency,
+  train,
+  trainMlp,
+  predict,
+  predictMlp,
+  evaluate,
+  draw,
+] as unknown as (CommandModule & { script: PublishedScript })[];
 
 /** The scripts' flags, for whoever reads the command line before yargs does. */
 export const scripts: readonly PublishedScript[] = commands.map(({ script }) => script);

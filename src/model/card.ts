@@ -13,6 +13,8 @@ const promptSchema = z.strictObject({
   user: z.string().refine((text) => text.includes("{question}"), "has no {question} in it"),
   /** "default": what the chat template itself puts there; "none": no system turn at all; else its text. */
   system: z.union([z.literal("default"), z.literal("none"), z.strictObject({ text: z.string() })]).default("default"),
+  /** "none": `user` is the whole text that the model reads, its special tokens by their names. */
+  template: z.literal("none").optional(),
 });
 
 const headSchema = z.strictObject({

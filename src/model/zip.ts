@@ -1,4 +1,7 @@
-/** One entry of a zip archive, which is what a Python wheel is; checked against its CRC-32. No encryption, no zip64. */
+/**
+ * Zip archives, which is what a Python wheel and a file of torch.save are: one entry read, checked against its CRC-32; and
+ * archives written, stored as they are. No encryption, no zip64.
+ */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { inflateRawSync } from "node:zlib";
 import { CredenceError } from "../errors.js";
@@ -73,4 +76,52 @@ export function readZipEntry(path: string, wanted: (name: string) => boolean): {
   } finally {
     closeSync(descriptor);
   }
+}
+
+/**
+ * The bytes of an archive of these entries, not compressed, in pieces.
+ *
+ * @throws CredenceError "BAD_INPUT" where it would be longer than the 4 GiB that the format has room for
+ */
+export function encodeZip(entries: readonly { name: string; data: Uint8Array }[]): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
+  const directory: Buffer[] = [];
+  let at = 0;
+  for (const { name, data } of entries) {
+    const path = Buffer.from(name);
+    // Version 2.0, no flags, stored, 1980-01-01, CRC-32, both lengths, length of the name.
+    const common = Buffer.alloc(26);
+    common.writeUInt16LE(20, 0);
+    common.writeUInt16LE(0x21, 8);
+    common.writeUInt32LE(crc32(data), 10);
+    common.writeUInt32LE(data.length, 14);
+    common.writeUInt32LE(data.length, 18);
+    common.writeUInt16LE(path.length, 22);
+    const place = Buffer.alloc(14); // no comment, first disk, no attributes, where the entry begins
+    place.writeUInt32LE(at, 10);
+    directory.push(Buffer.concat([uint32(directoryEntry), uint16(20), common, place, path]));
+    const header = Buffer.concat([uint32(localEntry), common, path]);
+    pieces.push(header, data);
+    at += header.length + data.length;
+    if (at > 0xffffffff) throw new CredenceError("BAD_INPUT", `an archive of ${at} bytes is too long for a zip`);
+  }
+  const list = Buffer.concat(directory);
+  const end = Buffer.alloc(18);
+  end.writeUInt16LE(entries.length, 4);
+  end.writeUInt16LE(entries.length, 6);
+  end.writeUInt32LE(list.length, 8);
+  end.writeUInt32LE(at, 12);
+  return [...pieces, list, Buffer.concat([uint32(endOfDirectory), end])];
+}
+
+function uint16(value: number): Buffer {
+  const out = Buffer.alloc(2);
+  out.writeUInt16LE(value);
+  return out;
+}
+
+function uint32(value: number): Buffer {
+  const out = Buffer.alloc(4);
+  out.writeUInt32LE(value);
+  return out;
 }

@@ -53,14 +53,13 @@ export function tokenizerFields(tokenizer: Tokenizer, rows: number): Record<stri
   const eos = named("eos_token") ?? eosIds[0];
   const [eot, eom] = eosIds.filter((id) => id !== eos);
   const ids = { bos: bosId, eos, eot, eom, unknown: named("unk_token"), padding: padId };
-  const addsBos = bosId !== undefined && JSON.stringify(document.post_processor ?? null).includes(`[${bosId}]`);
   return {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": pre,
     "tokenizer.ggml.tokens": tokens,
     "tokenizer.ggml.token_type": types,
     "tokenizer.ggml.merges": merges,
-    "tokenizer.ggml.add_bos_token": addsBos,
+    "tokenizer.ggml.add_bos_token": tokenizer.addsBos,
     "tokenizer.ggml.add_space_prefix": false,
     ...Object.fromEntries(
       Object.entries(ids)

@@ -103,6 +103,12 @@ export class Tokenizer {
     return new Tokenizer(parts);
   }
 
+  /** Whether its files say that a text begins with `bosId`, which `encode` leaves to its caller. */
+  get addsBos(): boolean {
+    const { bosId, document } = this;
+    return bosId !== undefined && JSON.stringify(document.post_processor ?? null).includes(`[${bosId}]`);
+  }
+
   /** Token ids of a text. No token is added before or after it. */
   async encode(text: string, options: EncodeOptions = {}): Promise<Int32Array> {
     const encoding = await this.explained(this.libraryFor(options).encode(text, null, { addSpecialTokens: false }));

@@ -20,6 +20,20 @@ export interface RecipeRunOptions {
   addon?: Pick<Addon, "openBase" | "fitLogistic">;
 }
 
+/** What a run's numbers depend on besides its recipe. */
+export function machineOf(model: Model): Record<string, string> {
+  const { device, isa, dtype } = model.info;
+  return {
+    credence: version,
+    device,
+    isa,
+    dtype,
+    model: model.sha256,
+    // How batches are cut follows from it, and with that the last bits of a gradient.
+    ...(model.maxMemory === undefined ? {} : { maxMemory: String(model.maxMemory) }),
+  };
+}
+
 /**
  * Runs what is not done yet.
  *
@@ -37,15 +51,7 @@ export async function runElical(recipe: ElicalRecipe, options: RecipeRunOptions)
     directory,
     recipe,
     stages: elicalStages({ recipe, model, fit: (problem) => addon.fitLogistic({ ...problem, isa }) }),
-    machine: {
-      credence: version,
-      device,
-      isa,
-      dtype,
-      model: model.sha256,
-      // How batches are cut follows from it, and with that the last bits of a gradient.
-      ...(model.maxMemory === undefined ? {} : { maxMemory: String(model.maxMemory) }),
-    },
+    machine: machineOf(model),
     engineBytes: (restartPeak) => model.memory({ restartPeak }).peak,
     progress,
     signal,

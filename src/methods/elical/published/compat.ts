@@ -61,7 +61,7 @@ export const elicalRows: readonly CompatRow<ElicalId>[] = [
     published:
       "the best epoch and when to stop are chosen on the test sets; Alignment's threshold on the first 20 % of the rows, which stay in file order",
     here: "on training questions that are held out; on a random 20 % of the rows, drawn by the seed",
-    commands: ["evaluate", "sweep"],
+    commands: ["train", "train-mlp", "evaluate", "sweep"],
   },
   {
     id: "B9-10",
@@ -74,19 +74,20 @@ export const elicalRows: readonly CompatRow<ElicalId>[] = [
     published:
       "rows are padded on the right and read at index -1, so that a score depends on the rows that share its batch",
     here: "the last real token is read",
-    commands: [],
+    commands: ["train", "train-mlp", "predict", "predict-mlp", "sweep"],
   },
   {
     id: "B9-12",
-    published: "the end-of-sequence token follows the prompt in training, and not in scoring",
-    here: "it follows the prompt in neither",
-    commands: [],
+    published:
+      "the end-of-sequence token follows the prompt in training, and not in scoring; a tokenizer that adds a first token adds it to texts that begin with it",
+    here: "it follows the prompt in neither, and a text begins with one first token",
+    commands: ["train", "train-mlp", "predict", "predict-mlp", "sweep"],
   },
   {
     id: "B9-13",
     published: "the head computes in bf16, which makes ties",
     here: "the head computes in float32",
-    commands: [],
+    commands: ["predict", "predict-mlp", "sweep"],
   },
   {
     id: "B9-14",
@@ -99,14 +100,14 @@ export const elicalRows: readonly CompatRow<ElicalId>[] = [
     published:
       'a verdict is "certain" unless it holds one of sixteen phrases: an empty or unrelated reply counts as certain, and any "no" as uncertain',
     here: "a verdict is the one of the two words that a reply gives; a reply with neither or both is an error, or counted as uncertain and told",
-    commands: ["convert", "evaluate", "sweep"],
+    commands: ["convert", "train", "train-mlp", "evaluate", "sweep"],
   },
   {
     id: "B9-16",
     published:
       "an answer without words matches everything, and the letter A is removed as an article: each question of MMLU whose answer is A counts as right",
     here: "such an answer matches nothing; the letter is the first one that the reply gives",
-    commands: ["evaluate", "sweep"],
+    commands: ["train", "train-mlp", "predict", "predict-mlp", "evaluate", "sweep"],
   },
   {
     id: "B9-17",
@@ -124,7 +125,7 @@ export const elicalRows: readonly CompatRow<ElicalId>[] = [
     id: "B9-19",
     published: "rows are sampled at random for LoRA and taken from the top for the head alone",
     here: "sampled at random for both",
-    commands: [],
+    commands: ["train-mlp", "sweep"],
   },
   {
     id: "B9-20",
