@@ -12,15 +12,29 @@ struct Logits {
   int vocabulary = 0;
 };
 
-Logits logits_of(const ComparedModel& model, const std::vector<int32_t>& tokens, const DeviceOptions& device,
-                 const AbortFlag* abort) {
+std::shared_ptr<Policy> opened(const ComparedModel& model, const DeviceOptions& device) {
   const auto base = Base::open(model.model, device);
-  const auto policy = model.adapter.empty() ? std::make_shared<Policy>(base, std::nullopt, std::vector<HeadSpec>{})
-                                            : std::make_shared<Policy>(base, model.adapter, std::vector<HeadSpec>{});
+  return model.adapter.empty() ? std::make_shared<Policy>(base, std::nullopt, std::vector<HeadSpec>{})
+                               : std::make_shared<Policy>(base, model.adapter, std::vector<HeadSpec>{});
+}
+
+/// The tokens as sequences of at most `context` each.
+Logits logits_of(const ComparedModel& model, const std::vector<int32_t>& tokens, int context,
+                 const DeviceOptions& device, const AbortFlag* abort) {
+  const auto policy = opened(model, device);
   PassRequest request;
   request.logits = true;
-  const HostBatch batch = {tokens, {0, static_cast<int32_t>(tokens.size())}};
-  return {Pass(policy).forward(batch, request, abort).logits, base->family().vocabulary};
+  HostBatch batch = {tokens, {0}};
+  for (size_t at = 0; at < tokens.size();) {
+    at += std::min(static_cast<size_t>(context), tokens.size() - at);
+    batch.offsets.push_back(static_cast<int32_t>(at));
+  }
+  return {Pass(policy).forward(batch, request, abort).logits, policy->base()->family().vocabulary};
+}
+
+int context_of(const ComparedModel& model, DeviceOptions device) {
+  device.dry = true;
+  return Base::open(model.model, device)->family().context;
 }
 
 }  // namespace
@@ -28,7 +42,10 @@ Logits logits_of(const ComparedModel& model, const std::vector<int32_t>& tokens,
 LogitDifference compare_models(const ComparedModel& source, const ComparedModel& written,
                                const std::vector<int32_t>& tokens, const DeviceOptions& device,
                                const AbortFlag* abort) {
-  const Logits a = logits_of(source, tokens, device, abort), b = logits_of(written, tokens, device, abort);
+  // A format can leave a model a shorter context than it had: a GGUF of Mistral ends where its window does.
+  const int context = std::max(1, std::min(context_of(source, device), context_of(written, device)));
+  const Logits a = logits_of(source, tokens, context, device, abort);
+  const Logits b = logits_of(written, tokens, context, device, abort);
   const int shared = std::min(a.vocabulary, b.vocabulary);
   LogitDifference difference;
   difference.rows = static_cast<int>(tokens.size());

@@ -212,7 +212,10 @@ WrittenModel write_folder(const MergedWeights& weights, const std::string& folde
   }
   written.files.push_back("config.json");
   write_text(folder + "/config.json", config_of(weights, dtype));
-  require_same_family(BaseFiles::open(folder)->family, weights.family(), folder);
+  const auto again = BaseFiles::open(folder);
+  require_same_family(again->family, weights.family(), folder);
+  const GgufType type = dtype == Dtype::kF32 ? GgufType::kF32 : dtype == Dtype::kF16 ? GgufType::kF16 : GgufType::kBF16;
+  for (const WeightSpec& spec : weight_specs(weights.family())) require_rounded(weights, *again, spec, type, abort);
   return written;
 }
 

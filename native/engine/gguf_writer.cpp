@@ -81,7 +81,12 @@ class Writer {
     return result_;
   }
 
-  const Family& family() const { return family_; }
+  /// Throws unless the file, read again, holds what was to be written.
+  void check(const std::string& path, const AbortFlag* abort) const {
+    const auto written = BaseFiles::open(path);
+    require_same_family(written->family, family_, path);
+    for (const Entry& entry : entries_) require_rounded(weights_, *written, entry.spec, entry.type->type, abort);
+  }
 
  private:
   /// llama.cpp reads Mistral as a Llama and gives neither windows: within the window the arithmetic is the same, so the
@@ -307,7 +312,7 @@ WrittenModel write_gguf(const MergedWeights& weights, const std::string& path, G
   Writer writer(weights, path, type);
   WrittenModel written = writer.write(fields, abort);
   written.files = {path};
-  require_same_family(BaseFiles::open(path)->family, writer.family(), path);
+  writer.check(path, abort);
   return written;
 }
 

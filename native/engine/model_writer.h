@@ -26,7 +26,7 @@ struct WrittenModel {
 
 /// Writes config.json and model.safetensors into a folder that is there, or as many model-0000k-of-0000n.safetensors as
 /// keep each within `shard_bytes` (a larger tensor has its own) and their index. dtype is F32, F16 or BF16; what F16
-/// cannot hold is an error.
+/// cannot hold is an error. Every weight is read again and compared, here and for a GGUF.
 WrittenModel write_folder(const MergedWeights& weights, const std::string& folder, Dtype dtype, uint64_t shard_bytes,
                           const AbortFlag* abort = nullptr);
 
@@ -41,6 +41,11 @@ Json config_json(const Family& family, Dtype dtype);
 
 /// Throws Error "BAD_FILE" naming what differs unless two families compute the same.
 void require_same_family(const Family& written, const Family& expected, const std::string& path);
+
+/// Throws Error "NOT_THE_SAME" unless a weight that was written, read again, is its source's within what storing it as
+/// `type` rounds.
+void require_rounded(const MergedWeights& source, const BaseFiles& written, const WeightSpec& spec, GgufType type,
+                     const AbortFlag* abort = nullptr);
 
 /// Numbers as a GGUF stores them. F32, F16, BF16, Q8_0 and Q4_0; count is a whole number of blocks.
 void quantise(GgufType type, const float* values, int64_t count, uint8_t* out);

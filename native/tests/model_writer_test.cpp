@@ -72,6 +72,33 @@ TEST(types_round_as_far_as_they_must) {
   EXPECT_THROWS(quantise(GgufType::kQ6_K, values.data(), 256, nullptr), "not Q6_K");
 }
 
+TEST(what_was_written_is_its_source_as_far_as_its_type_holds_it) {
+  const TemporaryFolder folder, other;
+  const auto base = tiny_base(folder, {{"hidden_size", 32}, {"intermediate_size", 64}});
+  const MergedWeights source(*base, nullptr);
+  const std::string name = "model.layers.1.self_attn.q_proj.weight";
+  for (const GgufType type : {GgufType::kF32, GgufType::kF16, GgufType::kBF16, GgufType::kQ8_0, GgufType::kQ4_0}) {
+    const std::string path = folder.file(gguf_type_name(static_cast<uint32_t>(type)) + ".gguf");
+    write_gguf(source, path, type, {{"tokenizer.ggml.model", std::string("none")}});
+    const auto written = BaseFiles::open(path);
+    for (const WeightSpec& spec : weight_specs(base->family)) {
+      if (spec.name != name) continue;
+      require_rounded(source, *written, spec, type);
+      // Every type but the last tells a weight that is 3 % larger; a row in another place none takes.
+      auto weights = tiny_weights(base->family);
+      for (NamedTensor& tensor : weights)
+        if (tensor.name == name) {
+          for (float& value : tensor.data) value *= 1.03f;
+          if (type == GgufType::kQ4_0) std::rotate(tensor.data.begin(), tensor.data.begin() + 32, tensor.data.end());
+        }
+      write_bytes(other.file("config.json"), read_json_file(folder.file("config.json")).text());
+      write_tensors(other.file("model.safetensors"), weights);
+      const auto changed = BaseFiles::open(other.path());
+      EXPECT_THROWS(require_rounded(MergedWeights(*changed, nullptr), *written, spec, type), name);
+    }
+  }
+}
+
 TEST(a_gguf_of_float32_is_its_source) {
   const TemporaryFolder folder;
   for (const bool tied : {false, true}) {

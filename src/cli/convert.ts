@@ -31,8 +31,8 @@ export const builder = (line: Argv) =>
       ...checkOptions,
     })
     .epilogue(
-      "The model passes through a block of rows at a time. What was written is read again and must give the source's logits " +
-        "within the bound of its type. A .bin file is read by a reader of tensors alone: nothing in it is run.",
+      "The model passes through a block of rows at a time. What was written is read again: each weight must be the source's " +
+        "within what its type rounds, and so must the logits; of a quantised type how far they are is told. A .bin file is read by a reader of tensors alone: nothing in it is run.",
     )
     .example("$0 convert models/smollm2 --out smollm2.gguf --type q8_0", "for llama.cpp")
     .example("$0 convert model.gguf --out folder --type bf16", "for transformers");

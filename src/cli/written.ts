@@ -67,8 +67,8 @@ export function tellWritten(written: WrittenFiles, json: boolean): void {
   for (const line of notes) note(`note: ${line}`);
   print(`${path}: ${files.length === 1 ? "1 file" : `${files.length} files`}, ${size(bytes)} of ${type}`);
   print(
-    `read again: logits differ by at most ${check.largestDifference.toPrecision(3)} of ${check.largestLogit.toPrecision(3)} ` +
-      `(${check.error.toPrecision(2)}, ${check.bound} is allowed); ` +
+    `read again: every weight is its source's as far as its type holds it; logits differ by at most ${check.largestDifference.toPrecision(3)} of ${check.largestLogit.toPrecision(3)} ` +
+      `(${check.error.toPrecision(2)}${check.bound === null ? "" : `, ${check.bound} is allowed`}); ` +
       `the likeliest token is the same in ${check.sameChoice} of ${check.rows} places`,
   );
 }
