@@ -352,7 +352,10 @@ t.test("the commands", async (t) => {
     };
   };
   const converted = await run("convert", base, "--out", join(folder, "x.gguf"), "--type", "q8_0");
-  t.match(converted, { code: 0, printed: /x\.gguf: 1 file, .* of Q8_0\nread again: every weight .*; logits differ by at most / });
+  t.match(converted, {
+    code: 0,
+    printed: /x\.gguf: 1 file, .* of Q8_0\nread again: every weight .*; logits differ by at most /,
+  });
   const merged = await run("merge", "--model", base, "--adapter", adapter, "--out", join(folder, "m"), "--json");
   t.match(JSON.parse(merged.printed), { type: "F32", check: { bound: 1e-4 } });
   t.match(await run("export", "--model", base, "--adapter", adapter, "--out", join(folder, "e")), { code: 0 });
