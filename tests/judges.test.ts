@@ -118,6 +118,12 @@ t.test("work in order", async (t) => {
   }, /five/);
   t.same(seen, [0, 1, 2, 3, 4]);
   t.ok(began.length < 12, "after a failure nothing new begins");
+  const stopped = (item: number, signal: AbortSignal) =>
+    new Promise<number>((_, reject) => {
+      if (item === 2) setTimeout(() => reject(new Error("two")), 5);
+      signal.addEventListener("abort", () => reject(new Error("stopped")));
+    });
+  await t.rejects(inOrder([0, 1, 2, 3], 4, stopped).next(), /two/, "the failure itself is thrown, not what it stopped");
 });
 
 const quick = { retries: 3, backoff: { first: 0.01, longest: 0.05 }, timeout: 5 } satisfies Partial<ServerOptions>;

@@ -13,10 +13,13 @@ export async function* inOrder<T, R>(
   const stop = new AbortController();
   const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
   const begun: Promise<R>[] = [];
+  let failure: { error: unknown } | undefined;
   const begin = (item: T) => {
     const result = work(item, either);
-    // The first failure is thrown where its turn comes; until then it only stops the others.
-    result.catch(() => stop.abort());
+    result.catch((error) => {
+      failure ??= { error };
+      stop.abort();
+    });
     begun.push(result);
   };
   try {
@@ -25,6 +28,9 @@ export async function* inOrder<T, R>(
       if (begun.length >= width) yield await begun.shift()!;
     }
     while (begun.length > 0) yield await begun.shift()!;
+  } catch (error) {
+    // What was stopped because of a failure failed too, perhaps at an earlier place: the cause is thrown.
+    throw failure ? failure.error : error;
   } finally {
     stop.abort();
     await Promise.allSettled(begun);
