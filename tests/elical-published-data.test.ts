@@ -15,7 +15,13 @@ import {
 } from "../src/methods/elical/published/convert.js";
 import { exportHonestyBench, importHonestyBench } from "../src/methods/elical/published/honestybench.js";
 import { generationPass, judgePass } from "../src/methods/elical/published/infer.js";
-import { answerSets, judgeSets, questionRows, questionsSplit } from "../src/methods/elical/published/infer-sets.js";
+import {
+  answerSets,
+  correctnessRows,
+  judgeSets,
+  questionRows,
+  questionsSplit,
+} from "../src/methods/elical/published/infer-sets.js";
 import { patternQuestion, splitPararel } from "../src/methods/elical/published/pararel.js";
 import { answersPaths } from "../src/methods/elical/published/paths.js";
 import { judgePrompts, questionPrompts } from "../src/methods/elical/published/prompts.js";
@@ -338,6 +344,14 @@ t.test("answers and verdicts under the published names", async (t) => {
   t.equal(verdict.prompt, `<${verdict.instruction}>`);
   t.match(read(paths.sampledJudged)[5], { question: asked[1]!.question, generated: sampled[1]!.response[1] });
   await t.rejects(readAnswers(paths.sampled, 20), { message: /record 1 has 4 answers in "response"; expected 20/ });
+  const rows = await correctnessRows(paths.sampled, 4);
+  const instructions = async (from: number, to: number) => {
+    const all: string[] = [];
+    for await (const { instruction } of rows.read(from, to)) all.push(instruction);
+    return all;
+  };
+  t.equal(rows.count, 28);
+  t.same(await instructions(5, 11), (await instructions(0, 28)).slice(5, 11), "a part is cut where it is asked for");
   t.equal(questionsSplit("hq", "test"), "dev");
   t.equal(questionsSplit("hq", "train"), "train");
   t.equal(questionsSplit("nq", "test"), "test");
@@ -346,6 +360,21 @@ t.test("answers and verdicts under the published names", async (t) => {
     "Select the correct answer to the following question based on your internal knowledge.\nQuestion: Q?",
   );
   t.equal(judgePrompts.consistency("ask"), "ask.");
+});
+
+t.test("the token that ends an answer is no part of it", async (t) => {
+  const policy = await model.policy();
+  policy.generate = async function* () {
+    const sample = { prompt: 0, sample: 0, text: "red", finish: "stop" as const };
+    yield { ...sample, tokens: Int32Array.of(30), logprobs: Float32Array.of(-1, -2) };
+  };
+  const output = join(folder, "ended.jsonl");
+  const one = put("one-question.jsonl", lines([{ question: "q?", answer: ["a"] }]));
+  const pass = { ...context, output, label: "x" };
+  const rows = await questionRows(one, questionPrompts.long_qa);
+  await generationPass(policy, rows, { ...settings, samples: 1, tokens: true, logprobs: true }, pass);
+  t.match(read(output)[0], { logprobs: [[-1]], cumulative_logprobs: [-1], tokens: [[/./]] });
+  t.same(read<{ logprobs: number[][] }>(output)[0]!.logprobs, [[-1]]);
 });
 
 t.test("a pass that was stopped goes on to the same bytes; one by other settings is refused", async (t) => {

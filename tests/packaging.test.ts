@@ -66,6 +66,11 @@ t.test(
     const names = JSON.parse(run(process.execPath, ["--input-type=module", "-e", script], consumer));
     for (const name of ["Model", "evaluate", "loadRecipe"]) t.ok(names.includes(name), `exports ${name}`);
 
+    const store =
+      'const { AnswerStore } = await import("credence"); const store = await AnswerStore.open("answers");' +
+      'await store.put("key", { text: "kept", finish: "stop" }); console.log((await store.get("key")).text)';
+    t.equal(run(process.execPath, ["--input-type=module", "-e", store], consumer), "kept\n", "the database is loaded");
+
     const doctor = spawnSync(
       join(consumer, "node_modules", ".bin", "credence"),
       ["doctor", "--json", "--threads", "1"],

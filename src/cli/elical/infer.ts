@@ -173,7 +173,7 @@ async function onePass(args: InferArguments, progress: Progress, signal: AbortSi
       throw new UsageError(`--url: a server judges; --prompt_type ${promptType} is answered by --model_path here`);
     await using judge = await openCheckModel(args, args.checkModel ?? modelPath, `${output}.answers`, signal);
     await judgePass(judge.responder, rows, judgeSettings(args), context);
-    tellJudge(judge, output);
+    tellJudge(judge, `${output}.judge.json`);
   } else {
     await using answering = await openAnswering(modelPath, args, signal);
     const temperature = args.temperature ?? (samples > 1 ? 1 : 0);
@@ -200,10 +200,10 @@ const openCheckModel = (args: InferArguments, model: string | undefined, answers
 };
 
 /** What a server's verdicts cost, on standard error and beside them. */
-function tellJudge({ responder, server }: OpenResponder, name: string): void {
+function tellJudge({ responder, server }: OpenResponder, path: string): void {
   if (!server) return;
   note(usageLine(server.usage));
-  writeJsonAtomic(`${name}.judge.json`, judgeRecord(responder, server));
+  writeJsonAtomic(path, judgeRecord(responder, server));
 }
 
 const judgeSettings = ({ url, repetitionPenalty }: InferArguments) =>
@@ -238,7 +238,7 @@ async function allPasses(args: InferArguments, progress: Progress, signal: Abort
     try {
       await judgeSets(judge.responder, sets, judgeSettings(args), { progress, signal });
     } finally {
-      tellJudge(judge, join(resPath, modelName, "judge"));
+      tellJudge(judge, join(resPath, modelName, "judge.json"));
     }
   }
   const told = { sets: sets.length, model: modelName, ...(checkModel === undefined ? {} : { judge: checkModel }) };
