@@ -221,6 +221,40 @@ t.test("a server that never does right", async (t) => {
   t.throws(() => new ChatServer({ url: "http://x", model: "m", timeout: 1000 }), { code: "USAGE" });
 });
 
+t.test("whatever a server says is a reply or a named error", async (t) => {
+  const part = fc.oneof(fc.jsonValue({ maxDepth: 2 }), fc.string());
+  const often = <T>(arbitrary: fc.Arbitrary<T>) => fc.oneof({ weight: 4, arbitrary }, { weight: 1, arbitrary: part });
+  const message = fc.record({ content: often(fc.string()) });
+  const choice = fc.record({ message: often(message), finish_reason: part }, { requiredKeys: ["message"] });
+  const completion = fc.record({ choices: often(fc.array(often(choice), { minLength: 1 })), usage: part });
+  const bodies = fc.sample(
+    fc.oneof(
+      fc.string(),
+      fc.json(),
+      completion.map((one) => JSON.stringify(one)),
+    ),
+    {
+      seed: 3,
+      numRuns: 150,
+    },
+  );
+  await withServer(
+    ({ body }) => ({ body: bodies[Number(body.messages[0]!.content)]! }),
+    async (client) => {
+      const outcomes = new Set<string>();
+      for (const i of bodies.keys()) {
+        const settings = { mayBeEmpty: i % 2 === 0 };
+        await client.complete([{ role: "user", content: String(i) }], settings).then(
+          ({ text }) => t.equal(typeof text, "string") && outcomes.add("reply"),
+          ({ code }) => outcomes.add(code),
+        );
+      }
+      t.same([...outcomes].sort(), ["BAD_REPLY", "reply"]);
+    },
+    { badReplies: 0 },
+  );
+});
+
 t.test("Retry-After is kept to, by all calls", async (t) => {
   // A date has whole seconds: two from now are more than one.
   for (const header of [() => "1", () => new Date(Date.now() + 2000).toUTCString()]) {
