@@ -108,6 +108,11 @@ t.test("several sets", async (t) => {
     ["transfer", true],
     ["seeds", 2],
     ["probes.everyDepth", true],
+    ["heads.kinds", ["linear", "mlp"]],
+    ["heads.everyDepth", true],
+    ["heads.seeds", 1],
+    ["heads.elicitEpochs", 2],
+    ["heads.calibrateEpochs", 2],
     ["lora.seeds", 1],
     ["lora.labels", "all"],
     ["lora.layers", ["last", "auto", 1]],
@@ -151,6 +156,8 @@ t.test("several sets", async (t) => {
   t.test("every row is there, for all questions and for each set", async (t) => {
     const everywhere = [
       "probe-answer",
+      "head-linear",
+      "head-mlp",
       "lora-question",
       "self-consistency",
       "consistency-lexical",
@@ -168,6 +175,7 @@ t.test("several sets", async (t) => {
     const test = labels.filter(({ part }) => part === "test");
     for (const set of ["first", "second", "third"]) {
       const brier = summary.sets[set]!.transfer[30]!["lora-question"]!.brier;
+      t.ok(summary.sets[set]!.transfer[10]!["head-linear"]);
       t.match(brier, { n: test.filter((label) => label.set === set).length });
     }
     t.match(summary.transfer[30]!["probe-answer"]!.brier, { n: test.length });
@@ -189,6 +197,7 @@ t.test("several sets", async (t) => {
         .split("\n");
     const confidences = (name: string) => rows(name).map((line) => JSON.parse(line).confidence);
     t.same(confidences("lora-question-layer-2-seed0"), confidences("lora-question-seed0"));
+    t.same(confidences("head-mlp-layer-2-seed0"), confidences("head-mlp-seed0"));
     t.notSame(confidences("lora-question-layer-1-seed0"), confidences("lora-question-seed0"));
     const main = summary.metrics["probe-answer"]!.brier;
     const depths = Object.values(summary.layers["probe-answer"]!).map(({ brier }) => brier.value);

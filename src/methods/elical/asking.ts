@@ -324,7 +324,10 @@ function foreignCosines(
   return out;
 }
 
-/** The mean hidden state of each text's tokens. */
+/**
+ * The mean hidden state of each text's tokens, behind one token that begins them all: a sequence's first state is a
+ * hundred times as long as the others and says nothing.
+ */
 async function embed(
   context: StageContext,
   policy: Policy,
@@ -338,8 +341,9 @@ async function embed(
   try {
     for (let from = 0; from < texts.length; from += 256) {
       const some = texts.slice(from, from + 256);
-      const tokens = await model.tokenizer.encodeBatch(some);
-      const spans = tokens.map((row, sequence) => ({ sequence, from: 0, to: row.length }));
+      const begin = model.tokenizer.bosId ?? model.stopTokens[0] ?? 0;
+      const tokens = (await model.tokenizer.encodeBatch(some)).map((row) => Int32Array.of(begin, ...row));
+      const spans = tokens.map((row, sequence) => ({ sequence, from: 1, to: row.length }));
       const { hidden } = await policy.forward(tokens, { spans, collect: [layer] }, context.signal);
       for (const [i, text] of some.entries()) out.set(text, hidden!.slice(i * width, (i + 1) * width));
       task.advance(some.length);

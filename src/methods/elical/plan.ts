@@ -94,43 +94,42 @@ export interface LoraTraining {
   from?: string;
 }
 
-const stageName = (parts: (string | false | undefined)[], seed: number): string =>
-  [...parts.filter(Boolean), `seed${seed}`].join("-");
-
-/** Every training of a run: for each depth, agreement, then labels; at the main depth labels alone, and without each set. */
+/** Every training of a run: at each depth agreement, then labels; at the main depth labels alone; then without each set. */
 export function loraTrainings(recipe: ElicalRecipe): LoraTraining[] {
   const { lora, labels } = recipe;
   if (!lora.enabled) return [];
   const seeds = Math.min(recipe.seeds, lora.seeds ?? recipe.seeds);
-  const out: LoraTraining[] = [];
-  for (const [place, layer] of lora.layers.entries()) {
-    const main = place === 0;
-    for (const without of [undefined, ...(main && recipe.transfer ? setsOf(recipe) : [])]) {
-      const whole = main && without === undefined;
-      const counts = whole && lora.labels === "all" ? [...new Set([labels.main, ...labels.counts])] : [labels.main];
-      for (let seed = 0; seed < seeds; seed++) {
-        const name = (stage: string, count: number | null) =>
-          stageName(
-            [
-              stage,
-              !main && `layer-${layer}`,
-              without !== undefined && `without-${without}`,
-              count !== null && count !== labels.main && String(count),
-            ],
-            seed,
-          );
-        const common = { seed, layer, main, ...(without === undefined ? {} : { without }) };
-        const elicit = name("05-elicit", null);
-        out.push({ ...common, name: elicit, what: "elicit", labels: null });
-        for (const count of counts)
-          out.push({ ...common, name: name("06-calibrate", count), what: "calibrate", labels: count, from: elicit });
-        if (!main) continue;
-        for (const count of counts)
-          out.push({ ...common, name: name("07-calibration-only", count), what: "calibrateOnly", labels: count });
-      }
-    }
-  }
-  return out;
+  const left = recipe.transfer && lora.transfer ? setsOf(recipe) : [];
+  const variants: { layer: Layer; main: boolean; without?: string }[] = [
+    ...lora.layers.map((layer, place) => ({ layer, main: place === 0 })),
+    ...left.map((without) => ({ layer: lora.layers[0]!, main: true, without })),
+  ];
+  return variants.flatMap((variant) => {
+    const { layer, main, without } = variant;
+    const whole = main && without === undefined;
+    const counts = whole && lora.labels === "all" ? [...new Set([labels.main, ...labels.counts])] : [labels.main];
+    return Array.from({ length: seeds }, (_, seed) => {
+      const name = (stage: string, count: number | null) => {
+        const parts = [
+          stage,
+          !main && `layer-${layer}`,
+          without !== undefined && `without-${without}`,
+          count !== null && count !== labels.main && String(count),
+          `seed${seed}`,
+        ];
+        return parts.filter(Boolean).join("-");
+      };
+      const from = name("05-elicit", null);
+      const common = { ...variant, seed };
+      const calibrations = counts.flatMap((count): LoraTraining[] => [
+        { ...common, name: name("06-calibrate", count), what: "calibrate", labels: count, from },
+        ...(main
+          ? [{ ...common, name: name("07-calibration-only", count), what: "calibrateOnly" as const, labels: count }]
+          : []),
+      ]);
+      return [{ ...common, name: from, what: "elicit" as const, labels: null }, ...calibrations];
+    }).flat();
+  });
 }
 
 /** The rows of a LoRA training. */

@@ -143,6 +143,8 @@ export const elicalSchema = z.strictObject({
         .default(["last"]),
       /** Trained for the main number of labels, or for every one of labels.counts. */
       labels: z.enum(["main", "all"]).default("main"),
+      /** With `transfer`, trained without each set, too: three trainings a set and seed. */
+      transfer: z.boolean().default(true),
       /** The prompt the confidence is read from. */
       prompt: promptSchema.prefault({ user: "Answer the following question.\nQuestion: {question}", system: "none" }),
       learningRate: z.number().positive().default(3e-4),

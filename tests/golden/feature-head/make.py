@@ -1,0 +1,46 @@
+"""Trains small heads with PyTorch in float64 and keeps what they say, for tests/elical-heads.test.ts.
+
+  python make.py            # needs torch; writes heads.json beside itself
+"""
+import json
+import math
+from pathlib import Path
+
+import torch
+
+torch.set_default_dtype(torch.float64)
+ROWS, WIDTH, STEPS, PEAK, DECAY, WARM = 7, 5, 12, 0.05, 0.1, 3
+
+
+def number(i):
+    """Fixed values without structure."""
+    return math.sin(12.9898 * (i + 1)) * 0.8
+
+
+features = torch.tensor([[number(WIDTH * i + j) for j in range(WIDTH)] for i in range(ROWS)])
+targets = torch.tensor([(number(1000 + i) + 0.8) / 1.6 for i in range(ROWS)])
+out = {"features": features.flatten().tolist(), "targets": targets.tolist(), "cases": []}
+for widths in ([], [4], [4, 3]):
+    sizes = [WIDTH, *widths, 1]
+    layers, start, at = [], [], 2000
+    for a, b in zip(sizes, sizes[1:]):
+        layer = torch.nn.Linear(a, b)
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor([[number(at + a * o + i) for i in range(a)] for o in range(b)]))
+            layer.bias.copy_(torch.tensor([number(at + 500 + o) for o in range(b)]))
+        start.append({"weight": layer.weight.flatten().tolist(), "bias": layer.bias.tolist()})
+        layers += [layer, torch.nn.ReLU()]
+        at += 600
+    model = torch.nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=DECAY)
+    for step in range(STEPS):
+        rate = PEAK * (step + 1) / WARM if step < WARM else PEAK * (STEPS - step) / (STEPS - WARM)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = ((torch.sigmoid(model(features)[:, 0]) - targets) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    out["cases"].append({"widths": widths, "start": start, "logits": model(features)[:, 0].tolist()})
+Path(__file__).with_name("heads.json").write_text(json.dumps(out))
