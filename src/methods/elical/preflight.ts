@@ -14,6 +14,7 @@ import { plannedBatches, stepBatch } from "../../training/confidence-head.js";
 import { passChoice } from "../../training/loop.js";
 import { answerSettings, batchChoice, chunkSize, probeDepths } from "./answers.js";
 import { askedTogether, plannedAsking } from "./asking.js";
+import { headPolicy, teachHead } from "./heads.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead, loraTraining } from "./lora.js";
 import {
@@ -148,6 +149,19 @@ async function rehearseAsking(policy: Policy, prompts: Int32Array[], newTokens: 
   }
 }
 
+/** A step of each kind of head on a dry engine, and what is read of the tested questions. */
+async function rehearseHeads(model: Model, { heads }: ElicalRecipe, tested: number) {
+  const { hiddenSize: width, layers } = model.info;
+  const rows = Array.from({ length: heads.batch }, (_, row) => row);
+  const states = new Float32Array(heads.batch * width);
+  for (const kind of heads.kinds) {
+    await using policy = await headPolicy(model, kind, layers, 0);
+    const lesson = { states, width, rows, targets: rows, epochs: 1, seed: 0 };
+    await teachHead(policy, policy.native.tensors().heads, lesson, heads);
+    policy.native.readHead(confidenceHead, new Float32Array(tested * width));
+  }
+}
+
 /** Every step of a training on a dry engine, and what is read after it; returns the bytes of a checkpoint being written. */
 async function rehearseTraining(model: Model, { job, read }: PlannedTraining, fitted: Set<string>): Promise<number> {
   await using policy = await job.policy(undefined);
@@ -250,7 +264,10 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
   for (const { name, what, fold, without } of frozenStages(recipe)) {
     const division = without === undefined ? divisions(questions, recipe)[fold]! : splitWithout(questions, without);
     const does = what === "probes" ? "fits probes" : "trains heads";
-    await add({ name, does, rows: division.train.length }, async () => stateBytes(model, rows, depths));
+    await add({ name, does, rows: division.train.length }, async () => {
+      if (what === "heads") await rehearseHeads(model, recipe, division.test.length);
+      return stateBytes(model, rows, depths);
+    });
   }
   const trainings = (on: Model) => (longForLora ? [] : plannedTrainings(on, recipe, questions, asked));
   for (const training of trainings(model)) {

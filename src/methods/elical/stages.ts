@@ -211,6 +211,7 @@ export function elicalStages(job: ElicalJob): Stage[] {
         ];
         const stage = {
           context,
+          model,
           recipe,
           questions,
           features: readFeatures(stageFolder(context, stageNames.answers)),
@@ -218,7 +219,7 @@ export function elicalStages(job: ElicalJob): Stage[] {
           ...(without === undefined ? {} : { transfer: true as const }),
           label: label.filter(Boolean).join(", "),
         };
-        return what === "heads" ? trainHeads(stage) : fitProbes({ ...stage, model, fit });
+        return what === "heads" ? trainHeads(stage) : fitProbes({ ...stage, fit });
       },
     }),
   );

@@ -6,10 +6,9 @@ import type { FitLogistic } from "../../evaluation/calibrators.js";
 import type { Model } from "../../policy/model.js";
 import type { GenerateSettings, Policy } from "../../policy/policy.js";
 import { plannedBatches, stepBatch } from "../../training/confidence-head.js";
-import { newFeatureHead, trainFeatureHead } from "../../training/feature-head.js";
 import { answerSettings, chunkSize, probeDepths } from "./answers.js";
 import { askedTogether, type PlannedAsking } from "./asking.js";
-import { headWidths } from "./heads.js";
+import { headPolicy, teachHead } from "./heads.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead } from "./lora.js";
 import { divisions, frozenStages, split, stageNames } from "./plan.js";
@@ -125,26 +124,25 @@ async function fitting({ recipe, questions, fit }: Probe, { info }: Model): Prom
   return 2 * depths * one + 2 * recipe.seeds * shares * calibrated;
 }
 
-/** Seconds of training the heads of one division, from one epoch of each kind on some rows of made-up states. */
-function heading({ recipe, questions }: Probe, { info }: Model, transfer: boolean): number {
+/** Seconds of training the heads of one division, from one epoch of each kind on made-up states. */
+async function heading({ recipe, questions }: Probe, model: Model): Promise<(transfer: boolean) => number> {
   const { heads, labels, seeds } = recipe;
-  const width = info.hiddenSize;
-  const rows = Array.from({ length: 64 }, (_, row) => row);
-  const features = Float64Array.from({ length: rows.length * width }, (_, i) => Math.sin(i));
-  const train = split(questions).train.length;
-  const counts = [...new Set([labels.main, ...labels.counts])].map((count) => Math.min(count, train));
-  const elicited = heads.elicitEpochs * train;
-  const calibrated = (of: number[]) => 2 * heads.calibrateEpochs * of.reduce((sum, count) => sum + count, 0);
-  const others = heads.everyDepth && !transfer ? probeDepths(info.layers, recipe.probes.depths).length - 1 : 0;
-  const passes = elicited + calibrated(counts) + others * (elicited + calibrated([Math.min(labels.main, train)]));
+  const { hiddenSize: width, layers } = model.info;
+  const rows = Array.from({ length: 256 }, (_, row) => row);
+  const states = Float32Array.from({ length: rows.length * width }, (_, i) => Math.sin(i));
   let perRow = 0;
   for (const kind of heads.kinds) {
-    const head = newFeatureHead(width, headWidths(kind, width), 0);
-    const started = performance.now();
-    trainFeatureHead(head, { ...heads, epochs: 1, features, width, rows, targets: rows.map(() => 0.5), seed: 0 });
-    perRow += (performance.now() - started) / 1000 / rows.length;
+    await using policy = await headPolicy(model, kind, layers, 0);
+    const lesson = { states, width, rows, targets: rows.map(() => 0.5), epochs: 1, seed: 0 };
+    perRow += (await seconds(() => teachHead(policy, policy.native.tensors().heads, lesson, heads))) / rows.length;
   }
-  return perRow * passes * Math.min(seeds, heads.seeds ?? seeds);
+  const train = split(questions).train.length;
+  const passes = (counts: number[]) =>
+    heads.elicitEpochs * train + 2 * heads.calibrateEpochs * counts.reduce((sum, n) => sum + Math.min(n, train), 0);
+  const last = passes([...new Set([labels.main, ...labels.counts])]);
+  const others = (probeDepths(layers, recipe.probes.depths).length - 1) * passes([labels.main]);
+  const each = perRow * Math.min(seeds, heads.seeds ?? seeds);
+  return (transfer) => each * (last + (heads.everyDepth && !transfer ? others : 0));
 }
 
 /** Loads the model and measures. */
@@ -173,8 +171,9 @@ export async function measure(probe: Probe): Promise<Measured> {
     await policy.dispose();
     generatingBytes = process.resourceUsage().maxRSS * 1024;
     const fits = await fitting(probe, model!);
+    const taught = await heading(probe, model!);
     for (const { name, what, without } of frozenStages(recipe))
-      stages[name] = what === "probes" ? fits : heading(probe, model!, without !== undefined);
+      stages[name] = what === "probes" ? fits : taught(without !== undefined);
     const planned = trainings(model!);
     if (planned.length) Object.assign(stages, await training(planned));
   } finally {

@@ -9,28 +9,31 @@ from pathlib import Path
 import torch
 
 torch.set_default_dtype(torch.float64)
-ROWS, WIDTH, STEPS, PEAK, DECAY, WARM = 7, 5, 12, 0.05, 0.1, 3
+ROWS, WIDTH, STEPS, PEAK, DECAY, WARM = 7, 40, 12, 0.02, 0.1, 3
 
 
-def number(i):
-    """Fixed values without structure."""
-    return math.sin(12.9898 * (i + 1)) * 0.8
+def number(i, scale=1.0):
+    """Fixed values without structure, rounded so that float32 holds them well."""
+    return round(math.sin(12.9898 * (i + 1)) * scale, 4)
 
 
 features = torch.tensor([[number(WIDTH * i + j) for j in range(WIDTH)] for i in range(ROWS)])
-targets = torch.tensor([(number(1000 + i) + 0.8) / 1.6 for i in range(ROWS)])
-out = {"features": features.flatten().tolist(), "targets": targets.tolist(), "cases": []}
-for widths in ([], [4], [4, 3]):
+targets = torch.tensor([(number(1000 + i) + 1) / 2 for i in range(ROWS)])
+out = {"width": WIDTH, "states": features.flatten().tolist(), "targets": targets.tolist(), "cases": []}
+for kind, widths in (("linear", []), ("mlp", [WIDTH // 2, WIDTH // 4])):
     sizes = [WIDTH, *widths, 1]
     layers, start, at = [], [], 2000
-    for a, b in zip(sizes, sizes[1:]):
+    for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
         layer = torch.nn.Linear(a, b)
         with torch.no_grad():
-            layer.weight.copy_(torch.tensor([[number(at + a * o + i) for i in range(a)] for o in range(b)]))
-            layer.bias.copy_(torch.tensor([number(at + 500 + o) for o in range(b)]))
-        start.append({"weight": layer.weight.flatten().tolist(), "bias": layer.bias.tolist()})
+            layer.weight.copy_(torch.tensor([[number(at + a * o + i, 0.4) for i in range(a)] for o in range(b)]))
+            layer.bias.copy_(torch.tensor([number(at + 900 + o, 0.4) for o in range(b)]))
+        # Names as torch.nn.Sequential gives them, ReLU between; a linear head has no number.
+        name = "confidence." if kind == "linear" else f"confidence.{2 * k}."
+        for part, tensor in (("weight", layer.weight), ("bias", layer.bias)):
+            start.append({"name": name + part, "shape": list(tensor.shape), "data": tensor.flatten().tolist()})
         layers += [layer, torch.nn.ReLU()]
-        at += 600
+        at += 1000
     model = torch.nn.Sequential(*layers[:-1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=DECAY)
     for step in range(STEPS):
@@ -42,5 +45,5 @@ for widths in ([], [4], [4, 3]):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    out["cases"].append({"widths": widths, "start": start, "logits": model(features)[:, 0].tolist()})
+    out["cases"].append({"kind": kind, "start": start, "logits": model(features)[:, 0].tolist()})
 Path(__file__).with_name("heads.json").write_text(json.dumps(out))
