@@ -249,9 +249,11 @@ t.test("several sets", async (t) => {
       plan.stages.map(({ name }) => name),
       [...Object.keys(summary.stages), "09-report"],
     );
-    // Answers are not there yet when a plan is made: the longest they may be stand for them.
-    for (const { name, engineBytes } of plan.stages)
-      t.ok(engineBytes >= (summary.stages[name]?.engineBytes ?? 0), `${name}: ${engineBytes}`);
+    // Answers are not there yet when a plan is made: the longest they may be stand for them, and a pass ends elsewhere.
+    for (const { name, engineBytes } of plan.stages) {
+      const ran = summary.stages[name]?.engineBytes ?? 0;
+      t.ok(1.01 * engineBytes >= ran, `${name}: ${engineBytes} planned, ${ran} taken`);
+    }
     const asked = plan.stages.filter(({ does }) => does === "asks again");
     t.equal(asked.length, 4);
     t.ok(asked.every(({ rows, seconds }) => rows > 0 && seconds! > 0));

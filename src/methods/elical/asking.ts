@@ -9,6 +9,7 @@ import { ownWords } from "../../evaluation/match.js";
 import { publishedScore, statedScore } from "../../evaluation/stated.js";
 import { writeJsonAtomic } from "../../files.js";
 import { sigmoid } from "../../model/calibrator.js";
+import type { GenerateStats } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import type { StageContext } from "../../training/run.js";
@@ -43,7 +44,7 @@ export interface AskingNote {
 }
 
 /** Requests that go through the model together, and are written together. */
-export const askedTogether = 64;
+const askedTogether = 64;
 
 export const noteFile = "note.json";
 
@@ -234,6 +235,12 @@ export async function askWhetherRight(stage: AskingStage, divisions: NamedDivisi
 /** Pairs of answers to different questions that the threshold is taken from. */
 const foreignPairs = 5000;
 
+/** Answers that go through the model together. */
+const embeddedTogether = 256;
+
+const semanticLayer = ({ info }: Model, { baselines }: ElicalRecipe): number =>
+  baselines.semantic.layer ?? Math.max(1, Math.round((info.layers * 2) / 3));
+
 /** What an answer says beyond its question, as it is compared. */
 const gist = (text: string, question: string): string => ownWords(text, question).join(" ");
 
@@ -261,7 +268,7 @@ function upperQuantile(values: readonly number[], above: number): number {
 export async function compareMeanings(stage: AskingStage, divisions: NamedDivision[]): Promise<void> {
   const { context, model, recipe, questions } = stage;
   const { falseMatches } = recipe.baselines.semantic;
-  const layer = recipe.baselines.semantic.layer ?? Math.max(1, Math.round((model.info.layers * 2) / 3));
+  const layer = semanticLayer(model, recipe);
   const rows = tested(divisions);
   const givenOf = (row: number) => gist(questions[row]!.given.text, questions[row]!.question);
   const responsesOf = (row: number) =>
@@ -324,6 +331,17 @@ function foreignCosines(
   return out;
 }
 
+/** The mean state over each sequence but its first token. */
+async function pooled(
+  policy: Policy,
+  sequences: Int32Array[],
+  layer: number,
+  signal?: AbortSignal,
+): Promise<Float32Array> {
+  const spans = sequences.map((row, sequence) => ({ sequence, from: 1, to: row.length }));
+  return (await policy.forward(sequences, { spans, collect: [layer] }, signal)).hidden!;
+}
+
 /**
  * The mean hidden state of each text's tokens, behind one token that begins them all: a sequence's first state is a
  * hundred times as long as the others and says nothing.
@@ -339,13 +357,12 @@ async function embed(
   const out = new Map<string, Float32Array>();
   const task = context.progress.task("comparing meanings", texts.length, "answers");
   try {
-    for (let from = 0; from < texts.length; from += 256) {
-      const some = texts.slice(from, from + 256);
+    for (let from = 0; from < texts.length; from += embeddedTogether) {
+      const some = texts.slice(from, from + embeddedTogether);
       const begin = model.tokenizer.bosId ?? model.stopTokens[0] ?? 0;
       const tokens = (await model.tokenizer.encodeBatch(some)).map((row) => Int32Array.of(begin, ...row));
-      const spans = tokens.map((row, sequence) => ({ sequence, from: 1, to: row.length }));
-      const { hidden } = await policy.forward(tokens, { spans, collect: [layer] }, context.signal);
-      for (const [i, text] of some.entries()) out.set(text, hidden!.slice(i * width, (i + 1) * width));
+      const hidden = await pooled(policy, tokens, layer, context.signal);
+      for (const [i, text] of some.entries()) out.set(text, hidden.slice(i * width, (i + 1) * width));
       task.advance(some.length);
     }
   } finally {
@@ -362,6 +379,10 @@ export interface PlannedAsking {
   prompts: Int32Array[];
   /** Tokens it may add to each; 0: it only reads. */
   newTokens: number;
+  /** How many go through the model together. */
+  together: number;
+  /** Reads some of them as the stage does. */
+  read(policy: Policy, prompts: Int32Array[], onStats?: (stats: GenerateStats) => void): Promise<void>;
 }
 
 /** The prompts of the asking stages. */
@@ -378,20 +399,44 @@ export async function plannedAsking(
   const longest = recipe.answer.newTokens;
   const out: PlannedAsking[] = [];
   if (semantic.enabled) {
-    const answers = rows.length * (1 + recipe.samples.count);
-    const filler = new Int32Array(longest).fill(model.stopTokens[0] ?? 0);
-    out.push({ name: stageNames.semantic, prompts: Array.from({ length: answers }, () => filler), newTokens: 0 });
+    const answers = questions.length + rows.length * recipe.samples.count;
+    const filler = new Int32Array(longest + 1).fill(model.stopTokens[0] ?? 0);
+    out.push({
+      name: stageNames.semantic,
+      prompts: Array.from({ length: answers }, () => filler),
+      newTokens: 0,
+      together: embeddedTogether,
+      read: async (policy, prompts) => {
+        await pooled(policy, prompts, semanticLayer(model, recipe));
+      },
+    });
   }
   for (const shots of verbal.shots) {
     const shotsOf = shotRows(questions, recipe, divisions[0]!.division, shots);
     const prompts = await verbalPrompts({ model, recipe, questions }, rows, shotsOf);
-    out.push({ name: stageNames.verbal(shots), prompts, newTokens: verbal.newTokens });
+    out.push({
+      name: stageNames.verbal(shots),
+      prompts,
+      newTokens: verbal.newTokens,
+      together: askedTogether,
+      read: async (policy, some, onStats) => {
+        for await (const _ of policy.generate(some, { maxNewTokens: verbal.newTokens, temperature: 0, onStats }));
+      },
+    });
   }
   if (thermometer.enabled) {
     const filler = new Array<number>(longest).fill(model.stopTokens[0] ?? 0);
     const prompts = await Promise.all(questions.map(({ question }) => judgedPrompt(model, recipe, question, "")));
     const padded = prompts.map((prompt) => Int32Array.from([...prompt, ...filler]));
-    out.push({ name: stageNames.thermometer, prompts: padded, newTokens: 0 });
+    out.push({
+      name: stageNames.thermometer,
+      prompts: padded,
+      newTokens: 0,
+      together: askedTogether,
+      read: async (policy, some) => {
+        await policy.choices(some, [0, 1]);
+      },
+    });
   }
   return out;
 }

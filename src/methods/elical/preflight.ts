@@ -13,7 +13,7 @@ import { silent } from "../../tracking/progress.js";
 import { plannedBatches, stepBatch } from "../../training/confidence-head.js";
 import { passChoice } from "../../training/loop.js";
 import { answerSettings, batchChoice, chunkSize, probeDepths } from "./answers.js";
-import { askedTogether, plannedAsking } from "./asking.js";
+import { type PlannedAsking, plannedAsking } from "./asking.js";
 import { headPolicy, teachHead } from "./heads.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead, loraTraining } from "./lora.js";
@@ -136,17 +136,16 @@ async function rehearseAnswers(policy: Policy, prompts: Int32Array[], recipe: El
 }
 
 /** Every request of an asking stage on a dry engine. */
-async function rehearseAsking(policy: Policy, prompts: Int32Array[], newTokens: number, fitted: Set<string>) {
-  for (let from = 0; from < prompts.length; from += askedTogether) {
-    const chunk = prompts.slice(from, from + askedTogether);
-    if (!newTokens) await policy.choices(chunk, [0, 1]);
-    else {
-      const onStats = ({ maxBatch }: { maxBatch: number }) => {
-        if (policy.model.maxMemory !== undefined) fitted.add(batchChoice("asking", maxBatch));
-      };
-      await drain(policy.generate(chunk, { maxNewTokens: newTokens, temperature: 0, onStats }));
-    }
-  }
+async function rehearseAsking(
+  policy: Policy,
+  { read, together }: PlannedAsking,
+  prompts: Int32Array[],
+  fitted: Set<string>,
+) {
+  for (let from = 0; from < prompts.length; from += together)
+    await read(policy, prompts.slice(from, from + together), ({ maxBatch }) => {
+      if (policy.model.maxMemory !== undefined) fitted.add(batchChoice("asking", maxBatch));
+    });
 }
 
 /** A step of each kind of head on a dry engine, and what is read of the tested questions. */
@@ -249,14 +248,15 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
   );
   await add({ name: stageNames.labels, does: "labels", rows });
   const asking = await plannedAsking(model, recipe, prepared, namedDivisions(questions, recipe));
-  for (const { name, prompts, newTokens } of asking) {
+  for (const planned of asking) {
+    const { name, prompts, newTokens } = planned;
     const short = fits(prompts, newTokens);
     const counts = { rows: prompts.length, refused: prompts.length - short.length };
     await add(
       { name, does: "asks again", ...counts, tokens: spread(prompts.map((row) => row.length)) },
       async (fitted) => {
         await using policy = await model.policy();
-        await rehearseAsking(policy, short, newTokens, fitted);
+        await rehearseAsking(policy, planned, short, fitted);
         return 0;
       },
     );

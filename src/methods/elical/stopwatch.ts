@@ -7,7 +7,7 @@ import type { Model } from "../../policy/model.js";
 import type { GenerateSettings, Policy } from "../../policy/policy.js";
 import { plannedBatches, stepBatch } from "../../training/confidence-head.js";
 import { answerSettings, chunkSize, probeDepths } from "./answers.js";
-import { askedTogether, type PlannedAsking } from "./asking.js";
+import type { PlannedAsking } from "./asking.js";
 import { headPolicy, teachHead } from "./heads.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead } from "./lora.js";
@@ -160,13 +160,13 @@ export async function measure(probe: Probe): Promise<Measured> {
     const policy = await model!.policy();
     stages[stageNames.answers] =
       (await generation(policy, prompts, settings.given)) + (await generation(policy, prompts, settings.sampled));
-    for (const { name, prompts: asked, newTokens } of probe.asking) {
+    for (const { name, prompts: asked, together, read } of probe.asking) {
       if (!asked.length) continue;
-      if (newTokens) stages[name] = await generation(policy, asked, { maxNewTokens: newTokens, temperature: 0 });
-      else {
-        const some = evenly(asked, 2 * askedTogether);
-        stages[name] = ((await seconds(() => policy.choices(some, [0, 1]))) * tokensOf(asked)) / tokensOf(some);
-      }
+      const some = evenly(asked, 2 * together);
+      const took = await seconds(async () => {
+        for (let from = 0; from < some.length; from += together) await read(policy, some.slice(from, from + together));
+      });
+      stages[name] = (took * tokensOf(asked)) / tokensOf(some);
     }
     await policy.dispose();
     generatingBytes = process.resourceUsage().maxRSS * 1024;
