@@ -606,6 +606,8 @@ t.test("from the command line", async (t) => {
   );
   const paths = answersPaths({ ...place, results: R, samples: 2 });
   t.equal(read(paths.sampledJudged).length, 6);
+  t.match(JSON.parse(readFileSync(`${paths.greedy}.pass.json`, "utf8")), { notNeeded: { tp_size: 4 } });
+  t.match(done(...passes, "--compat", "B9-3"), /answered and judged/, "done already, and the flag makes no difference");
   rmSync(paths.consistencyRequests);
   done(
     "consistency",

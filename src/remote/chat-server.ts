@@ -116,14 +116,15 @@ export class ChatServer {
     this.key = keyVariable === undefined ? undefined : process.env[keyVariable];
     if (keyVariable !== undefined && !this.key)
       throw new CredenceError("USAGE", `the environment variable ${keyVariable}, which is to hold the key, is not set`);
-    this.options = {
-      concurrency: 8,
-      timeout: 120,
-      retries: 6,
-      badReplies: 2,
-      backoff: { first: 1, longest: 60 },
-      ...options,
-    };
+    const {
+      concurrency = 8,
+      timeout = 120,
+      retries = 6,
+      badReplies = 2,
+      backoff = { first: 1, longest: 60 },
+    } = options;
+    const { price, answers, note } = options;
+    this.options = { url, model, concurrency, timeout, retries, badReplies, backoff, price, answers, note };
     if (!(this.options.timeout > 0 && this.options.timeout <= longestTimeout))
       throw new CredenceError("USAGE", `a time-out of ${this.options.timeout} s; expected up to ${longestTimeout} s`);
   }

@@ -3,11 +3,10 @@ import { join } from "node:path";
 import type { Argv } from "yargs";
 import { writeJsonAtomic } from "../../files.js";
 import { elicalRows } from "../../methods/elical/published/compat.js";
-import type { InferSet } from "../../methods/elical/published/infer-sets.js";
+import type { InferContext, InferSet } from "../../methods/elical/published/infer-sets.js";
 import type { PromptType } from "../../methods/elical/published/prompts.js";
 import type { Compat } from "../../methods/published.js";
 import type { Prompt } from "../../model/card.js";
-import type { Progress } from "../../tracking/progress.js";
 import { interruptible } from "../interrupt.js";
 import {
   judgeRecord,
@@ -133,10 +132,12 @@ interface InferArguments extends Omit<PlaceArguments, "sampleNum">, EngineArgume
 const verdictTokens = 64;
 
 export async function handler(args: InferArguments): Promise<void> {
-  publishedUnneeded(script, args);
+  const notNeeded = publishedUnneeded(script, args);
   const { progressOn, silent } = await import("../../tracking/progress.js");
   const progress = logs("info") ? progressOn() : silent;
-  await interruptible((signal) => (args.inputPath === undefined ? allPasses : onePass)(args, progress, signal));
+  await interruptible((signal) =>
+    (args.inputPath === undefined ? allPasses : onePass)(args, { progress, signal, notNeeded }),
+  );
 }
 
 const systemOf = (text: string): Prompt["system"] => (text === "default" || text === "none" ? text : { text });
@@ -148,7 +149,10 @@ function settingsOf(args: InferArguments, type: PromptType) {
   return { topP, topK, repetitionPenalty, seed, maxTokens, system: systemOf(args.system) };
 }
 
-async function onePass(args: InferArguments, progress: Progress, signal: AbortSignal): Promise<void> {
+type Context = InferContext & { signal: AbortSignal };
+
+async function onePass(args: InferArguments, shared: Context): Promise<void> {
+  const { signal } = shared;
   const { inputPath, outputPath: output, promptType, modelPath, logprobs, getTokens, url } = args;
   if (output === undefined) throw new UsageError("--input_path: where do the records go? Give --output_path");
   const { generationPass, judgePass } = await import("../../methods/elical/published/infer.js");
@@ -167,7 +171,7 @@ async function onePass(args: InferArguments, progress: Progress, signal: AbortSi
       : promptType === "llm_judge_gold"
         ? await correctnessRows(inputPath!, await answersOf(inputPath!))
         : await questionRows(inputPath!, questionPrompts[promptType]);
-  const context = { output, progress, label: promptType, signal };
+  const context = { ...shared, output, label: promptType };
   if (url !== undefined) {
     if (promptType !== "consistency" && promptType !== "llm_judge_gold")
       throw new UsageError(`--url: a server judges; --prompt_type ${promptType} is answered by --model_path here`);
@@ -177,8 +181,13 @@ async function onePass(args: InferArguments, progress: Progress, signal: AbortSi
   } else {
     await using answering = await openAnswering(modelPath, args, signal);
     const temperature = args.temperature ?? (samples > 1 ? 1 : 0);
-    const shared = { ...settingsOf(args, promptType), temperature, samples };
-    const settings = { ...shared, logprobs: logprobs > 0, tokens: getTokens > 0 };
+    const settings = {
+      ...settingsOf(args, promptType),
+      temperature,
+      samples,
+      logprobs: logprobs > 0,
+      tokens: getTokens > 0,
+    };
     await generationPass(answering.policy, rows, settings, context, args.batchsize);
   }
   if (args.json) printJson({ rows: rows.count, output });
@@ -209,7 +218,8 @@ function tellJudge({ responder, server }: OpenResponder, path: string): void {
 const judgeSettings = ({ url, repetitionPenalty }: InferArguments) =>
   url === undefined ? { maxTokens: verdictTokens, repetitionPenalty } : { maxTokens: verdictTokens, url };
 
-async function allPasses(args: InferArguments, progress: Progress, signal: AbortSignal): Promise<void> {
+async function allPasses(args: InferArguments, context: Context): Promise<void> {
+  const { signal } = context;
   const { answerSets, judgeSets, questionsSplit } = await import("../../methods/elical/published/infer-sets.js");
   const { questionsPath } = await import("../../methods/elical/published/paths.js");
   const { qaType, basePath, resPath, modelPath, compat, temperature = 1, sampleNum = 20 } = args;
@@ -231,12 +241,12 @@ async function allPasses(args: InferArguments, progress: Progress, signal: Abort
     return { questions, place: { ...place, questionType: qaType, samples: sampleNum, temperature, topP, topK } };
   });
   const settings = { ...settingsOf(args, qaType), temperature };
-  await answerSets(answering.policy, sets, settings, { progress, signal }, args.batchsize);
+  await answerSets(answering.policy, sets, settings, context, args.batchsize);
   await answering[Symbol.asyncDispose]();
   if (checkModel !== undefined) {
     await using judge = await openCheckModel(args, checkModel, join(resPath, modelName, "judge.answers"), signal);
     try {
-      await judgeSets(judge.responder, sets, judgeSettings(args), { progress, signal });
+      await judgeSets(judge.responder, sets, judgeSettings(args), context);
     } finally {
       tellJudge(judge, join(resPath, modelName, "judge.json"));
     }

@@ -4,9 +4,15 @@ import { openRecords, type RecordFile } from "../../../data/readers.js";
 import type { Responder } from "../../../evaluation/judges/responder.js";
 import { sha256File } from "../../../files.js";
 import type { Policy } from "../../../policy/policy.js";
-import type { Progress } from "../../../tracking/progress.js";
 import { writeConsistencyRequests } from "./consistency.js";
-import { type GenerationSettings, generationPass, judgePass, type PassRow, type PassRows } from "./infer.js";
+import {
+  type GenerationSettings,
+  generationPass,
+  judgePass,
+  type PassContext,
+  type PassRow,
+  type PassRows,
+} from "./infer.js";
 import { type AnswersPlace, answersPaths, type Split } from "./paths.js";
 import { judgePrompts, questionPrompts } from "./prompts.js";
 import { openAnswers } from "./verdicts.js";
@@ -17,10 +23,7 @@ export interface InferSet {
   place: AnswersPlace & { questionType: keyof typeof questionPrompts & ("long_qa" | "long_mc_qa"); samples: number };
 }
 
-export interface InferContext {
-  progress: Progress;
-  signal?: AbortSignal;
-}
+export type InferContext = Pick<PassContext, "progress" | "signal" | "notNeeded">;
 
 /** Sets whose published evaluation file is their split dev. */
 const testedOnDev = new Set(["2wikimultihopqa", "hq", "tq", "musique", "squad", "complex_web_questions"]);

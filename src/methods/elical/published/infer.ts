@@ -49,6 +49,8 @@ export interface PassContext {
   progress: Progress;
   /** Name of the pass, as progress shows it. */
   label: string;
+  /** Flags that were given and make no difference: recorded. */
+  notNeeded?: Record<string, unknown>;
   signal?: AbortSignal;
 }
 
@@ -56,10 +58,10 @@ export interface PassContext {
 export const passChunk = 64;
 
 /** Whether an output is there already, made as is asked for now. */
-function isDone({ output }: PassContext, made: Record<string, unknown>): boolean {
+function isDone({ output, notNeeded = {} }: PassContext, made: Record<string, unknown>): boolean {
   const path = `${output}.pass.json`;
   if (existsSync(path)) {
-    const before = readJson(path) as Record<string, unknown>;
+    const { notNeeded: _, ...before } = readJson(path) as Record<string, unknown>;
     const differs = [...new Set([...Object.keys(made), ...Object.keys(before)])].filter(
       (name) => JSON.stringify(made[name]) !== JSON.stringify(before[name]),
     );
@@ -75,7 +77,7 @@ function isDone({ output }: PassContext, made: Record<string, unknown>): boolean
       "EXISTS",
       `${output} is there, and nothing beside it says what made it. Remove it, or write elsewhere`,
     );
-  writeJsonAtomic(path, made);
+  writeJsonAtomic(path, { ...made, ...(Object.keys(notNeeded).length > 0 ? { notNeeded } : {}) });
   return false;
 }
 
