@@ -31,7 +31,9 @@ const includes = {
   kernels: ["kernels"],
   "kernels/reference": ["kernels", "kernels/reference"],
   "kernels/cpu": ["kernels", "kernels/cpu"],
-  "kernels/cuda": ["kernels", "kernels/cuda"],
+  // The emulation stands in for CUDA's own headers, so it lies beneath the kernels it executes, and in their room.
+  "kernels/cuda": ["kernels", "kernels/cuda", "kernels/cuda/emulation"],
+  "kernels/cuda/emulation": ["kernels", "kernels/cuda", "kernels/cuda/emulation"],
   comm: ["comm"],
   engine: ["engine", "kernels", "comm"],
   addon: ["addon", "engine", "kernels", "comm"],

@@ -104,8 +104,8 @@ Napi::Value machine_info(const Napi::CallbackInfo& call) {
   out.Set("cpu", cpu_name());
   out.Set("cores", std::thread::hardware_concurrency());
   out.Set("memoryBytes", static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE)));
-  const char* reason = nullptr;
-  out.Set("cuda", credence_cuda_table(&reason) ? "available" : reason ? reason : "not in this build");
+  const std::string cuda = cuda_unavailable();
+  out.Set("cuda", cuda.empty() ? "available" : cuda);
   return out;
 }
 

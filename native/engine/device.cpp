@@ -7,17 +7,32 @@ namespace credence {
 
 namespace {
 
+/// Why the engine cannot run on a table of CUDA kernels; empty if it can.
+std::string why_not(const credence_table* table, const char* reason) {
+  if (!table) return reason;
+  if (const char* why = table->unavailable()) return why;
+  std::string lacking;
+#define CREDENCE_LACKS(name) \
+  if (!table->name) lacking.append(lacking.empty() ? "" : ", ").append(#name);
+  CREDENCE_OPERATORS(CREDENCE_LACKS)
+#undef CREDENCE_LACKS
+  return lacking.empty()
+             ? ""
+             : std::string(table->isa).append(" is here, but there are no kernels yet for ").append(lacking);
+}
+
 const credence_table* choose(const DeviceOptions& options) {
-  if (options.device == "cuda") {
-    const char* reason = nullptr;
-    const credence_table* table = credence_cuda_table(&reason);
-    if (!table) fail("NO_DEVICE", "device cuda: %s. Use device cpu or auto", reason ? reason : "not in this build");
+  const char* reason = nullptr;
+  if (options.device == "cuda" || options.device == "cuda-emulated") {
+    const credence_table* table =
+        options.device == "cuda" ? credence_cuda_table(&reason) : credence_cuda_emulated_table(&reason);
+    const std::string why = why_not(table, reason);
+    if (!why.empty()) fail("NO_DEVICE", "device %s: %s. Use device cpu or auto", options.device.c_str(), why.c_str());
     return table;
   }
   if (options.device == "auto") {
-    const char* reason = nullptr;
     const credence_table* table = credence_cuda_table(&reason);
-    if (table && !table->unavailable()) return table;
+    if (why_not(table, reason).empty()) return table;
   } else if (options.device != "cpu") {
     fail("BAD_OPTION", "device: expected auto, cpu or cuda but received \"%s\"", options.device.c_str());
   }
@@ -151,6 +166,12 @@ const credence_table& cpu_table(const std::string& isa) {
     have += std::string(have.empty() ? "" : ", ") + tables[i]->isa;
   }
   fail("NO_DEVICE", "no table of kernels for instruction set \"%s\"; this build has %s", isa.c_str(), have.c_str());
+}
+
+std::string cuda_unavailable() {
+  const char* reason = nullptr;
+  const credence_table* table = credence_cuda_table(&reason);
+  return why_not(table, reason);
 }
 
 std::vector<IsaStatus> cpu_isas() {

@@ -13,7 +13,7 @@
 namespace credence {
 
 struct DeviceOptions {
-  std::string device = "auto";  // "auto", "cpu", "cuda"
+  std::string device = "auto";  // "auto", "cpu", "cuda"; for tests "cuda-emulated"
   std::string dtype = "auto";   // "auto", "f32", "bf16"
   std::string isa = "auto";     // "auto" or a table's instruction set
   int threads = 0;              // 0: as many as there are cores
@@ -123,5 +123,8 @@ struct IsaStatus {
   std::string isa, unavailable;
 };
 std::vector<IsaStatus> cpu_isas();
+
+/// Why `device: "cuda"` cannot be had; empty if it can.
+std::string cuda_unavailable();
 
 }  // namespace credence

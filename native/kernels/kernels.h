@@ -548,6 +548,8 @@ const credence_table* const* credence_cpu_tables(int32_t* count);
 double credence_cpu_peak(const char* isa, credence_dtype dtype, int64_t rounds);
 // Why there is no CUDA table, or null and the table. (The library beside the addon is opened when asked for.)
 const credence_table* credence_cuda_table(const char** reason);
+// The same of the CUDA kernels executed on the CPU, for tests: its devices 0, 1 and 2 take warps forward, backward, shuffled.
+const credence_table* credence_cuda_emulated_table(const char** reason);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,34 @@
+// Dense products, behind five functions: cuBLASLt on a GPU (blas_cublaslt.cpp), plain sums in the emulation
+// (emulation/blas.cpp). Everything else of this back end is written by hand.
+#pragma once
+
+#include "backend.h"
+
+namespace credence::cuda {
+
+/// Y[m, n] = alpha sum over k of X[m, k] W[n, k]  (+ Y[m, n] if `add`), sums in float32 and in order for every M.
+struct Product {
+  int64_t rows, outputs, inputs;  // M, N, K
+  credence_dtype dtype;           // of X and W
+  const void* x;                  // [M, K], or [K, M] if x_transposed
+  int64_t ldx;
+  const void* w = nullptr;  // [N, K], or [K, N] if w_transposed
+  int64_t ldw = 0;
+  void* y = nullptr;  // [M, N]
+  int64_t ldy = 0;
+  bool x_transposed = false, w_transposed = false;
+  credence_dtype y_dtype = CREDENCE_F32;
+  float alpha = 1;
+  bool add = false;
+};
+
+/// Null, with the reason in last_error, where there is no library for products.
+Blas* blas_open(Backend& backend);
+void blas_close(Blas* blas);
+/// Scratch that products share; part of the back end's memory.
+size_t blas_workspace_bytes();
+/// Chooses how products with a matrix of these sizes run for every range of M, before the first one: at load.
+int blas_choose(Backend& backend, int64_t outputs, int64_t inputs, int64_t ld, credence_dtype dtype);
+int product(Backend& backend, const Product& p);
+
+}  // namespace credence::cuda

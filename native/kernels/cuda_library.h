@@ -1,0 +1,12 @@
+// The one function that a library of CUDA kernels exports, and the only thing that the engine looks for in it.
+#pragma once
+
+#include "kernels.h"
+
+extern "C" {
+
+/// The back end's table, or null and why there is none: a table of another version is of no use to the caller. Whether it runs
+/// on this machine its unavailable() says.
+typedef const credence_table* (*credence_open_library)(int32_t version, const char** reason);
+#define CREDENCE_OPEN_LIBRARY "credence_backend_v1"
+}
