@@ -58,7 +58,7 @@ t.test("doctor measures this machine", async (t) => {
   t.equal(status, 0, stderr);
   const report = JSON.parse(stdout);
   t.ok(report.machine.isas.includes("scalar"));
-  t.match(report.machine.cuda, "CPU only");
+  t.match(report.machine.cuda, /libcredence_cuda|NVIDIA driver|CUDA finds no device|no kernels yet|available/);
   t.ok(report.peaks.f32Gflops > 0 && report.peaks.readGBs > 0);
   t.equal(report.versions.node, process.versions.node);
   t.match(credence("doctor", "--threads", "1").stdout, /instruction sets\s+.*scalar/);

@@ -1,8 +1,8 @@
 // attention_input: norm, QKV with an adapter, q/k norm, rotary, keys and values in their pages; and its backward.
 #include "kernels/reference/attention_input.h"
 
-#include "kernels/cpu/page.h"
 #include "linear_support.h"
+#include "pages.h"
 
 using namespace credence;
 using namespace credence::testing;
@@ -174,15 +174,11 @@ Segments single(int rows) {
 // Keys or values of a slot, out of a pool of pages.
 std::vector<double> slot_of(Backend& backend, const credence_shape& shape, const Memory& pages, int page, int slot,
                             bool keys) {
-  const cpu::PageLayout layout = cpu::page_layout(shape, backend.dtype);
   const std::vector<double> all = pages.act();
   std::vector<double> out;
   for (int head = 0; head < shape.kv_heads; ++head)
     for (int d = 0; d < shape.head_dim; ++d)
-      out.push_back(
-          keys
-              ? all[cpu::page_keys(layout, page, head) + cpu::key_element(backend.dtype, slot, d)]
-              : all[cpu::page_values(layout, page, head) + cpu::value_element(backend.dtype, shape.head_dim, slot, d)]);
+      out.push_back(all[page_element(backend, shape, page, head, slot, d, keys)]);
   return out;
 }
 

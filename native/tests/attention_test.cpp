@@ -249,7 +249,7 @@ OPERATOR_TEST("attention_backward", "refusal", refuses_keys_of_an_earlier_call) 
     credence_attention_backward parameters{};
     parameters.batch = device.batch, parameters.shape = device.shape, parameters.dtype = backend.dtype;
     const Memory workspace(backend, backend.table->attention_backward_workspace(&parameters));
-    EXPECT(backend.table->attention_backward(backend.handle, &parameters, workspace.raw()) != 0);
+    EXPECT(backend.refused(backend.table->attention_backward(backend.handle, &parameters, workspace.raw())));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("segment 1 reads 4 keys") != std::string::npos);
   });
 }
@@ -259,7 +259,7 @@ OPERATOR_TEST("attention", "refusal", refuses_heads_it_has_no_room_for) {
     credence_attention parameters{};
     parameters.shape.heads = parameters.shape.kv_heads = 1;
     parameters.shape.head_dim = 257;
-    EXPECT(backend.table->attention(backend.handle, &parameters, nullptr) != 0);
+    EXPECT(backend.refused(backend.table->attention(backend.handle, &parameters, nullptr)));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("257") != std::string::npos);
   });
 }

@@ -1,5 +1,5 @@
-// What operator tests share: every CPU table this machine runs in both types, memory of a back end with conversions, random
-// numbers that the type can hold, and comparisons.
+// What operator tests share: every CPU table this machine runs in both types (or the CUDA kernels executed on the CPU), memory of
+// a back end with conversions, random numbers that the type can hold, and comparisons.
 #pragma once
 
 #include <algorithm>
@@ -25,9 +25,9 @@ struct Backend {
   credence_dtype dtype;
   credence_backend* handle;
 
-  Backend(const credence_table* t, credence_dtype type, int threads) : table(t), dtype(type) {
+  Backend(const credence_table* t, credence_dtype type, int threads, int device = 0) : table(t), dtype(type) {
     char error[256] = "";
-    handle = table->open(0, threads, error, sizeof error);
+    handle = table->open(device, threads, error, sizeof error);
     if (!handle) throw std::runtime_error(error);
   }
   ~Backend() { table->close(handle); }
@@ -38,19 +38,28 @@ struct Backend {
   /// Half a unit in the last place of the type.
   double epsilon() const { return bf16() ? 1.0 / 256 : 1.0 / (1 << 24); }
   std::string name() const { return std::string(table->isa) + (bf16() ? " bf16" : " float32"); }
+  /// Executed so slowly that a test of many numbers takes fewer of them.
+  bool slow() const { return is_emulated(table) || std::string(table->isa) == "scalar"; }
+  /// Whether an operator refused, at once or, where only the device can see why, when it is waited for.
+  bool refused(int status) const { return status != 0 || table->synchronise(handle) != 0; }
 };
 
-/// body(backend) for every table that runs here and both types; a failure says which.
+/// body(backend) for every table that runs here and both types, or for the one that is named; a failure says which. What is a
+/// number of threads elsewhere is another order of warps in the emulation.
 inline void each_backend(int threads, const std::function<void(Backend&)>& body) {
   int32_t count = 0;
   const credence_table* const* tables = credence_cpu_tables(&count);
+  const credence_table* const named[] = {named_table()};
+  if (named[0]) tables = named, count = 1;
+  const int device = is_emulated(named[0]) ? (threads - 1 + first_order()) % 3 : 0;
   for (int32_t i = 0; i < count; ++i) {
     if (tables[i]->unavailable()) continue;
     for (credence_dtype dtype : {CREDENCE_F32, CREDENCE_BF16}) {
-      Backend backend(tables[i], dtype, threads);
+      Backend backend(tables[i], dtype, threads, device);
       const int before = state().failures;
       body(backend);
-      if (state().failures != before) std::printf("    with %s, %d threads\n", backend.name().c_str(), threads);
+      if (state().failures != before)
+        std::printf("    with %s, %d threads, device %d\n", backend.name().c_str(), threads, device);
     }
   }
 }

@@ -109,8 +109,8 @@ void list() {
     CREDENCE_OPERATORS(CREDENCE_LIST)
 #undef CREDENCE_LIST
   }
-  const char* reason = nullptr;
-  if (const credence_table* cuda = credence_cuda_table(&reason)) {
+  const char* reason = nullptr;  // what is compiled for a GPU is what the emulation executes
+  if (const credence_table* cuda = credence_cuda_emulated_table(&reason)) {
 #define CREDENCE_LIST(name) \
   if (cuda->name) std::printf("%s\tcuda\n", #name);
     CREDENCE_OPERATORS(CREDENCE_LIST)

@@ -87,10 +87,10 @@ OPERATOR_TEST("pool pool_backward", "refusal", a_span_of_no_row_is_an_error) {
   each_backend(1, [](Backend& backend) {
     const auto rows = on_device(backend, std::vector<int32_t>{2}),
                from = on_device(backend, std::vector<int32_t>{0, 3}),
-               to = on_device(backend, std::vector<int32_t>{1, 3});
-    const credence_pool p{*rows, 2, 4, *from, *to, nullptr, 0, nullptr, nullptr, nullptr, 0};
+               to = on_device(backend, std::vector<int32_t>{1, 3}), all = float_space(backend, 16);
+    const credence_pool p{*rows, 2, 4, *from, *to, *all, 4, *all, *all, *all, 4};
     for (const auto run : {backend.table->pool, backend.table->pool_backward}) {
-      EXPECT(run(backend.handle, &p, nullptr) != 0);
+      EXPECT(backend.refused(run(backend.handle, &p, nullptr)));
       EXPECT(std::string(backend.table->last_error(backend.handle)).find("span 1 covers no row") != std::string::npos);
     }
   });
@@ -124,9 +124,9 @@ OPERATOR_TEST("dense dense_backward", "refusal", an_activation_that_heads_do_not
     credence_dense p{};
     credence_dense_backward d{};
     p.activation = d.activation = CREDENCE_GELU;
-    EXPECT(backend.table->dense(backend.handle, &p, nullptr) != 0);
+    EXPECT(backend.refused(backend.table->dense(backend.handle, &p, nullptr)));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("identity and ReLU exist") != std::string::npos);
-    EXPECT(backend.table->dense_backward(backend.handle, &d, nullptr) != 0);
+    EXPECT(backend.refused(backend.table->dense_backward(backend.handle, &d, nullptr)));
   });
 }
 

@@ -1,6 +1,6 @@
-// credence_golden DIR [--dtype f32|bf16] [--isa ISA] [--threads N] [--write OUT] [--complete]: the golden driver where there is
-// no Node. Exit status 1 if a quantity exceeds its bound (with --complete also if a file was skipped), 77 if the machine lacks
-// the instruction set.
+// credence_golden DIR [--device cpu|cuda|cuda-emulated] [--dtype f32|bf16] [--isa ISA] [--threads N] [--write OUT] [--complete]:
+// the golden driver where there is no Node. Exit status 1 if a quantity exceeds its bound (with --complete also if a file was
+// skipped), 77 if the machine lacks the instruction set.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -17,7 +17,9 @@ int main(int argc, char** argv) {
     auto value = [&](const char* flag) -> const char* {
       return std::strcmp(argv[i], flag) == 0 && i + 1 < argc ? argv[++i] : nullptr;
     };
-    if (const char* dtype = value("--dtype")) {
+    if (const char* device = value("--device")) {
+      options.device.device = device;
+    } else if (const char* dtype = value("--dtype")) {
       options.device.dtype = dtype;
     } else if (const char* isa = value("--isa")) {
       options.device.isa = isa;
@@ -30,7 +32,9 @@ int main(int argc, char** argv) {
     } else if (argv[i][0] != '-' && options.directory.empty()) {
       options.directory = argv[i];
     } else {
-      std::fprintf(stderr, "usage: %s DIR [--dtype f32|bf16] [--isa ISA] [--threads N] [--write OUT] [--complete]\n",
+      std::fprintf(stderr,
+                   "usage: %s DIR [--device cpu|cuda|cuda-emulated] [--dtype f32|bf16] [--isa ISA] [--threads N] "
+                   "[--write OUT] [--complete]\n",
                    argv[0]);
       return 2;
     }

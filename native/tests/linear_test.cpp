@@ -210,15 +210,19 @@ OPERATOR_TEST("project", "refusal", what_cannot_be_done_is_refused_with_the_reas
     const reference::Linear p = layer(2, 8, 8, 1, false);
     const Weights weights(backend, p.weights, p.outputs, p.columns);
     const Adapter adapter(backend, p);
-    const auto rows = one(backend, 3), x = float_space(backend, 64);
+    const auto rows = one(backend, 3), x = float_space(backend, 64), in = act_space(backend, 64);
     credence_project o = {};
     o.rows = *rows;
     o.capacity = 2;
     o.dtype = backend.dtype;
     o.weights = weights;
     o.lora = adapter;
+    o.in = in->raw();
+    o.x = o.x_out = *x;
+    o.ldx = 8;
+    const Memory workspace(backend, backend.table->project_workspace(&o));
     const auto refused = [&](const char* why) {
-      EXPECT(backend.table->project(backend.handle, &o, nullptr) != 0);
+      EXPECT(backend.refused(backend.table->project(backend.handle, &o, workspace.raw())));
       EXPECT(std::string(backend.table->last_error(backend.handle)).find(why) != std::string::npos);
     };
     refused("3 rows, but there is room for 2");

@@ -219,13 +219,15 @@ OPERATOR_TEST("embed", "refusal", a_token_beyond_the_table) {
     const std::vector<double> table(5 * 4);
     const Weights weights(backend, table, 5, 4);
     const auto counts = on_device(backend, std::vector<int32_t>{3, 1}),
-               ids = on_device(backend, std::vector<int32_t>{0, 5, 1});
+               ids = on_device(backend, std::vector<int32_t>{0, 5, 1}), x = float_space(backend, 12);
     credence_embed o = {};
     o.batch.token_capacity = 3;
     o.batch.counts = *counts;
     o.batch.tokens = *ids;
     o.table = weights;
-    EXPECT(backend.table->embed(backend.handle, &o, nullptr) != 0);
+    o.x = *x;
+    o.ldx = 4;
+    EXPECT(backend.refused(backend.table->embed(backend.handle, &o, nullptr)));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("token id 5 at place 1") != std::string::npos);
   });
 }

@@ -348,11 +348,13 @@ OPERATOR_TEST("attention_input", "refusal", a_prefix_that_comes_later) {
     const std::vector<double> zeros(12 * 4);
     const Weights weights(backend, zeros, 12, 4);
     credence_attention_input in = {};
-    in.batch = {2, 2, 1, *counts, nullptr, *ends, nullptr, *key_start, *table, nullptr, *prefix};
+    in.batch = {2, 2, 1, *counts, nullptr, *ends, *table, *key_start, *table, nullptr, *prefix};
     in.shape.hidden = in.shape.head_dim = 4, in.shape.heads = in.shape.kv_heads = 1;
-    in.dtype = backend.dtype, in.qkv = weights, in.pages = counts->raw();
+    const Memory pages(backend, 2 * backend.table->page_bytes(&in.shape, backend.dtype)), all(backend, 64);
+    in.dtype = backend.dtype, in.qkv = weights, in.pages = pages.raw(), in.ldx = 4;
+    in.x = in.norm_weight = in.rotary = all, in.h = in.q = all.raw();
     const Memory workspace(backend, backend.table->attention_input_workspace(&in));
-    EXPECT(backend.table->attention_input(backend.handle, &in, workspace.raw()) != 0);
+    EXPECT(backend.refused(backend.table->attention_input(backend.handle, &in, workspace.raw())));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("segment 0 reads segment 1") !=
            std::string::npos);
   });

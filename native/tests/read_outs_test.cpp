@@ -52,10 +52,13 @@ OPERATOR_TEST("closed_set", "refusal", refuses_a_candidate_beyond_the_vocabulary
     const Weights weights(backend, p.weights, 33, 20);
     const auto rows = on_device(backend, std::vector<int32_t>{1}),
                candidates = on_device(backend, std::vector<int32_t>{2, 33});
+    const auto h = act_on_device(backend, p.h), logprob = float_space(backend, 2);
     credence_closed_set parameters{};
-    parameters.rows = *rows, parameters.candidates_count = 2, parameters.weights = weights,
-    parameters.candidates = *candidates;
-    EXPECT(backend.table->closed_set(backend.handle, &parameters, nullptr) != 0);
+    parameters.rows = *rows, parameters.capacity = 1, parameters.width = 20, parameters.candidates_count = 2;
+    parameters.dtype = backend.dtype, parameters.weights = weights, parameters.candidates = *candidates;
+    parameters.h = h->raw(), parameters.ldh = 20, parameters.logprob = *logprob;
+    const Memory workspace(backend, backend.table->closed_set_workspace(&parameters));
+    EXPECT(backend.refused(backend.table->closed_set(backend.handle, &parameters, workspace.raw())));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("candidate 1 is token 33") != std::string::npos);
   });
 }
@@ -92,11 +95,11 @@ OPERATOR_TEST("divergence", "reference odd-shapes bits", is_its_definition) {
 OPERATOR_TEST("closed_set divergence", "refusal", what_is_not_there_is_named) {
   each_backend(1, [](Backend& backend) {
     credence_closed_set none{};
-    EXPECT(backend.table->closed_set(backend.handle, &none, nullptr) != 0);
+    EXPECT(backend.refused(backend.table->closed_set(backend.handle, &none, nullptr)));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("there is no candidate") != std::string::npos);
     credence_divergence kind{};
     kind.kind = 3;
-    EXPECT(backend.table->divergence(backend.handle, &kind, nullptr) != 0);
+    EXPECT(backend.refused(backend.table->divergence(backend.handle, &kind, nullptr)));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("kind is 3") != std::string::npos);
   });
 }
@@ -105,7 +108,7 @@ OPERATOR_TEST("advantage", "refusal", an_estimator_that_does_not_exist) {
   each_backend(1, [](Backend& backend) {
     credence_advantage p{};
     p.kl_estimator = 4;
-    EXPECT(backend.table->advantage(backend.handle, &p, nullptr) != 0);
+    EXPECT(backend.refused(backend.table->advantage(backend.handle, &p, nullptr)));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("kl_estimator is 4") != std::string::npos);
   });
 }

@@ -202,7 +202,7 @@ OPERATOR_TEST("sample", "refusal", logits_that_are_no_numbers_are_an_error) {
       e.cuts = {row, row};
       const OnDevice device(backend, e, 0, 2);
       const Memory workspace(backend, backend.table->sample_workspace(&device.p));
-      EXPECT(backend.table->sample(backend.handle, &device.p, workspace.raw()) != 0);
+      EXPECT(backend.refused(backend.table->sample(backend.handle, &device.p, workspace.raw())));
       EXPECT(std::string(backend.table->last_error(backend.handle)).find("row 1") != std::string::npos);
     }
   });

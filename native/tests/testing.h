@@ -1,6 +1,8 @@
 // A plain test executable in one header: TEST and OPERATOR_TEST register, EXPECT_* record, TESTING_MAIN runs and ends in
 // `N passed, N failed`.
 //   program [name]    runs the test of that name, else all whose name contains it
+// CREDENCE_TEST_TABLE=cuda in the environment runs the operators' tests on a GPU instead of the CPU's tables, =cuda-emulated on the
+// CUDA kernels executed on the CPU, at first with warps forward, or with CREDENCE_TEST_ORDERS_FROM=1 backward, =2 shuffled.
 // CTest runs each test as one of its own, under that name, and docs/kernels.md lists those of operators: CMakeLists.txt and
 // scripts/kernels.mjs read the names, operators and kinds from the source. A test that cannot run here (an input is absent) says why with
 // SKIP and counts as neither.
@@ -8,8 +10,10 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -62,6 +66,42 @@ inline constexpr std::string_view kOperators = CREDENCE_OPERATORS(CREDENCE_OPERA
 #undef CREDENCE_OPERATOR_WORD
 inline constexpr std::string_view kKinds = "reference finite-difference odd-shapes bits refusal";
 
+/// The order of warps that a test of the emulated kernels begins with.
+inline int first_order() {
+  const char* order = std::getenv("CREDENCE_TEST_ORDERS_FROM");
+  return order ? std::atoi(order) : 0;
+}
+
+/// The one table that is tested where it is named: of CUDA kernels. Else null: the CPU's tables are.
+inline const credence_table* named_table() {
+  const char* name = std::getenv("CREDENCE_TEST_TABLE");
+  if (!name) return nullptr;
+  const char* reason = "CREDENCE_TEST_TABLE is neither cuda nor cuda-emulated";
+  const credence_table* table = nullptr;
+  if (std::string_view(name) == "cuda") table = credence_cuda_table(&reason);
+  if (std::string_view(name) == "cuda-emulated") table = credence_cuda_emulated_table(&reason);
+  if (!table) throw std::runtime_error(reason);
+  return table;
+}
+
+inline bool is_emulated(const credence_table* table) {
+  return table && std::string_view(table->name) == "cuda-emulated";
+}
+
+/// Why a test cannot run on the named table, or nothing: its operators stand in front of its name.
+inline std::string lacks(const std::string& test) {
+  const credence_table* table = named_table();
+  if (!table) return "";
+  if (const char* why = table->unavailable()) return why;
+  const std::string operators = std::string("+").append(test, 0, test.find('.')).append("+");
+  std::string lacking;
+#define CREDENCE_LACKS(name) \
+  if (!table->name && operators.find("+" #name "+") != std::string::npos) lacking += " " #name;
+  CREDENCE_OPERATORS(CREDENCE_LACKS)
+#undef CREDENCE_LACKS
+  return lacking.empty() ? "" : "there is no CUDA kernel yet:" + lacking;
+}
+
 struct Register {
   Register(const char* name, void (*body)()) { tests().push_back({name, body}); }
   /// "norm norm_backward" and "is_it": norm+norm_backward.is_it.
@@ -97,7 +137,8 @@ inline int run(int argc, char** argv) {
     if (whole ? test.name != filter : test.name.find(filter) == std::string::npos) continue;
     state() = {};
     try {
-      test.body();
+      state().skipped = lacks(test.name);
+      if (state().skipped.empty()) test.body();
     } catch (const std::exception& error) {
       report(test.name.c_str(), 0, std::string("threw: ") + error.what());
     } catch (...) {
