@@ -76,7 +76,7 @@ function row(operator) {
     `\`${operator}\``,
     definition ? `[${definition.name}](../native/kernels/reference/${definition.name})` : "no",
     ...isas.map((isa) => need(operator, `kernel for ${isa}`, have.has(`${operator} ${isa}`))),
-    have.has(`${operator} cuda`) ? "yes" : "absent",
+    have.has(`${operator} cuda`) ? "emulated" : "absent",
     need(operator, "bench line", have.has(`${operator} bench`)),
     ...kinds.map(cell),
   ];
@@ -93,7 +93,8 @@ stands in [kernels.h](../native/kernels/kernels.h); \`credence bench operators\`
 The last five columns count tests: against the definition, of the definition's gradient against the quotient of differences
 (\`-\`: no gradient of its own), at sizes that are multiples of nothing, of equal bits (over threads, in any batch, beside any
 neighbour), and of what is refused. A test against the definition runs on every instruction set that the machine has, in
-float32 and bf16.
+float32 and bf16, and once more on the CUDA kernels: \`emulated\` means that the tests execute the kernel on the CPU, warps taken
+forward, backward and shuffled. What a GPU has run is in [measurements/cuda.md](measurements/cuda.md).
 
 ${line(heading)}
 ${line(heading.map(() => "---"))}
