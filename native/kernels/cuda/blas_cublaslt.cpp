@@ -29,17 +29,15 @@ constexpr int64_t kRangeEnds[] = {16, 128, 1024, INT64_MAX};  // of M
 constexpr int64_t kRangeRows[] = {8, 64, 512, 4096};          // what a range is chosen for
 constexpr int kRanges = 4;
 
-#define CREDENCE_CUBLASLT(X)                                                                          \
-  X(cublasLtCreate)                                                                                   \
-  X(cublasLtDestroy)                                                                                  \
-  X(cublasLtMatmul)                                                                                   \
-  X(cublasLtMatmulDescCreate)                                                                         \
-  X(cublasLtMatmulDescDestroy)                                                                        \
-  X(cublasLtMatmulDescSetAttribute)                                                                   \
-  X(cublasLtMatrixLayoutCreate)                                                                       \
-  X(cublasLtMatrixLayoutDestroy) X(cublasLtMatmulPreferenceCreate) X(cublasLtMatmulPreferenceDestroy) \
-      X(cublasLtMatmulPreferenceSetAttribute) X(cublasLtMatmulAlgoGetHeuristic)                       \
-          X(cublasLtMatmulAlgoConfigGetAttribute) X(cublasLtGetStatusString)
+// clang-format off: a list, not calls
+#define CREDENCE_CUBLASLT(X)                                                                  \
+  X(cublasLtCreate) X(cublasLtDestroy) X(cublasLtMatmul) X(cublasLtMatmulDescCreate)          \
+  X(cublasLtMatmulDescDestroy) X(cublasLtMatmulDescSetAttribute) X(cublasLtMatrixLayoutCreate) \
+  X(cublasLtMatrixLayoutDestroy) X(cublasLtMatmulPreferenceCreate)                            \
+  X(cublasLtMatmulPreferenceDestroy) X(cublasLtMatmulPreferenceSetAttribute)                  \
+  X(cublasLtMatmulAlgoGetHeuristic) X(cublasLtMatmulAlgoConfigGetAttribute)                   \
+  X(cublasLtGetStatusString)
+// clang-format on
 
 struct Library {
   void* handle = nullptr;
