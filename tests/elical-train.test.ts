@@ -29,14 +29,17 @@ import {
   trainingDefaults,
   trainPublished,
 } from "../src/methods/elical/published/train.js";
+import { loadRecipe, runRecipe, type Setting } from "../src/methods/recipes.js";
 import { readSafetensors } from "../src/model/safetensors.js";
 import { encodeTorchFile } from "../src/model/torch-file.js";
 import { readZipEntry } from "../src/model/zip.js";
 import { native } from "../src/native.js";
 import { Model } from "../src/policy/model.js";
 import { stepBatch } from "../src/training/confidence-head.js";
-import { runBytes } from "./fixtures/runs.js";
-import { tinyQuestions, writeTinyModel } from "./fixtures/tiny-model.js";
+import { fakeEngine } from "./fixtures/fake-native.js";
+import { fitLogistic } from "./fixtures/fit-logistic.js";
+import { runBytes, tinySettings } from "./fixtures/runs.js";
+import { tinyQuestions, writeTinyModel, writeTinyQuestions } from "./fixtures/tiny-model.js";
 
 const golden = fileURLToPath(new URL("golden/elical-padding", import.meta.url));
 const goldenRun = "batchsize16_accumulation8_epochs10_weightdecay0.1_r8_alpha16_loradropout0.0";
@@ -452,6 +455,31 @@ t.test("training as published", async (t) => {
       message: /nor in another spelling \(.*best_checkpoints/,
     });
   });
+});
+
+t.test("a recipe holds groups out to choose the epoch", async (t) => {
+  const folder = t.testdir();
+  const addon = { ...fakeEngine(), fitLogistic };
+  const settings: Setting[] = [
+    ...tinySettings(writeTinyModel(join(folder, "model")), writeTinyQuestions(join(folder, "questions.jsonl"))),
+    ["lora.calibrateEpochs", 6],
+    ["lora.patience", 2],
+  ];
+  t.throws(() => loadRecipe("elical/quickstart", settings), { message: /lora\.patience needs lora\.validationShare/ });
+  const recipe = loadRecipe("elical/quickstart", [...settings, ["lora.validationShare", 0.25]]);
+  await runRecipe(recipe, { directory: join(folder, "run"), addon });
+  const stages = readdirSync(join(folder, "run", "stages")).filter((name) => /elicit|calibrat/.test(name));
+  t.equal(stages.length, 3);
+  for (const stage of stages) {
+    const at = join(folder, "run", "stages", stage);
+    const newest = readdirSync(join(at, "checkpoints")).sort().at(-1)!;
+    const { validation } = JSON.parse(readFileSync(join(at, "checkpoints", newest, "state.json"), "utf8"));
+    const best = JSON.parse(readFileSync(join(at, "best", "state.json"), "utf8"));
+    const epoch = validation.losses.indexOf(Math.min(...validation.losses)) + 1;
+    t.equal(best.step, validation.bestStep, stage);
+    t.equal(best.validation.losses.length, epoch, `${stage}: ${validation.losses}`);
+    t.ok(validation.losses.length <= epoch + 2);
+  }
 });
 
 t.test("rows", async (t) => {

@@ -15,16 +15,19 @@ const groupNames = (rows: readonly Grouped[]): string[] =>
   rows.map((row, i) => (row.group === undefined ? `\u0000row ${i}` : row.group));
 
 /** Different groups by code points, the order in which Python sorts strings. */
-function sortedGroups(groups: readonly string[]): string[] {
-  const compare = (a: string, b: string): number => {
-    if (a === b) return 0;
-    const x = [...a];
-    const y = [...b];
-    const at = x.findIndex((character, i) => character !== y[i]);
-    return at < 0 ? -1 : at >= y.length ? 1 : x[at]!.codePointAt(0)! - y[at]!.codePointAt(0)!;
-  };
-  return [...new Set(groups)].sort(compare);
+const sortedGroups = (groups: readonly string[]): string[] => [...new Set(groups)].sort(compareCodePoints);
+
+function compareCodePoints(a: string, b: string): number {
+  const length = Math.min(a.length, b.length);
+  for (let i = 0; i < length; i++) {
+    const difference = placeOf(a.charCodeAt(i)) - placeOf(b.charCodeAt(i));
+    if (difference !== 0) return difference;
+  }
+  return a.length - b.length;
 }
+
+/** Halves of a surrogate pair stand for code points above all that one unit is. */
+const placeOf = (unit: number): number => (unit >= 0xe000 ? unit - 0x800 : unit >= 0xd800 ? unit + 0x2000 : unit);
 
 /**
  * Holds out a share of the groups.

@@ -3,10 +3,11 @@
  * elicited from agreement, then calibrated on a few labels; beside it the same calibration from scratch.
  */
 import { join } from "node:path";
+import { splitByGroup } from "../../data/splits.js";
 import type { Card } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
-import { newestCheckpoint } from "../../training/checkpoint.js";
+import { bestCheckpoint } from "../../training/checkpoint.js";
 import { type ConfidenceRow, type ConfidenceTraining, trainConfidenceHead } from "../../training/confidence-head.js";
 import type { StageContext } from "../../training/run.js";
 import type { ElicalRecipe } from "./recipe.js";
@@ -21,7 +22,7 @@ export interface LoraStage {
   seed: number;
   epochs: number;
   /** Prompts, and what the head should say of each. */
-  rows: ConfidenceRow[];
+  rows: (ConfidenceRow & { group?: string })[];
   /** Depth of the head; default the last. */
   layer?: number;
   /** What a fresh head begins as; default random. */
@@ -78,14 +79,16 @@ export function loraTraining({
     }
     return policy;
   };
+  const [learnt, held] = heldOut(rows, lora.validationShare, seed);
   return {
     directory: context.directory,
     policy: (checkpoint) => {
-      const folder = checkpoint ?? (from === undefined ? start : newestCheckpoint(from)!.directory);
+      const folder = checkpoint ?? (from === undefined ? start : bestCheckpoint(from));
       return folder === undefined ? fresh() : model.policy({ adapter: folder });
     },
     head: confidenceHead,
-    rows,
+    rows: learnt,
+    ...(held.length ? { validation: { rows: held, patience: lora.patience } } : {}),
     epochs,
     batch: lora.batch,
     learningRate: lora.learningRate,
@@ -100,6 +103,13 @@ export function loraTraining({
     signal: context.signal,
     fitted: context.fitted,
   };
+}
+
+/** Rows to learn from, and those of whole groups that choose the epoch. */
+function heldOut<Row extends { group?: string }>(rows: Row[], testShare: number, seed: number): [Row[], Row[]] {
+  if (testShare === 0) return [rows, []];
+  const { train, test } = splitByGroup(rows, { testShare, seed });
+  return [train.map((i) => rows[i]!), test.map((i) => rows[i]!)];
 }
 
 /** Folder of a stage in the same run. */

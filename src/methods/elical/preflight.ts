@@ -191,7 +191,11 @@ function plannedTrainings(model: Model, recipe: ElicalRecipe, questions: Labelle
         recipe,
         seed,
         epochs: what === "elicit" ? elicitEpochs : calibrateEpochs,
-        rows: tokens(what === "elicit" ? division.train : labels).map((row) => ({ tokens: row, target: 0 })),
+        rows: (what === "elicit" ? division.train : labels).map((row) => ({
+          tokens: prompts[row]!,
+          target: 0,
+          group: questions[row]!.group,
+        })),
         label: name,
       }),
       read: (what === "elicit" ? [division.test, labels] : [division.test]).map(tokens),

@@ -153,6 +153,10 @@ export const elicalSchema = z.strictObject({
       batch: positive.default(16),
       elicitEpochs: positive.default(2),
       calibrateEpochs: positive.default(5),
+      /** Share of a training's groups of questions that is held out and chooses its epoch; 0: the last epoch is taken. */
+      validationShare: z.number().min(0).max(0.5).default(0),
+      /** Epochs without a smaller loss on those after which a training stops; null: never. */
+      patience: positive.nullable().default(null),
       checkpointEvery: positive.default(50),
       microBatchTokens: positive.default(4096),
     })
@@ -163,9 +167,11 @@ export const elicalSchema = z.strictObject({
 });
 
 /** What a single setting cannot tell. */
-export function recipeProblems({ questions, folds, transfer, labels, baselines }: ElicalRecipe): string[] {
+export function recipeProblems({ questions, folds, transfer, labels, baselines, lora }: ElicalRecipe): string[] {
   const sets = Array.isArray(questions.file) ? questions.file.map(({ set }) => set) : [];
   const problems: string[] = [];
+  if (lora.patience !== null && lora.validationShare === 0)
+    problems.push("lora.patience needs lora.validationShare: the rows that say whether an epoch helped");
   const twice = sets.find((set, i) => sets.indexOf(set) < i);
   if (twice !== undefined) problems.push(`questions.file: two files are the set ${twice}; give each a name of its own`);
   if (!labels.counts.includes(labels.main)) {

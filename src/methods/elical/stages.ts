@@ -130,6 +130,7 @@ async function runLora(job: ElicalJob, training: LoraTraining, context: StageCon
     rows: rows.map((row) => ({
       tokens: prompts[row]!,
       target: what === "elicit" ? questions[row]!.target : questions[row]!.given_correct,
+      group: questions[row]!.group,
     })),
     layer,
     head,

@@ -87,7 +87,9 @@ async function training(all: PlannedTraining[]): Promise<Record<string, number>>
     for (const [i, each] of all.entries()) {
       const steps = plannedBatches(each.job);
       const tokens = steps.reduce((sum, { rows }) => sum + tokensOf(rows.map((row) => each.job.rows[row]!.tokens)), 0);
-      out[each.name] = tokens * perToken + each.read.reduce((sum, part) => sum + tokensOf(part), 0) * readToken;
+      const held = tokensOf((each.job.validation?.rows ?? []).map((row) => row.tokens)) * each.job.epochs;
+      const read = held + each.read.reduce((sum, part) => sum + tokensOf(part), 0);
+      out[each.name] = tokens * perToken + read * readToken;
       if (i === 0) out[each.name]! += once;
     }
     return out;
