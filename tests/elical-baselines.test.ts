@@ -277,6 +277,7 @@ t.test("what one setting cannot tell", async (t) => {
     /solved examples need folds: 0/,
   );
   refused([["lora.layers", ["last", "last"]]], /same depth/);
+  refused([["lora.labels", [30, 50]]], /lora\.labels: 50; expected some of labels\.counts/);
   const names = loraTrainings(
     loadRecipe("elical/quickstart", [sets("a", "b"), ["transfer", true], ["lora.layers", ["auto", "last"]]]),
   ).map(({ name }) => name);

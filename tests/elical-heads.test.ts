@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { headPolicy, headWidths, teachHead } from "../src/methods/elical/heads.js";
+import { headPolicy, headWidths, offsetAt, teachHead } from "../src/methods/elical/heads.js";
 import { sigmoid } from "../src/model/calibrator.js";
 import type { TensorData } from "../src/native.js";
 import { Model } from "../src/policy/model.js";
@@ -67,6 +67,18 @@ t.test("hidden layers learn what a line cannot, from the rows named alone", asyn
   const others = targets.map((target, row) => (row < rows.length ? target : 1));
   t.same(await learnt("mlp", others), deep, "what other rows should say has no part in it");
   t.same(headWidths(3584), [1792, 896]);
+});
+
+t.test("a head begins at the mean of what it learns", async (t) => {
+  await using policy = await headPolicy(model, "mlp", 2, 0);
+  const fresh = policy.native.tensors().heads;
+  policy.native.setTensors(
+    offsetAt(fresh, [0, 1, 2, 3], [1, 0, 0, 0]).map((tensor) =>
+      tensor.name.endsWith(".weight") ? { ...tensor, data: tensor.data.map(() => 0) } : tensor,
+    ),
+  );
+  const [said] = policy.native.readHead(confidence, new Float32Array(width));
+  t.ok(Math.abs(sigmoid(said!) - 0.3) < 1e-6, `${sigmoid(said!)}: one and a half of five`);
 });
 
 t.test("a signal stops", async (t) => {

@@ -4,7 +4,7 @@
  */
 import { shuffledBatches } from "../../data/packing.js";
 import { CredenceError } from "../../errors.js";
-import { sigmoid } from "../../model/calibrator.js";
+import { logit, sigmoid } from "../../model/calibrator.js";
 import type { TensorData } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
@@ -89,6 +89,16 @@ export async function teachHead(
   return policy.native.tensors().heads;
 }
 
+/**
+ * The same numbers with the offset that says the mean of what is to be learnt: on standardised states nothing else moves
+ * the mean, and a rare right answer is far from one half. A sure mean is taken as one row less sure.
+ */
+export function offsetAt(start: TensorData[], rows: readonly number[], targets: readonly number[]): TensorData[] {
+  const mean = (rows.reduce((sum, row) => sum + targets[row]!, 0) + 0.5) / (rows.length + 1);
+  const last = start.findLastIndex(({ name }) => name.endsWith(".bias"));
+  return start.map((tensor, i) => (i === last ? { ...tensor, data: Float32Array.of(logit(mean)) } : tensor));
+}
+
 function gather(states: Float32Array, width: number, rows: readonly number[]): Float32Array {
   const out = new Float32Array(rows.length * width);
   for (const [i, row] of rows.entries()) out.set(states.subarray(row * width, (row + 1) * width), i * width);
@@ -135,13 +145,18 @@ export async function trainHeads({
             if (heads.everyDepth && !transfer && (count === null || count === labels.main)) one({ layer: depth });
           };
           const fresh = policy.native.tensors().heads;
-          const elicited = await teach(fresh, division.train, agreement, heads.elicitEpochs);
+          const elicited = await teach(
+            offsetAt(fresh, division.train, agreement),
+            division.train,
+            agreement,
+            heads.elicitEpochs,
+          );
           put(`head-${kind}-elicitation-only`, null);
           for (const count of depth === last ? counts : [labels.main]) {
             const rows = division.labels(seed, count);
             await teach(elicited, rows, correct, heads.calibrateEpochs);
             put(`head-${kind}`, count);
-            await teach(fresh, rows, correct, heads.calibrateEpochs);
+            await teach(offsetAt(fresh, rows, correct), rows, correct, heads.calibrateEpochs);
             put(`head-${kind}-calibration-only`, count);
           }
           task.advance(1);

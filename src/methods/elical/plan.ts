@@ -2,7 +2,7 @@
 import { crossValidationParts, elicalReferenceLabels, type Fold, foldsByGroup, labelOrder } from "../../data/splits.js";
 import { CredenceError } from "../../errors.js";
 import type { LabelledRecord } from "./labels.js";
-import { type ElicalRecipe, type Layer, setsOf } from "./recipe.js";
+import { type ElicalRecipe, type Layer, loraCounts, setsOf } from "./recipe.js";
 
 /** One division of the questions for the probes and the rows beside them. */
 export interface Division extends Fold {
@@ -107,7 +107,7 @@ export function loraTrainings(recipe: ElicalRecipe): LoraTraining[] {
   return variants.flatMap((variant) => {
     const { layer, main, without } = variant;
     const whole = main && without === undefined;
-    const counts = whole && lora.labels === "all" ? [...new Set([labels.main, ...labels.counts])] : [labels.main];
+    const counts = whole ? loraCounts(recipe) : [labels.main];
     return Array.from({ length: seeds }, (_, seed) => {
       const name = (stage: string, count: number | null) => {
         const parts = [

@@ -141,8 +141,8 @@ export const elicalSchema = z.strictObject({
         .min(1)
         .refine((list) => new Set(list).size === list.length, "the same depth stands there twice")
         .default(["last"]),
-      /** Trained for the main number of labels, or for every one of labels.counts. */
-      labels: z.enum(["main", "all"]).default("main"),
+      /** Trained for the main number of labels alone, for every one of labels.counts, or for those named beside the main one. */
+      labels: z.union([z.enum(["main", "all"]), z.array(positive)]).default("main"),
       /** With `transfer`, trained without each set, too: three trainings a set and seed. */
       transfer: z.boolean().default(true),
       /** The prompt the confidence is read from. */
@@ -167,7 +167,7 @@ export const elicalSchema = z.strictObject({
 });
 
 /** What a single setting cannot tell. */
-export function recipeProblems({ questions, folds, transfer, labels, baselines, lora }: ElicalRecipe): string[] {
+export function recipeProblems({ questions, folds, transfer, labels, lora, baselines }: ElicalRecipe): string[] {
   const sets = Array.isArray(questions.file) ? questions.file.map(({ set }) => set) : [];
   const problems: string[] = [];
   if (lora.patience !== null && lora.validationShare === 0)
@@ -177,6 +177,9 @@ export function recipeProblems({ questions, folds, transfer, labels, baselines, 
   if (!labels.counts.includes(labels.main)) {
     problems.push(`labels.main is ${labels.main}; expected one of labels.counts (${labels.counts.join(", ")})`);
   }
+  const unknown = Array.isArray(lora.labels) ? lora.labels.find((count) => !labels.counts.includes(count)) : undefined;
+  if (unknown !== undefined)
+    problems.push(`lora.labels: ${unknown}; expected some of labels.counts (${labels.counts.join(", ")})`);
   if (folds === 1) problems.push("folds is 1; expected 0 (one part held out) or 2 and more");
   if (transfer && sets.length < 2)
     problems.push("transfer is true; expected at least two sets in questions.file, so that one can be left out");
@@ -185,6 +188,12 @@ export function recipeProblems({ questions, folds, transfer, labels, baselines, 
   if (most && folds)
     problems.push(`baselines.verbal.shots is ${most} and folds is ${folds}; solved examples need folds: 0`);
   return problems;
+}
+
+/** Numbers of labels that the LoRA reader is calibrated on, the main one first. */
+export function loraCounts({ lora, labels }: ElicalRecipe): number[] {
+  const more = lora.labels === "all" ? labels.counts : lora.labels === "main" ? [] : lora.labels;
+  return [...new Set([labels.main, ...more])];
 }
 
 /** Names of the sets of questions; none where there is one file. */

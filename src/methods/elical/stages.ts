@@ -37,7 +37,7 @@ import {
 import { elicit, elicitedHead } from "./probe.js";
 import { fitProbes, probeFolder } from "./probes.js";
 import { prepareQuestions, readStageQuestions, writeQuestions } from "./questions.js";
-import type { ElicalRecipe } from "./recipe.js";
+import { type ElicalRecipe, loraCounts } from "./recipe.js";
 import { type ElicalSummary, summarize } from "./summary.js";
 
 export interface ElicalJob {
@@ -160,8 +160,7 @@ async function runLora(job: ElicalJob, training: LoraTraining, context: StageCon
     if (what === "calibrateOnly")
       return writePredictions(context.directory, put("lora-question-calibration-only", training.labels, raw));
     const scaled: StagePrediction[] = [];
-    const every = main && without === undefined && recipe.lora.labels === "all";
-    for (const count of every ? new Set([recipe.labels.main, ...recipe.labels.counts]) : [recipe.labels.main]) {
+    for (const count of main && without === undefined ? loraCounts(recipe) : [recipe.labels.main]) {
       const labelled = division.labels(seed, count);
       const platt = await fitPlatt(
         fit,
