@@ -52,7 +52,7 @@ const learns = (row) => Object.values(summary.labels).some((rows) => row in rows
 
 const everything = () => {
   const rows = inOrder(summary.metrics).flatMap(([row, own]) =>
-    (learns(row) ? counts : [main]).map((count) => {
+    (learns(row) ? counts.filter((count) => row in ofCount(summary, count)) : [main]).map((count) => {
       const metrics = learns(row) ? ofCount(summary, count)[row] : own;
       const labels = learns(row) ? `, ${count}` : "";
       return [`${row}${labels}`, ...["auroc", "ece", "brier"].map((metric) => value(metrics?.[metric]))];
@@ -98,10 +98,10 @@ const depths = () => {
   );
 };
 
-const differences = (view) =>
+const differences = (view, of = counts) =>
   table(
     ["paired difference, labels", "AUROC", "ECE", "Brier"],
-    counts.flatMap((count) =>
+    of.flatMap((count) =>
       Object.entries(view.differences[count] ?? {}).map(([pair, of]) => [
         `${pair}, ${count}`,
         ...["auroc", "ece", "brier"].map((metric) => value(of[metric])),
@@ -180,7 +180,7 @@ const page = [
   depths(),
   "## Paired differences",
   differences(summary),
-  ...sets.flatMap((set) => [`### ${set}`, differences(summary.sets[set])]),
+  ...sets.flatMap((set) => [`### ${set}`, differences(summary.sets[set], [main])]),
   "## What the rows that ask again did",
   `\`\`\`json\n${JSON.stringify(summary.asking, null, 1)}\n\`\`\``,
 ];

@@ -88,7 +88,7 @@ export const elicalSchema = z.strictObject({
           /** Where the examples are from; "test" as published: ten test questions of the same set, and their labels. */
           shotsFrom: z.enum(["train", "test"]).default("train"),
           prompt: promptSchema.prefault({
-            user: "How sure are you that you can answer the question correctly? Reply with a score from 0 to 1 only.\nQuestion: {question}",
+            user: "Judge whether you can answer the question correctly. Give only a score from 0 to 1: 0 if you are sure that you cannot, 1 if you are sure that you can.\nQuestion: {question}",
           }),
           newTokens: positive.default(8),
           /** The confidence where the reply holds no score; 0 as published. */
