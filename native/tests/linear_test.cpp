@@ -165,6 +165,47 @@ OPERATOR_TEST("project_backward", "reference odd-shapes bits", is_the_reference)
   }
 }
 
+// Ranks around what a back end has room for beside the weights, one adapter after the other on the same weights, then none.
+OPERATOR_TEST("project project_backward", "reference odd-shapes", adapters_of_any_rank_take_turns) {
+  each_backend(1, [](Backend& backend) {
+    reference::Linear p = layer(5, 41, 33, 0, true);
+    const auto residual = normal(9, static_cast<size_t>(p.rows) * p.outputs);
+    const auto upstream = normal(10, residual.size());
+    const Weights weights(backend, p.weights, p.outputs, p.columns);
+    const auto rows = one(backend, p.rows), in = act_on_device(backend, p.x), bias = floats_on_device(backend, p.bias);
+    for (const int rank : {16, 64, 1, 65, 256, 5, 0}) {
+      p.slices.clear();
+      if (rank) {
+        p.slices = {{0, p.outputs, rank, 0.75, normal(20 + rank, static_cast<size_t>(rank) * p.columns, 0.1),
+                     normal(30 + rank, static_cast<size_t>(p.outputs) * rank, 0.1)}};
+      }
+      p.round = &reference::exact;
+      const auto exact = reference::project(p, residual);
+      const auto exact_gradients = reference::linear_backward(p, upstream);
+      p.round = stored(backend);
+      const auto plain = reference::project(p, residual);
+      const auto plain_gradients = reference::linear_backward(p, upstream);
+      const Adapter adapter(backend, p);
+      const auto x = floats_on_device(backend, residual), dx = floats_on_device(backend, upstream);
+      const auto s = act_space(backend, static_cast<size_t>(p.rows) * rank), din = act_space(backend, p.x.size());
+      credence_project o = {};
+      o.rows = *rows, o.capacity = p.rows, o.dtype = backend.dtype, o.weights = weights, o.lora = adapter;
+      o.bias = *bias, o.in = in->raw(), o.x = o.x_out = *x, o.ldx = p.outputs, o.s = s->raw();
+      RUN_OPERATOR(backend, project, o);
+      EXPECT_TWICE_PLAIN(backend, x->floats(), exact, plain);
+      credence_project_backward b = {};
+      b.rows = *rows, b.capacity = p.rows, b.dtype = backend.dtype, b.weights = weights, b.lora = adapter;
+      b.in = in->raw(), b.s = s->raw(), b.dx = *dx, b.lddx = p.outputs, b.din = din->raw();
+      b.gradients = adapter.gradients();
+      RUN_OPERATOR(backend, project_backward, b);
+      std::vector<double> rounded = plain_gradients.dx;
+      for (double& value : rounded) value = p.round(value);
+      EXPECT_TWICE_PLAIN(backend, din->act(), exact_gradients.dx, rounded);
+      adapter.expect_gradients(exact_gradients, plain_gradients);
+    }
+  });
+}
+
 OPERATOR_TEST("project_backward", "finite-difference", the_reference_is_the_finite_difference) {
   for (double drop : {0.0, 0.3}) {
     reference::Linear p = layer(6, 23, 17, 2, true, drop);
