@@ -55,13 +55,13 @@ t.test("trained runs have the published folders", (t) => {
       `right_answer_conf/long_qa/batchsize4_accumulation32_epochs50_${settings}_0.3k_training_samples`,
     ],
   ] as [Partial<RunPlace>, string][])
-    t.equal(runFolder(place(run), "write"), `R/M/models/${joint}/lora/${folder}`);
+    t.equal(runFolder(place(run)), `R/M/models/${joint}/lora/${folder}`);
   t.equal(
-    runFolder(place({ part: "mlp", type: "right" }), "write"),
+    runFolder(place({ part: "mlp", type: "right" })),
     `R/M/models/${joint}/mlp/right_answer_conf/long_qa/batchsize16_accumulation8_epochs50_weightdecay0.1_mlp_1_layer_1k_training_samples`,
   );
   t.equal(
-    predictionsFolder(place(), "squad", "write"),
+    predictionsFolder(place(), "squad"),
     `R/M/eval/${joint}/squad/hybrid_answer_conf/long_qa/batchsize16_accumulation8_epochs50_${settings}_1k_training_samples`,
   );
   t.equal(
@@ -76,50 +76,55 @@ t.test("trained runs have the published folders", (t) => {
   t.end();
 });
 
-t.test("what is written is what is read, unless B9-5 is asked for", (t) => {
-  const asPublished = place({ compat: new Set(["B9-5"] as const) });
-  t.equal(runFolder(place(), "write"), runFolder(place(), "read"));
-  t.match(runFolder(asPublished, "write"), "R/M/models_new/");
-  t.match(runFolder(asPublished, "read"), "R/M/models/");
-  t.equal(predictionsFolder(place(), "nq", "write"), predictionsFolder(place(), "nq", "read"));
-  t.match(predictionsFolder(asPublished, "nq", "write"), "R/M/eval_new/");
-  t.match(predictionsFolder(asPublished, "nq", "read"), "R/M/eval/");
-  t.end();
-});
-
-t.test("a run is found under the spelling of the scripts and under that of the released adapters", (t) => {
+t.test("one name is written, or the published one; each of them is read", (t) => {
   const results = t.testdir();
   const put = (path: string) => {
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, "");
   };
-  const folder = runFolder(place({ results }), "read");
-  t.throws(() => findRun(folder, "lora"), { code: "NO_FILE", message: /credence elical train/ });
-  const released = join(folder.replace("loradrpout", "loradropout"), "best_checkpoints");
+  const ours = place({ results });
+  const published = place({ results, compat: new Set(["B9-5"] as const) });
+  t.match(runFolder(published), "/M/models_new/");
+  t.match(predictionsFolder(published, "nq"), "/M/eval_new/");
+
+  t.throws(() => findRun(ours), { code: "NO_FILE", message: /credence elical train, or with credence elical sweep/ });
+  const released = join(runFolder(ours).replace("loradrpout", "loradropout"), "best_checkpoints");
   put(join(released, "vector_head_epoch_best.pt"));
-  t.throws(() => findRun(folder, "lora"), { code: "NO_FILE" }, "a head alone is no adapter");
+  t.throws(() => findRun(ours), { code: "NO_FILE" }, "a head alone is no adapter");
   put(join(released, "lora_epoch_best", "adapter_config.json"));
   put(join(dirname(released), "test_losses.json"));
-  t.same(findRun(folder, "lora"), {
+  t.same(findRun(ours), {
     adapter: join(released, "lora_epoch_best"),
     head: join(released, "vector_head_epoch_best.pt"),
     losses: join(dirname(released), "test_losses.json"),
   });
-  t.same(findRun(dirname(released), "lora"), findRun(folder, "lora"), "named as it lies");
-  const ours = runPaths(folder);
-  put(ours.head);
-  put(join(ours.adapter, "adapter_config.json"));
-  put(ours.losses);
-  t.same(findRun(folder, "lora"), ours, "what was written here comes first");
+  for (const one of [published, ours]) {
+    const written = runPaths(runFolder(one));
+    put(written.head);
+    t.notSame(findRun(one), written, "not whole yet");
+    put(join(written.adapter, "adapter_config.json"));
+    put(written.losses);
+    t.same(findRun(one), written, "what was written under the name asked for comes first");
+  }
+  const apart = { rows: 2000, compat: published.compat };
+  const other = runPaths(runFolder(place({ results, ...apart })));
+  put(other.head);
+  put(join(other.adapter, "adapter_config.json"));
+  t.equal(findRun(place({ results, rows: 2000 })).head, other.head, "and is found under the other");
+  const head = place({ results, part: "mlp" });
+  put(runPaths(runFolder(head)).head);
+  t.same(findRun(head), runPaths(runFolder(head)), "a head alone needs no adapter");
 
-  const predicted = place({ results });
-  t.throws(() => findPredictions(predicted, "nq", "test"), { code: "NO_FILE", message: /credence elical predict/ });
-  const path = join(
-    predictionsFolder(predicted, "nq", "read").replace("loradrpout", "loradropout"),
-    "evaluation_results_test.jsonl",
-  );
-  put(path);
-  t.equal(findPredictions(predicted, "nq", "test"), path);
+  t.throws(() => findPredictions(ours, "nq", "test"), { code: "NO_FILE", message: /credence elical predict/ });
+  for (const folder of [
+    predictionsFolder(published, "nq").replace("loradrpout", "loradropout"),
+    predictionsFolder(published, "nq"),
+    predictionsFolder(ours, "nq"),
+  ]) {
+    const path = join(folder, "evaluation_results_test.jsonl");
+    put(path);
+    t.equal(findPredictions(ours, "nq", "test"), path);
+  }
   t.end();
 });
 

@@ -1,3 +1,5 @@
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
 import t from "tap";
 import yargs from "yargs";
 import { setLogLevel } from "../src/cli/output.js";
@@ -16,6 +18,7 @@ const script: PublishedScript = {
     normalize: { type: "boolean", default: true },
   },
   unneeded: {
+    GPU_NUMS: { type: "number", why: "one process has the whole model" },
     tp_size: { type: "number", why: "one process has the whole model" },
     deepspeed: { type: "string", why: "the engine trains by itself" },
     use_cache: { type: "boolean", why: "keys and values are always kept" },
@@ -76,8 +79,8 @@ t.test("only the flags of a published script change their spelling", (t) => {
 });
 
 t.test("flags that nothing needs are accepted, and those that were given are recorded", async (t) => {
-  const args = await parsed("--model_path", "m", "--tp_size", "4", "--nouse_cache");
-  t.same(publishedUnneeded(script, args), { tp_size: 4, use_cache: false });
+  const args = await parsed("--model_path", "m", "--tp_size", "4", "--nouse_cache", "--GPU_NUMS=2");
+  t.same(publishedUnneeded(script, args), { GPU_NUMS: 2, tp_size: 4, use_cache: false });
   t.same(publishedUnneeded(script, await parsed("--model_path", "m")), {});
 });
 
@@ -99,6 +102,13 @@ t.test("--compat takes rows that the command can bring back, and says why it tak
   await t.rejects(compat("--compat", "X-9"), /--compat X-9: there is no such row. Give all, or some of X-1, X-2/);
   await t.rejects(compat("--compat", "X-3"), /--compat X-3: it has no switch; here it starts/);
   await t.rejects(compat("--compat", "X-4"), /--compat X-4: it makes no difference to learn, only to score/);
+});
+
+t.test("the page of the published scripts says what the commands have", (t) => {
+  const check = fileURLToPath(new URL("../scripts/published-flags.mjs", import.meta.url));
+  const { status, stderr } = spawnSync(process.execPath, [check, "--check"], { encoding: "utf8" });
+  t.equal(status, 0, stderr);
+  t.end();
 });
 
 t.test("EliCal's rows are the specification's 24, in order", (t) => {

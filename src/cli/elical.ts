@@ -7,6 +7,7 @@ import * as evaluate from "./elical/evaluate.js";
 import * as infer from "./elical/infer.js";
 import * as predict from "./elical/predict.js";
 import * as predictMlp from "./elical/predict-mlp.js";
+import * as sweep from "./elical/sweep.js";
 import * as train from "./elical/train.js";
 import * as trainMlp from "./elical/train-mlp.js";
 import type { PublishedScript } from "./published.js";
@@ -20,6 +21,7 @@ const commands = [
   predict,
   predictMlp,
   evaluate,
+  sweep,
   draw,
 ] as unknown as (CommandModule & { script: PublishedScript })[];
 

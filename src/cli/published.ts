@@ -26,9 +26,6 @@ export interface PublishedScript {
 
 const dashed = (name: string): string => name.replaceAll("_", "-");
 
-/** The name under which yargs hands an option to a command. */
-const camelCased = (name: string): string => dashed(name).replace(/-(.)/g, (_, letter: string) => letter.toUpperCase());
-
 /** A script's flags and --compat, for yargs. */
 export function publishedOptions(script: PublishedScript): Record<string, Options> {
   const { honoured, unneeded, dead } = script;
@@ -97,7 +94,7 @@ function compatOf(script: PublishedScript, text: string): Compat {
 /** Flags that were given and that nothing needs, told in one notice; what the command writes records them. */
 export function publishedUnneeded(script: PublishedScript, args: object): Record<string, unknown> {
   const given = Object.entries(script.unneeded).flatMap(([name, { why }]) => {
-    const value = (args as Record<string, unknown>)[camelCased(name)];
+    const value = (args as Record<string, unknown>)[dashed(name)];
     return value === undefined ? [] : [{ name, value, why }];
   });
   if (given.length > 0) note(`not needed here: ${given.map(({ name, why }) => `--${name} (${why})`).join(", ")}`);

@@ -95,12 +95,13 @@ export function openRun({
       );
     }
     writeFileAtomic(recipePath, text);
-  } else if (readText(recipePath) !== text) {
+  } else {
     const paths = differences(parse(readText(recipePath)), plain);
-    throw new CredenceError(
-      "OTHER_RECIPE",
-      `${directory} was made by another recipe (it differs in ${paths.slice(0, 6).join(", ")}). Choose another folder with --run-dir, or delete this one`,
-    );
+    if (paths.length > 0)
+      throw new CredenceError(
+        "OTHER_RECIPE",
+        `${directory} was made by another recipe (it differs in ${paths.slice(0, 6).join(", ")}). Choose another folder with --run-dir, or delete this one`,
+      );
   }
   if (!existsSync(statePath)) {
     const state: RunState = { version: 1, recipe: sum, machine, stages: {} };

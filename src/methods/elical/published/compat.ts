@@ -35,7 +35,7 @@ export const elicalRows: readonly CompatRow<ElicalId>[] = [
     id: "B9-5",
     published: "models_new/ and eval_new/ are written, models/ and eval/ are read",
     here: "models/ and eval/ are written and read",
-    commands: ["evaluate", "sweep"],
+    commands: ["sweep"],
   },
   {
     id: "B9-6",

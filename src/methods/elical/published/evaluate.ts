@@ -17,6 +17,7 @@ import {
   type ConfidenceType,
   findPredictions,
   type QuestionType,
+  runFolderName,
   sizeName,
   type TrainedPart,
   workbookFolder,
@@ -37,8 +38,14 @@ export interface EvaluationSettings {
   sizes: readonly number[];
   /** Questions that were elicited from; 0: all. */
   elicitationRows: number;
+  /** Of the training, as its folder's name has them. */
   batch: number;
   accumulation: number;
+  epochs?: number;
+  weightDecay: number;
+  rank: number;
+  alpha: number;
+  dropout: number;
   /** Answers sampled a question. */
   samples: number;
   /** A verdict that says neither is an error, or a no; B9-15 reads it as published. */
@@ -71,6 +78,8 @@ const settingsSchema = z.object({
   part: z.enum(["lora", "mlp"]),
   sizes: z.array(z.int()),
   elicitationRows: z.int(),
+  /** Name of the training's folder but for its size. */
+  training: z.string(),
   seed: z.int(),
   compat: z.array(z.string()),
 });
@@ -128,14 +137,15 @@ const groupOf = (set: string, { trainSet, questionType }: EvaluationSettings): E
   questionType === "long_mc_qa" ? "other-format" : trainSet.split("-").includes(set) ? "in-domain" : "out-of-domain";
 
 /** The settings that the numbers depend on; sets evaluated with others are not averaged with them. */
-const recorded = ({ model, trainSet, part, sizes, elicitationRows, seed, compat }: EvaluationSettings) => ({
-  model,
-  trainSet,
-  part,
-  sizes: [...sizes],
-  elicitationRows,
-  seed,
-  compat: [...compat].sort(),
+const recorded = (settings: Omit<EvaluationSettings, "questionType">) => ({
+  model: settings.model,
+  trainSet: settings.trainSet,
+  part: settings.part,
+  sizes: [...settings.sizes],
+  elicitationRows: settings.elicitationRows,
+  training: runFolderName({ ...settings, type: "right", rows: 0 }),
+  seed: settings.seed,
+  compat: [...settings.compat].sort(),
 });
 
 /** A set's questions, and what a judge said of their answers. */
@@ -204,13 +214,15 @@ export async function evaluateSet(set: string, settings: EvaluationSettings): Pr
 }
 
 async function trained(set: string, questions: number, settings: EvaluationSettings): Promise<Column[]> {
-  const { results, model, trainSet, part, sizes, elicitationRows, batch, accumulation, compat } = settings;
+  const { sizes, elicitationRows } = settings;
   const column = async (method: string, type: ConfidenceType, rows: number): Promise<Column> => {
-    const place = { results, model, trainSet, part, type, rows, elicitationRows, batch, accumulation, compat };
     return {
       method,
       rows: type === "greedy" ? null : rows,
-      values: await readPredicted(findPredictions(place, set, "test"), questions),
+      values: await readPredicted(
+        findPredictions({ ...settings, questionType: "long_qa", type, rows }, set, "test"),
+        questions,
+      ),
     };
   };
   const columns = [await column("Eli-Only", "greedy", elicitationRows)];
@@ -291,7 +303,11 @@ export const evaluationPath = (folder: string, part: TrainedPart): string =>
  *
  * @returns what was written, and the sets that were left out because they were evaluated with other settings
  */
-export function gatherSets(settings: EvaluationSettings): { evaluation: Evaluation; others: string[]; path: string } {
+export function gatherSets(settings: Omit<EvaluationSettings, "questionType">): {
+  evaluation: Evaluation;
+  others: string[];
+  path: string;
+} {
   const folder = workbookFolder(settings.out, settings);
   const same = JSON.stringify(recorded(settings));
   const sets: EvaluatedSet[] = [];

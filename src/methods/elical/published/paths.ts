@@ -2,7 +2,7 @@
  * Where the published scripts of EliCal keep what: R the folder of results, M a model's name, D a data set's, s its split.
  * What is read is looked for under every name that was published; what is written has one.
  */
-import { existsSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { CredenceError } from "../../../errors.js";
 import type { ElicalCompat } from "./compat.js";
@@ -124,12 +124,12 @@ export interface RunPlace {
   rank?: number;
   alpha?: number;
   dropout?: number;
-  /** B9-5: which of the two folders names it. */
+  /** B9-5: under which name it is written. */
   compat?: ElicalCompat;
 }
 
 /** The folder of a run's settings: the last one of its path. */
-export function runFolderName(place: RunPlace, dropoutWord: "loradrpout" | "loradropout" = "loradrpout"): string {
+export function runFolderName(place: RunPlace, dropoutWord: (typeof dropoutWords)[number] = "loradrpout"): string {
   const { part, rows, batch = 16, accumulation = 8, epochs = epochsOf(rows), weightDecay = 0.1 } = place;
   const { rank = 8, alpha = 16, dropout = 0 } = place;
   const common = `batchsize${batch}_accumulation${accumulation}_epochs${epochs}_weightdecay${pythonFloat(weightDecay)}`;
@@ -137,28 +137,44 @@ export function runFolderName(place: RunPlace, dropoutWord: "loradrpout" | "lora
   return `${common}_${trained}${sizeTail(rows)}`;
 }
 
+/** As the scripts spell it, and as the released adapters' folders do. */
+const dropoutWords = ["loradrpout", "loradropout"] as const;
+const checkpointNames = ["best-checkpoint", "best_checkpoints"];
+const lossesNames = ["test_losses.jsonl", "test_losses.json"];
+
 /** `hybrid_answer_conf`, with the elicitation's size where it was not on all rows. */
 const typeFolder = ({ type, elicitationRows = 0 }: RunPlace): string =>
   `${type}_answer_conf${type === "hybrid" ? sizeTail(elicitationRows) : ""}`;
 
-/** Published training and prediction write folders of other names than are read (B9-5); here it is one name. */
-const folderOf = (kind: "models" | "eval", use: "write" | "read", compat?: ElicalCompat): string =>
-  use === "write" && compat?.has("B9-5") ? `${kind}_new` : kind;
+type Kind = "models" | "eval" | "models_new" | "eval_new";
 
-/** Where a run is written, or where it is read from: R/M/models/<train set>/lora/<type>_answer_conf/long_qa/<settings>. */
-export function runFolder(place: RunPlace, use: "write" | "read"): string {
-  const { results, model, trainSet, part, questionType = "long_qa", compat } = place;
-  return join(
-    results,
-    model,
-    folderOf("models", use, compat),
-    trainSet,
-    part,
+/** Published training and prediction write folders of other names than are read (B9-5); here it is one name. */
+const writtenKind = (kind: "models" | "eval", { compat }: RunPlace): Kind =>
+  compat?.has("B9-5") ? `${kind}_new` : kind;
+
+/** `inside` is what stands between the training set and the type: "lora" or "mlp" for a run, the eval set for predictions. */
+const placed = (place: RunPlace, kind: Kind, inside: string, name: string): string =>
+  join(
+    place.results,
+    place.model,
+    kind,
+    place.trainSet,
+    inside,
     typeFolder(place),
-    questionType,
-    runFolderName(place),
+    place.questionType ?? "long_qa",
+    name,
   );
+
+/** Every name under which a run's files or predictions may stand, the one they are written under first. */
+function everyName(place: RunPlace, kind: "models" | "eval", inside: string): string[] {
+  const kinds = new Set<Kind>([writtenKind(kind, place), kind, `${kind}_new`]);
+  const names = new Set(dropoutWords.map((word) => runFolderName(place, word)));
+  return [...kinds].flatMap((one) => [...names].map((name) => placed(place, one, inside, name)));
 }
+
+/** Where a run is written: R/M/models/<train set>/lora/<type>_answer_conf/long_qa/<settings>. */
+export const runFolder = (place: RunPlace): string =>
+  placed(place, writtenKind("models", place), place.part, runFolderName(place));
 
 /** What a run's folder holds. */
 export interface RunPaths {
@@ -168,75 +184,53 @@ export interface RunPaths {
   head: string;
 }
 
-/** Where a run's files are written. */
-export const runPaths = (folder: string): RunPaths => ({
-  losses: join(folder, "test_losses.jsonl"),
-  adapter: join(folder, "best-checkpoint", "lora_epoch_best"),
-  head: join(folder, "best-checkpoint", "vector_head_epoch_best.pt"),
+/** A run's files under the names they are written by, or under others that were published. */
+export const runPaths = (folder: string, checkpoint = checkpointNames[0]!, losses = lossesNames[0]!): RunPaths => ({
+  losses: join(folder, losses),
+  adapter: join(folder, checkpoint, "lora_epoch_best"),
+  head: join(folder, checkpoint, "vector_head_epoch_best.pt"),
 });
 
-/** A run's folder by either spelling of its last name, if there is one. */
-function foundFolder(folder: string): string | undefined {
-  const spellings = [
-    folder,
-    folder.replace("_loradrpout", "_loradropout"),
-    folder.replace("_loradropout", "_loradrpout"),
-  ];
-  return spellings.find((path) => existsSync(path));
-}
-
 /**
- * A trained run's files, under the names that the published scripts write or those of the released adapters.
+ * A trained run's files, wherever one of the published names puts them.
  *
- * @throws CredenceError "NO_FILE" naming the folders that were looked for
+ * @throws CredenceError "NO_FILE" naming what was looked for
  */
-export function findRun(folder: string, part: TrainedPart): RunPaths {
-  const found = foundFolder(folder);
-  const checkpoints = ["best-checkpoint", "best_checkpoints"].map((name) => join(found ?? folder, name));
-  const checkpoint = checkpoints.find((path) => {
-    const head = existsSync(join(path, "vector_head_epoch_best.pt"));
-    return head && (part === "mlp" || isFolder(join(path, "lora_epoch_best")));
-  });
-  if (!found || !checkpoint) {
-    throw new CredenceError(
-      "NO_FILE",
-      `${folder}: there is no trained ${part === "mlp" ? "head" : "adapter and head"} (looked for ${part === "mlp" ? "" : "lora_epoch_best/ and "}vector_head_epoch_best.pt in best-checkpoint/ and best_checkpoints/). Train it first with credence elical ${part === "mlp" ? "train-mlp" : "train"}, or name the folder that holds it`,
-    );
+export function findRun(place: RunPlace): RunPaths {
+  for (const folder of everyName(place, "models", place.part)) {
+    const losses = lossesNames.find((name) => existsSync(join(folder, name)));
+    for (const checkpoint of checkpointNames) {
+      const paths = runPaths(folder, checkpoint, losses);
+      if (existsSync(paths.head) && (place.part === "mlp" || existsSync(paths.adapter))) return paths;
+    }
   }
-  const losses = ["test_losses.jsonl", "test_losses.json"].map((name) => join(found, name));
-  return {
-    losses: losses.find((path) => existsSync(path)) ?? losses[0]!,
-    adapter: join(checkpoint, "lora_epoch_best"),
-    head: join(checkpoint, "vector_head_epoch_best.pt"),
-  };
+  const what = place.part === "mlp" ? "head" : "adapter and head";
+  throw new CredenceError(
+    "NO_FILE",
+    `${runFolder(place)}: there is no trained ${what}, under this or another published name. Train it with credence elical ${place.part === "mlp" ? "train-mlp" : "train"}, or with credence elical sweep`,
+  );
 }
 
-const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
-
-/** Folder of a run's predictions of a set: R/M/eval/<train set>/<eval set>/<type>_answer_conf/long_qa/<settings>. */
-export function predictionsFolder(place: RunPlace, evalSet: string, use: "write" | "read"): string {
-  const { results, model, trainSet, questionType = "long_qa", compat } = place;
-  const kind = folderOf("eval", use, compat);
-  return join(results, model, kind, trainSet, evalSet, typeFolder(place), questionType, runFolderName(place));
-}
+/** Where a run's predictions of a set are written: R/M/eval/<train set>/<eval set>/<type>_answer_conf/long_qa/<settings>. */
+export const predictionsFolder = (place: RunPlace, evalSet: string): string =>
+  placed(place, writtenKind("eval", place), evalSet, runFolderName(place));
 
 /** Name of the predictions in their folder. */
 export const predictionsName = (split: Split): string => `evaluation_results_${split}.jsonl`;
 
 /**
- * A run's predictions of a set, wherever one of the published names put them.
+ * A run's predictions of a set, wherever one of the published names puts them.
  *
  * @throws CredenceError "NO_FILE" naming the file that was looked for
  */
 export function findPredictions(place: RunPlace, evalSet: string, split: Split): string {
-  const folder = predictionsFolder(place, evalSet, "read");
-  const path = join(foundFolder(folder) ?? folder, predictionsName(split));
-  if (!existsSync(path))
-    throw new CredenceError(
-      "NO_FILE",
-      `there are no predictions ${path}. Write them with credence elical ${place.part === "mlp" ? "predict-mlp" : "predict"}, or with credence elical sweep`,
-    );
-  return path;
+  const paths = everyName(place, "eval", evalSet).map((folder) => join(folder, predictionsName(split)));
+  const found = paths.find((path) => existsSync(path));
+  if (found) return found;
+  throw new CredenceError(
+    "NO_FILE",
+    `there are no predictions ${paths[0]}, under this or another published name. Write them with credence elical ${place.part === "mlp" ? "predict-mlp" : "predict"}, or with credence elical sweep`,
+  );
 }
 
 /** Whose evaluation: of what was trained on which sets, elicited from how many questions (0: all). */
