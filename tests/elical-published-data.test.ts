@@ -230,7 +230,7 @@ t.test("what cannot be converted is named", async (t) => {
     "pararel_patterns",
     "k.jsonl",
     lines([{ pattern: "[X] only", subject: "a", object: "b" }]),
-    /needs \[X\]/,
+    /k\.jsonl:1: "pattern" is "\[X\] only"; expected a pattern with/,
   );
   await t.rejects(converted("hq", join(folder, "none.json")), { code: "NO_FILE" });
 });

@@ -10,6 +10,8 @@ import { parse } from "yaml";
 import type { z } from "zod";
 import { readRecords } from "../../src/data/readers.js";
 import * as records from "../../src/data/records.js";
+import { convertQuestions, type SourceName } from "../../src/methods/elical/published/convert.js";
+import { eachOf, openAnswers, VerdictFile, VerdictReader } from "../../src/methods/elical/published/verdicts.js";
 import { loadRecipe } from "../../src/methods/recipes.js";
 import { readCard } from "../../src/model/card.js";
 import { readGgufMetadata } from "../../src/model/gguf-metadata.js";
@@ -74,6 +76,38 @@ const schemas: [field: string, schema: z.ZodType][] = [
 function readRows(path: string, input: Uint8Array): Promise<unknown[]> {
   const text = Buffer.from(input).toString("latin1");
   return readRecords(path, schemas.find(([field]) => text.includes(field))![1]);
+}
+
+// ---- published question sets and verdicts
+
+const sets: [field: string, name: SourceName, document: unknown][] = [
+  ["paragraphs", "squad", { data: [{ paragraphs: [{ qas: [{ question: "q?", answers: [{ text: "a" }] }] }] }] }],
+  ["Data", "tq", { Data: [{ Question: "q?", Answer: { Value: "a", Aliases: ["b"] } }] }],
+  ["targetValue", "web_questions", [{ utterance: "q?", targetValue: '(list (description "a b") (description c))' }]],
+  ["aliases", "complex_web_questions", [{ question: "q?", answers: [{ answer: "a", aliases: ["b"] }] }]],
+  ["pattern", "pararel_patterns", [{ pattern: "[X] was born in [Y].", subject: "a", object: "b" }]],
+  ["choices", "mmlu", [{ question: "q?", subject: "s", choices: ["1", "2", "3", "4"], answer: 2 }]],
+  ["", "hq", [{ question: "q?", answer: "a", context: [["t", ["日本", "{"]]] }]],
+];
+
+async function readSet(path: string, name: SourceName): Promise<void> {
+  for await (const { question, answer } of convertQuestions(name, path))
+    if (!/\S/.test(question) || answer.some((text) => typeof text !== "string")) throw new Error("no question");
+}
+
+const popqa = [...Array(3).fill("x"), "sea", ...Array(4).fill("x"), '["a"]', ...Array(6).fill("x"), "q?", '"[""b""]"'];
+const judged = [
+  { question: "request a", original_question: "q?", answer: [], response: ["certain"] },
+  { question: "q?", generated: "b", answer: ["b"], response: ["Uncertain."], logprobs: [[-1]] },
+];
+
+async function readVerdicts(path: string, text: string): Promise<void> {
+  if (text.includes("logprobs")) for await (const _ of eachOf(await openAnswers(path, 1)));
+  const file = await VerdictFile.open(path);
+  const reader = new VerdictReader({ unparsed: "negative" });
+  for (const answer of ["a", "b"])
+    if (reader.read(await file.next("q?", [answer])).length !== 1) throw new Error("not one verdict");
+  await file.end();
 }
 
 // ---- a small tokenizer
@@ -269,6 +303,30 @@ export const targets: Target[] = [
     words: [...fields, ",", '"', '""', "\n", "\r", ",,", '"["', "\ufeff", "[[", '{"a":', "-0", " "],
     write: inOneFile("input.csv"),
     read: readRows,
+  },
+  {
+    name: "published",
+    covers: ["convert", "pararel", "verdicts"].map((name) => `methods/elical/published/${name}.ts`),
+    seeds: [
+      ...sets.map(([, , document]) => bytes(JSON.stringify(document))),
+      bytes(`id\t\n${popqa.join("\t")}\r\n${popqa.join("\t")}`),
+      bytes(judged.map((row) => `${JSON.stringify(row)}\n`).join("")),
+    ],
+    words: [
+      ...["question", "answer", "answers", "text", "[X]", "[Y]", "(description", "original_question", "generated"],
+      ...["response", "certain", "not", "null", "]", "}", "[]", "\\u0000", "\t", '"', '""', "\n", "\r", "\ufeff"],
+    ],
+    json: { take: (input) => input.toString().split("\n"), put: (texts) => bytes(texts.join("\n")) },
+    write(input) {
+      const text = Buffer.from(input).toString("latin1");
+      return inOneFile(`input.${text.includes("\t") ? "tsv" : text.includes("response") ? "jsonl" : "json"}`)(input);
+    },
+    async read(path, input) {
+      const text = Buffer.from(input).toString("latin1");
+      if (path.endsWith(".tsv")) return readSet(path, "popqa");
+      if (path.endsWith(".json")) return readSet(path, sets.find(([field]) => text.includes(field))![1]);
+      await readVerdicts(path, text);
+    },
   },
   {
     name: "tokenizer",

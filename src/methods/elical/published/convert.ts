@@ -5,7 +5,7 @@ import { z } from "zod";
 import { type Found, formats, openSource } from "../../../data/formats.js";
 import { explainIssue } from "../../../data/records.js";
 import { CredenceError } from "../../../errors.js";
-import { patternQuestion } from "./pararel.js";
+import { isPattern, patternQuestion } from "./pararel.js";
 
 export interface QaRecord {
   question: string;
@@ -72,7 +72,11 @@ const sources = {
   "2wikimultihopqa": single,
   pararel_patterns: format({
     read: pararelRows,
-    schema: z.looseObject({ pattern: filled, subject: filled, object: filled }),
+    schema: z.looseObject({
+      pattern: filled.refine(isPattern, { error: () => "a pattern with [X] and, once, [Y]" }),
+      subject: filled,
+      object: filled,
+    }),
     convert: ({ pattern, subject, object }) => ({
       question: patternQuestion(pattern).replaceAll("[X]", () => subject),
       answer: [object],

@@ -3,6 +3,9 @@ import { PythonRandom } from "../../../data/random.js";
 import { CredenceError } from "../../../errors.js";
 import type { QaRecord } from "./convert.js";
 
+/** Whether a pattern has a place for the subject, and one for the object. */
+export const isPattern = (pattern: string): boolean => pattern.includes("[X]") && pattern.split("[Y]").length === 2;
+
 /**
  * A pattern such as "[X] was born in [Y] ." as a question about [Y]: "Where was [X] born?". Patterns of other shapes ask
  * with "what" in the place of [Y].
@@ -12,8 +15,6 @@ export function patternQuestion(pattern: string): string {
     .trim()
     .replace(/[\s.]+$/, "")
     .replace(/\s+/g, " ");
-  if (!text.includes("[X]") || text.split("[Y]").length !== 2)
-    throw new CredenceError("BAD_INPUT", `the pattern "${pattern}" needs [X], and [Y] once`);
   const passive = /^(\[X\]) (is|was|are|were) (?:(.*) )?(in|at|by) \[Y\]$/.exec(text);
   if (passive) {
     const [, subject, verb, rest, preposition] = passive;
