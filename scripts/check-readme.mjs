@@ -42,10 +42,14 @@ function shell(page, body) {
     const [, rest] = line.match(/(?:^|&&|\||;)\s*(?:npx )?credence\s+(.*)/) ?? [];
     if (rest === undefined) continue;
     const words = rest.split(/\s*(?:\||&&|;|>)\s*/)[0].split(/\s+/);
-    const help = helpOf(words[0]);
-    expect(page, line, help !== undefined, `no command "${words[0]}"`);
+    // A published script is a command of its method, whose flags may be spelt with _.
+    const script = words[1]?.match(/^[a-z]/) && helpOf(words[0])?.startsWith(`credence ${words[0]} <script>`);
+    const command = script ? `${words[0]} ${words[1]}` : words[0];
+    const help = helpOf(command);
+    expect(page, line, help !== undefined, `no command "${command}"`);
     for (const option of words.filter((word) => word.startsWith("--")).map((word) => word.split("=")[0])) {
-      expect(page, line, help?.split(/[\s,]+/).includes(option) ?? false, `"${words[0]}" has no option ${option}`);
+      const known = help?.split(/[\s,]+/).includes(script ? option.replaceAll("_", "-") : option);
+      expect(page, line, known ?? false, `"${command}" has no option ${option}`);
     }
   }
 }
@@ -53,7 +57,7 @@ function shell(page, body) {
 function helpOf(command) {
   helpOf.known ??= new Map();
   if (!helpOf.known.has(command)) {
-    const args = command.startsWith("-") ? ["--help"] : [command, "--help"];
+    const args = command.startsWith("-") ? ["--help"] : [...command.split(" "), "--help"];
     const { status, stdout } = spawnSync(process.execPath, [join(root, "dist", "cli", "bin.js"), ...args], {
       encoding: "utf8",
     });
