@@ -87,8 +87,11 @@ t.test("three workbooks without a header hold what evaluation.json and the CSV s
   const hq = evaluation.sets.find(({ set }) => set === "hq")!;
   const weighted = (25 * hq.methods[2]!.auroc! + 60 * nq.methods[2]!.auroc!) / 85;
   t.equal(inDomain.methods[2]!.auroc!.toFixed(9), weighted.toFixed(9));
+  const scores = readFileSync(join(of.out, "M", "nq-hq", "nq", "long_qa_confidences.jsonl"), "utf8").split("\n");
+  t.match(JSON.parse(scores[0]!), { index: 0, confidences: { "Verbal-0": 0 } }, "a reply without a score");
+  t.ok(JSON.parse(scores[1]!).confidences["Verbal-0"] > 0);
   const csv = readFileSync(path.replace(/json$/, "csv"), "utf8").trim().split("\n");
-  t.equal(csv.length, 1 + (4 + 3) * 10, "a line a method, a set and an average");
+  t.equal(csv.length, 1 + (4 + 3) * 12, "a line a method, a set and an average");
   t.ok(
     csv.includes(
       `in-domain,nq,60,EliCal,1k,${["auroc", "ece", "align"].map((m) => value("EliCal", 1000, m as "ece")).join(",")},${nq.methods.find(({ method, rows }) => method === "EliCal" && rows === 1000)!.threshold}`,

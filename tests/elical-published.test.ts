@@ -200,7 +200,7 @@ t.test("elicitation, calibration, confidences and workbooks, script by script", 
     ],
   );
   for (const { methods } of evaluated.sets) {
-    t.equal(methods.length, 6);
+    t.equal(methods.length, 7);
     for (const { auroc, ece, align } of methods) t.ok(auroc !== null && ece !== null && align !== null);
   }
   for (const metric of ["auroc", "ece", "align"] as const)
@@ -238,7 +238,7 @@ t.test("a sweep does what is left, the figures are drawn, and HonestyBench's rec
     "what was there is not done again",
   );
   const swept = JSON.parse(first) as Evaluation;
-  t.equal(swept.sets[0]!.methods.length, 8);
+  t.equal(swept.sets[0]!.methods.length, 9);
   t.ok(existsSync(runPaths(runFolder(place({ type: "hybrid", rows: 30 }))).head));
   t.equal(await credence(...command, ...sets), first, "again: the same numbers");
   const drawn = JSON.parse(

@@ -16,7 +16,13 @@ export type Recipe = ElicalRecipe;
 const schemas = { elical: elicalSchema };
 
 /** Presets that come with the package: src/methods/presets/NAME.yaml. */
-export const presets = ["elical/quickstart"];
+export const presets = [
+  "elical/quickstart",
+  "elical/qwen2.5-7b",
+  "elical/qwen2.5-14b",
+  "elical/llama3-8b",
+  "elical/published",
+];
 
 /** One change, as `--set path.to.option=value` gives it; the value is YAML. */
 export type Setting = [path: string, value: unknown];

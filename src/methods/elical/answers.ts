@@ -53,10 +53,10 @@ export function answerSettings(
   depths: number[],
 ): { given: GenerateSettings; sampled: GenerateSettings } {
   const { count: samples, temperature, topK, topP, seed } = recipe.samples;
-  const maxNewTokens = recipe.answer.newTokens;
+  const { newTokens: maxNewTokens, repetitionPenalty } = recipe.answer;
   return {
-    given: { maxNewTokens, temperature: 0, collect: depths },
-    sampled: { maxNewTokens, samples, temperature, topK: topK ?? undefined, topP, seed },
+    given: { maxNewTokens, repetitionPenalty, temperature: 0, collect: depths },
+    sampled: { maxNewTokens, repetitionPenalty, samples, temperature, topK: topK ?? undefined, topP, seed },
   };
 }
 

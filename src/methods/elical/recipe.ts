@@ -34,7 +34,13 @@ export const elicalSchema = z.strictObject({
     })
     .prefault({}),
   prompt: promptSchema.prefault({ user: "Answer the following question.\nQuestion: {question}", system: "default" }),
-  answer: z.strictObject({ newTokens: positive.default(16) }).prefault({}),
+  answer: z
+    .strictObject({
+      newTokens: positive.default(16),
+      /** What the logit of a token that stands in prompt or answer is divided by (times, below 0); sampled ones too. */
+      repetitionPenalty: z.number().positive().default(1),
+    })
+    .prefault({}),
   samples: z
     .strictObject({
       count: positive.default(10),

@@ -7,7 +7,9 @@ import { join } from "node:path";
 import { z } from "zod";
 import { toJsonLines } from "../../../data/readers.js";
 import { CredenceError } from "../../../errors.js";
+import { rougeL } from "../../../evaluation/rouge.js";
 import type { Prediction } from "../../../evaluation/rows.js";
+import { publishedScore } from "../../../evaluation/stated.js";
 import { readJson, writeFileAtomic, writeJsonAtomic } from "../../../files.js";
 import type { ElicalCompat } from "./compat.js";
 import { likelihoods, matched, readPredicted } from "./confidences.js";
@@ -156,6 +158,10 @@ interface Questions {
   correct: readonly (0 | 1)[];
   /** Share of the samples that mean the greedy answer. */
   agreement: readonly number[];
+  /** How far the samples' words are the greedy answer's (mean ROUGE-L F1), where the samples are there. */
+  wording: readonly number[] | undefined;
+  /** The score that the model stated before it answered, where it was asked (--prompt_type prior_conf); 0 where it gave none. */
+  stated: readonly number[] | undefined;
   /** Share of the samples that are right, where they were judged. */
   sampled: readonly number[] | undefined;
   /** Verdicts that say neither, counted as no. */
@@ -183,7 +189,18 @@ async function readQuestions(set: string, settings: EvaluationSettings): Promise
   const sampled = existsSync(paths.sampledJudged)
     ? (await verdicts(paths.sampledJudged, samples, given)).map(mean)
     : undefined;
-  return { path: paths.greedy, greedy, correct, agreement, sampled, unparsed };
+  const wording = given?.map(({ response }, i) =>
+    mean(response.map((text) => rougeL(text ?? "", greedy[i]!.response[0] ?? ""))),
+  );
+  const asking = answersPaths({ results, model, dataset: set, split: "test", questionType: "prior_conf" }).greedy;
+  const stated = existsSync(asking) ? statedScores(asking, await readAnswers(asking, 1), asked) : undefined;
+  return { path: paths.greedy, greedy, correct, agreement, wording, stated, sampled, unparsed };
+}
+
+function statedScores(path: string, replies: readonly AnswersRow[], asked: readonly string[]): number[] {
+  if (replies.length !== asked.length || replies.some(({ question }, i) => question !== asked[i]))
+    throw new CredenceError("BAD_INPUT", `${path}: its questions are not those that were answered; ask them again`);
+  return replies.map(({ response }) => publishedScore(response[0] ?? ""));
 }
 
 const mean = (values: readonly number[]): number => values.reduce((sum, one) => sum + one, 0) / values.length;
@@ -191,12 +208,14 @@ const mean = (values: readonly number[]): number => values.reduce((sum, one) => 
 /** Evaluates one set and writes its files: three workbooks, its numbers, and each question's confidences. */
 export async function evaluateSet(set: string, settings: EvaluationSettings): Promise<EvaluatedSet> {
   const questions = await readQuestions(set, settings);
-  const { path, greedy, correct, agreement, unparsed } = questions;
+  const { path, greedy, correct, agreement, wording, stated, unparsed } = questions;
   const { prob, nProb } = likelihoods(path, greedy);
   const columns: Column[] = [
     { method: "Prob", rows: null, values: prob },
     { method: "N-Prob", rows: null, values: nProb },
     { method: "Cons-Sem", rows: null, values: agreement },
+    ...(wording ? [{ method: "Consis-Lex", rows: null, values: wording }] : []),
+    ...(stated ? [{ method: "Verbal-0", rows: null, values: stated }] : []),
     ...(await trained(set, greedy.length, settings)),
   ];
   const evaluated: EvaluatedSet = {
@@ -343,7 +362,7 @@ function averagesOf(sets: readonly EvaluatedSet[]): Average[] {
       const average = (metric: PublishedMetric): number | null => {
         const values = members.map((set) => ({
           questions: set.questions,
-          value: set.methods.find((one) => one.method === method && one.rows === rows)![metric],
+          value: set.methods.find((one) => one.method === method && one.rows === rows)?.[metric] ?? null,
         }));
         // An average that leaves a set out would be of other questions than the one beside it.
         if (values.some(({ value }) => value === null)) return null;

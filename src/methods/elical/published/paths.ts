@@ -32,8 +32,8 @@ export interface AnswersPlace {
   model: string;
   dataset: string;
   split: Split;
-  /** Which prompt. */
-  questionType?: QuestionType;
+  /** Which prompt; prior_conf asks how sure the model is. */
+  questionType?: QuestionType | "prior_conf";
   topP?: number;
   topK?: number;
   /** Answers sampled a question. */
