@@ -189,6 +189,7 @@ OPERATOR_TEST("attention_input", "reference odd-shapes", is_the_reference) {
     for (int rows : {1, 5, 30, 230})  // the last: blocks of rows
       for (int threads : {1, 2})
         each_backend(threads, [&](Backend& backend) {
+          if (backend.brief() && rows > 100) return;
           reference::AttentionInput p = input(shape, rows);
           Fixture f(backend, p, single(rows));
           f.forward(backend, nullptr);
@@ -210,6 +211,7 @@ OPERATOR_TEST("attention_input", "bits", rows_have_the_same_bits_in_any_batch) {
     for (int threads : {1, 2}) {
       size_t which = 0;
       each_backend(threads, [&](Backend& backend) {
+        if (backend.brief()) return;
         Fixture whole(backend, p, single(kRows));
         whole.forward(backend, nullptr);
         auto bits = whole.q->bits();
@@ -289,11 +291,48 @@ OPERATOR_TEST("attention_input", "reference odd-shapes",
       });
 }
 
+// As many short segments as packing makes: each writes a page of its own, and the product's rows are as in one of 1,025.
+OPERATOR_TEST("attention_input", "reference odd-shapes", three_hundred_segments_and_one_of_1025_tokens) {
+  each_backend(2, [](Backend& backend) {
+    constexpr int kSegments = 300, kPages = 301;
+    Segments many;
+    for (int b = 0; b < kSegments; ++b) many.lengths.push_back(b % 7 == 3 ? 0 : 1 + b % 3);
+    many.key_start.assign(kSegments, 0);
+    for (int b = 0; b < kSegments; ++b) many.page_table.push_back(b * 11 % kPages);
+    int tokens = 0;
+    std::vector<int> begins;
+    for (int length : many.lengths) begins.push_back(tokens), tokens += length;
+    const Shape shape = {2, 1, 4, 4, 8, false, false, true};
+    const reference::AttentionInput p = input(shape, tokens);
+    const credence_shape s = shape_of(p);
+    Fixture f(backend, p, many);
+    const Memory pages(backend, kPages * backend.table->page_bytes(&s, backend.dtype));
+    f.forward(backend, pages.raw());
+    const auto k = f.k->act(), v = f.v->act();
+    for (int b : {0, 1, 151, 298, 299}) {
+      const int last = begins[b] + many.lengths[b] - 1, slot = many.lengths[b] - 1;
+      for (const bool key : {true, false}) {
+        const auto& all = key ? k : v;
+        EXPECT(slot_of(backend, s, pages, many.page_table[b], slot, key) ==
+               std::vector<double>(all.begin() + 4 * last, all.begin() + 4 * last + 4));
+        EXPECT(slot_of(backend, s, pages, many.page_table[b], slot + 1, key) == std::vector<double>(4));
+      }
+    }
+    reference::AttentionInput whole = input(shape, 1025);
+    Fixture one_segment(backend, whole, single(1025));
+    one_segment.forward(backend, nullptr);
+    const auto exact = reference::attention_input(whole);
+    round_as(&whole, stored(backend));
+    EXPECT_TWICE_PLAIN(backend, one_segment.k->act(), exact.k, reference::attention_input(whole).k);
+  });
+}
+
 OPERATOR_TEST("attention_input_backward", "reference odd-shapes bits", is_the_reference) {
   for (const Shape& shape : kShapes)
     for (int rows : {1, 13, 130})
       for (int threads : {1, 2})
         each_backend(threads, [&](Backend& backend) {
+          if (backend.brief() && rows > 100) return;
           reference::AttentionInput p = input(shape, rows);
           Fixture f(backend, p, single(rows));
           f.forward(backend, nullptr);

@@ -40,6 +40,8 @@ struct Backend {
   std::string name() const { return std::string(table->isa) + (bf16() ? " bf16" : " float32"); }
   /// Executed so slowly that a test of many numbers takes fewer of them.
   bool slow() const { return is_emulated(table) || std::string(table->isa) == "scalar"; }
+  /// Executed more slowly still, under a sanitizer: what smaller cases show is left to them.
+  bool brief() const { return is_emulated(table) && std::getenv("CREDENCE_SANITIZED"); }
   /// Whether an operator refused, at once or, where only the device can see why, when it is waited for.
   bool refused(int status) const { return status != 0 || table->synchronise(handle) != 0; }
 };
