@@ -204,6 +204,18 @@ t.test("several sets", async (t) => {
     t.ok(main.value !== null && depths.includes(main.value), "the chosen depth is one of them");
   });
 
+  t.test("a difference is between the same draws of labels", async (t) => {
+    const brier = (name: string) => {
+      const lines = readFileSync(join(directory, "predictions", `${name}-seed0.jsonl`), "utf8")
+        .trim()
+        .split("\n");
+      const errors = lines.map((line) => JSON.parse(line)).map((row) => (row.confidence - row.given_correct) ** 2);
+      return errors.reduce((sum, error) => sum + error, 0) / errors.length;
+    };
+    const told = summary.differences[30]!["lora-question - self-consistency-platt"]!.brier!;
+    close(t, told.value!, brier("lora-question") - brier("self-consistency-platt"), 9);
+  });
+
   t.test("what asks again says what the model says", async (t) => {
     await using base = await Model.load(model, engine);
     await using policy = await base.policy();

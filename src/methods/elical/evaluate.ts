@@ -250,10 +250,11 @@ function view(rows: Map<string, GatheredRow>, recipe: ElicalRecipe): View {
       return rows.get(rowKey({ row, labels, ...(transfer ? { transfer } : {}) }, main))?.seeds;
     };
     for (const [a, b] of [...comparisons, ...(recipe.transfer ? transferComparisons : [])]) {
-      const left = rowsOf(a);
       // A row that uses no labels is the same at every number of them.
-      const right = rowsOf(b) ?? rows.get(b)?.seeds;
-      if (!left || !right || left[0]!.length !== right[0]!.length) continue;
+      const sides = [rowsOf(a), rowsOf(b) ?? rows.get(b)?.seeds];
+      // Seeds are draws of labels: only those that both sides have are compared.
+      const [left, right] = sides.map((side, i) => side?.filter((_, seed) => sides[1 - i]?.[seed] !== undefined));
+      if (!left?.length || !right?.length || left[0]!.length !== right[0]!.length) continue;
       const differences = comparedMetrics.map((metric) => [metric, difference(left, right, metric)]);
       out.differences[labels] = { ...out.differences[labels], [`${a} - ${b}`]: Object.fromEntries(differences) };
     }
