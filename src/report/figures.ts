@@ -37,6 +37,8 @@ export interface Panel {
   ticks: readonly { at: number; label: string }[];
   /** Horizontal positions are drawn as their logarithm to base 2. */
   logarithmic?: boolean;
+  /** What the quantity is at most: the vertical axis ends there. */
+  most?: number;
   /** The vertical axis; else it holds what the panels of the row draw. */
   range?: { low: number; high: number; step: number };
 }
@@ -151,7 +153,7 @@ function vertical(panel: Panel, row: readonly Panel[]): Record<string, unknown> 
   return axis(panel.y, {
     nameGap: 44,
     min: low,
-    max: high,
+    max: Math.min(high, panel.most ?? high),
     interval: step,
     axisLabel: { color: soft, fontSize: 11.5, formatter: (value: number) => value.toFixed(decimals) },
   });

@@ -125,6 +125,7 @@ function baselines(models: readonly ModelResults[]): string | Missing {
     remark: models.length > 1 ? `mean of ${models.length} models` : models[0]!.model,
     x: "",
     y: "AUROC",
+    range: { low: 0, high: 100, step: 20 },
     ticks: methods.map((method, at) => ({ at, label: method })),
     bars: groups.map((group) => ({
       mark: groupWords[group],
@@ -160,6 +161,7 @@ function sizePanel(
     title,
     x: "annotated questions",
     y: metricWords[metric],
+    most: metric === "ece" ? 1 : 100,
     lines,
     ticks: sizes.map((rows) => ({ at: rows || allRows, label: sizeName(rows) })),
     logarithmic: true,
