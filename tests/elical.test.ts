@@ -44,10 +44,14 @@ t.test("a model and questions of one's own", async (t) => {
   const recipe = loadRecipe("elical/quickstart", settings);
   const directory = join(folder, "run");
   const summary = await runRecipe(recipe, { directory, engine });
-  const first = { answer: rowOf(directory, "probe-answer"), lora: rowOf(directory, "lora-question") };
+  const first = {
+    joint: rowOf(directory, "probe-joint"),
+    answer: rowOf(directory, "probe-answer"),
+    lora: rowOf(directory, "lora-question"),
+  };
 
   t.test("every row is there, with intervals", async (t) => {
-    for (const row of ["probe-answer", "probe-question", "lora-question"]) {
+    for (const row of ["probe-joint", "probe-answer", "probe-question", "lora-question"]) {
       for (const twin of ["", "-calibration-only", "-elicitation-only"])
         t.ok(summary.metrics[`${row}${twin}`], `${row}${twin}`);
     }
@@ -68,14 +72,21 @@ t.test("a model and questions of one's own", async (t) => {
   t.test("ask answers as the run did, with the confidence it gave", async (t) => {
     await using base = await Model.load(model, engine);
     const policy = await base.policy({ adapter: join(directory, "best") });
-    for (const line of first.answer
-      .trim()
-      .split("\n")
-      .slice(0, 5)
-      .map((text) => JSON.parse(text))) {
-      const { text, confidence } = await policy.answer(line.question);
-      t.equal(text, line.said);
-      t.ok(Math.abs(confidence! - line.confidence) < 1e-5, `${confidence} ${line.confidence}`);
+    const other = await base.policy({ adapter: join(directory, "stages", "04-probes", "probe-answer") });
+    for (const [asked, lines] of [
+      [policy, first.joint],
+      [other, first.answer],
+    ] as const) {
+      for (const line of lines
+        .trim()
+        .split("\n")
+        .slice(0, 5)
+        .map((text) => JSON.parse(text))) {
+        const { text, confidence } = await asked.answer(line.question);
+        t.equal(text, line.said);
+        t.ok(Math.abs(confidence! - line.confidence) < 1e-5, `${confidence} ${line.confidence}`);
+        t.ok(Math.abs((await asked.score([line.question]))[0]! - confidence!) < 1e-6);
+      }
     }
     const [scored] = await policy.score(["what colour is that hat of ada says loudly ?"]);
     t.ok(scored! > 0 && scored! < 1);
@@ -86,6 +97,7 @@ t.test("a model and questions of one's own", async (t) => {
       record.given_correct = 1 - record.given_correct;
     });
     await runRecipe(recipe, { directory, engine });
+    t.not(rowOf(directory, "probe-joint"), first.joint);
     t.not(rowOf(directory, "probe-answer"), first.answer);
     t.not(rowOf(directory, "lora-question"), first.lora);
   });
@@ -114,7 +126,7 @@ t.test("a model and questions of one's own", async (t) => {
       record.target = record.given_correct;
     });
     const { metrics } = await runRecipe(planted, { directory: planting, engine });
-    for (const row of ["probe-question", "lora-question"]) {
+    for (const row of ["probe-joint", "probe-question", "lora-question"]) {
       const { value } = metrics[row]!.auroc;
       t.ok(value !== null && value >= 0.95, `${row}: held-out AUROC ${value}`);
     }

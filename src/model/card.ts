@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { CredenceError } from "../errors.js";
 import { readJson } from "../files.js";
+import { answerStatisticNames } from "./answer-statistics.js";
 import { calibratorSchema } from "./calibrator.js";
 
 /** Name of the card's file. */
@@ -25,6 +26,8 @@ const headSchema = z.strictObject({
   outputs: z.int().positive().default(1),
 });
 
+const placeSchema = z.enum(["answer-mean", "prompt-last"]);
+
 const cardSchema = z.strictObject({
   version: z.literal(1),
   method: z.string(),
@@ -34,17 +37,26 @@ const cardSchema = z.strictObject({
   answers: z.enum(["base", "adapter"]),
   answer: z.strictObject({ newTokens: z.int().positive() }),
   heads: z.array(headSchema),
-  confidence: z.strictObject({
-    head: z.string(),
-    /** Where the head reads: the mean over the answer's tokens, or the prompt's last token. */
-    at: z.enum(["answer-mean", "prompt-last"]),
-    /** The prompt it reads from, where that is not the one that is answered. */
-    prompt: promptSchema.optional(),
-    /** confidence = sigmoid(slope * logit + offset), then as the calibrator has it. */
-    slope: z.number().default(1),
-    offset: z.number().default(0),
-    calibrator: calibratorSchema.optional(),
-  }),
+  confidence: z
+    .strictObject({
+      head: z.string(),
+      /** Where the head reads: the mean over the answer's tokens, or the prompt's last token. */
+      at: placeSchema,
+      /** The prompt it reads from, where that is not the one that is answered. */
+      prompt: promptSchema.optional(),
+      /** confidence = sigmoid(slope * logit + offset), then as the calibrator has it. */
+      slope: z.number().default(1),
+      offset: z.number().default(0),
+      calibrator: calibratorSchema.optional(),
+      /** Added to the head's logit, from the same pass: other heads' logits, and weighed statistics of the answer. */
+      beside: z
+        .strictObject({
+          heads: z.array(z.strictObject({ head: z.string(), at: placeSchema })).default([]),
+          statistics: z.partialRecord(z.enum(answerStatisticNames), z.number()).default({}),
+        })
+        .optional(),
+    })
+    .refine(({ at, beside }) => !beside || at === "answer-mean", "beside needs a head that reads answer-mean"),
   base: z.strictObject({
     name: z.string(),
     sha256: z.string(),

@@ -2,6 +2,7 @@
 import { type BatchLayout, flatten } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import { writeFolderAtomic } from "../files.js";
+import { answerStatisticNames, answerStatistics } from "../model/answer-statistics.js";
 import { confidenceOf } from "../model/calibrator.js";
 import type { Card, Prompt } from "../model/card.js";
 import { adapterConfig, policyFiles } from "../model/policy-folder.js";
@@ -30,8 +31,9 @@ export interface GenerateSettings {
   adapter?: "on" | "off";
   /** Depths whose hidden states come back with each sample (0: embedding, k: after block k). */
   collect?: number[];
-  /** Heads read on the mean over the answer's tokens. */
+  /** Heads read on the mean over the answer's tokens, and at the prompt's last token. */
   answerHeads?: string[];
+  promptHeads?: string[];
   maxBatch?: number;
   signal?: AbortSignal;
   /** Told how many prompt and new tokens it took, once all is done. */
@@ -53,6 +55,7 @@ export interface Sample {
   answerHidden?: Float32Array;
   /** Logits of the heads asked for. */
   answerHeads?: Float32Array;
+  promptHeads?: Float32Array;
 }
 
 export interface Answer {
@@ -61,6 +64,27 @@ export interface Answer {
   confidence: number | null;
   finish: "stop" | "length";
   tokens: number;
+}
+
+/** The heads that a card reads while the answer is made, its own first. */
+function headsInPass({ confidence: { head, beside } }: Card): Pick<GenerateSettings, "answerHeads" | "promptHeads"> {
+  const at = (place: string) => (beside?.heads ?? []).filter((other) => other.at === place).map((other) => other.head);
+  const promptHeads = at("prompt-last");
+  return { answerHeads: [head, ...at("answer-mean")], ...(promptHeads.length ? { promptHeads } : {}) };
+}
+
+/** The sum of what was read. */
+function passLogit({ confidence: { beside } }: Card, { answerHeads, promptHeads, logprobs }: Sample): number {
+  let logit = 0;
+  for (const value of answerHeads!) logit += value;
+  for (const value of promptHeads ?? []) logit += value;
+  if (beside) {
+    const statistics = answerStatistics(logprobs);
+    answerStatisticNames.forEach((name, i) => {
+      logit += (beside.statistics[name] ?? 0) * statistics[i]!;
+    });
+  }
+  return logit;
 }
 
 /** How many prompts are scored in one forward pass. */
@@ -147,13 +171,13 @@ export class Policy implements AsyncDisposable {
           adapter: settings.adapter !== "off",
           collect: settings.collect,
           answerHeads: settings.answerHeads,
+          promptHeads: settings.promptHeads,
           maxBatch: settings.maxBatch,
         },
         (finished) => {
           for (const sample of finished) {
-            const { promptHeads: _, ...rest } = sample;
             ready.set(sample.prompt * samples + sample.sample, {
-              ...rest,
+              ...sample,
               text: this.model.text(sample.tokens, settings.stop),
             });
           }
@@ -257,12 +281,12 @@ export class Policy implements AsyncDisposable {
       const out: number[] = [];
       const settings = {
         maxNewTokens: card.answer.newTokens,
-        answerHeads: [head],
+        ...headsInPass(card),
         adapter: this.answering(card),
         signal,
       };
       for await (const sample of this.generate(prompts, settings))
-        out.push(confidenceOf(card.confidence, sample.answerHeads![0]!));
+        out.push(confidenceOf(card.confidence, passLogit(card, sample)));
       return out;
     }
     const tokens = await Promise.all(prompts.map((input) => this.tokens(input, prompt ?? card.prompt, 0)));
@@ -286,14 +310,14 @@ export class Policy implements AsyncDisposable {
       maxNewTokens: room,
       signal,
       adapter: card ? this.answering(card) : "on",
-      ...(reads ? { answerHeads: [card.confidence.head] } : {}),
+      ...(reads ? headsInPass(card) : {}),
     };
     for await (const sample of this.generate([tokens], settings)) {
       const answer = { text: sample.text, finish: sample.finish, tokens: sample.tokens.length };
       if (!card) return { ...answer, confidence: null };
       const { head, prompt } = card.confidence;
       const logit = reads
-        ? sample.answerHeads![0]!
+        ? passLogit(card, sample)
         : (await this.logits([await this.tokens(question, prompt ?? card.prompt, 0, history)], head, { signal }))[0]!;
       return { ...answer, confidence: confidenceOf(card.confidence, logit) };
     }

@@ -3,6 +3,7 @@ import type { MetricValue } from "../evaluation/bootstrap.js";
 import { direction, type MetricName } from "../evaluation/metrics.js";
 
 const rowWords: Record<string, string> = {
+  "probe-joint": "Probe on prompt and answer",
   "probe-answer": "Probe on the answer",
   "probe-question": "Probe on the question",
   "head-linear": "Linear head on the question",
@@ -17,6 +18,7 @@ const rowWords: Record<string, string> = {
   "mean-token-probability": "Mean token probability",
   "rate-of-kind": "Rate of the question's kind",
   // The probes' elicited rows are scaled on the labels; LoRA's comes in both forms.
+  "probe-joint-elicitation-only": "Probe on prompt and answer, agreement + Platt",
   "probe-answer-elicitation-only": "Probe on the answer, agreement + Platt",
   "probe-question-elicitation-only": "Probe on the question, agreement + Platt",
 };
@@ -47,6 +49,8 @@ export function rowSource(name: string): string {
   if (name === "mean-token-probability") return "the probability it gives the tokens of its answer";
   if (name.startsWith("self-consistency") || name.startsWith("consistency-"))
     return "how often it gives the same answer again";
+  if (name.startsWith("probe-joint"))
+    return "the hidden states its prompt and answer go through, and its tokens' probabilities";
   if (name.startsWith("probe-answer")) return "the hidden states its answer goes through";
   if (name.startsWith("probe-question")) return "its hidden state after reading the question";
   if (name.startsWith("lora-question")) return "an adapter that reads the question";

@@ -40,8 +40,14 @@ export interface RowPrediction {
   confidence: number;
 }
 
+/** The row that a run leaves as its policy and its report is about. */
+export const bestRow = "probe-joint";
+
 /** Rows in the order of the report; each may stand for several numbers of labels. */
 export const rowNames = [
+  "probe-joint",
+  "probe-joint-calibration-only",
+  "probe-joint-elicitation-only",
   "probe-answer",
   "probe-answer-calibration-only",
   "probe-answer-elicitation-only",
@@ -77,6 +83,13 @@ export const inOrder = <T>(rows: Record<string, T>): [string, T][] =>
 
 /** Pairs whose difference the report tells. */
 export const comparisons: [string, string][] = [
+  ["probe-joint", "probe-answer"],
+  ["probe-joint", "self-consistency-platt"],
+  ["probe-joint", "probe-joint-calibration-only"],
+  ["probe-joint", "probe-joint-elicitation-only"],
+  ["probe-joint", "sequence-probability"],
+  ["probe-joint", "mean-token-probability"],
+  ["probe-joint", "thermometer"],
   ["probe-answer", "self-consistency-platt"],
   ["probe-answer", "probe-answer-calibration-only"],
   ["probe-answer", "probe-answer-elicitation-only"],
@@ -98,7 +111,7 @@ const transferred = "-transfer";
 
 /** Pairs of what never saw a question's set: against what did, and against labels alone. */
 const transferComparisons: [string, string][] = [
-  ...["probe-answer", "probe-question", "head-linear", "head-mlp", "lora-question"].flatMap(
+  ...["probe-joint", "probe-answer", "probe-question", "head-linear", "head-mlp", "lora-question"].flatMap(
     (row): [string, string][] => [
       [`${row}-transfer`, row],
       [`${row}-transfer`, `${row}-calibration-only-transfer`],

@@ -4,7 +4,9 @@
  */
 import { join } from "node:path";
 import type { FitLogistic } from "../../evaluation/calibrators.js";
+import { agreeF1 } from "../../evaluation/match.js";
 import { writeFolderAtomic } from "../../files.js";
+import { answerStatisticNames, answerStatistics } from "../../model/answer-statistics.js";
 import type { Card } from "../../model/card.js";
 import { policyFiles } from "../../model/policy-folder.js";
 import type { Model } from "../../policy/model.js";
@@ -18,6 +20,7 @@ import {
   sequenceProbability,
 } from "./baselines.js";
 import { type StagePrediction, writePredictions } from "./evaluate.js";
+import { calibrateJoint, type ElicitTarget, elicitJoint, type JointHead, type JointPart } from "./joint.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead } from "./lora.js";
 import type { Division } from "./plan.js";
@@ -36,9 +39,6 @@ export interface ProbesStage {
   transfer?: true;
   label: string;
 }
-
-/** Folder of the answer probe's policy in the stage's folder. */
-export const probeFolder = "probe-answer";
 
 /** How a probe on the answer is used: the base answers, a head reads the mean of the answer's states at one depth. */
 export function probeCard(model: Model, recipe: ElicalRecipe, depth: number): Card {
@@ -60,9 +60,80 @@ function saveProbe(directory: string, { depth, weights, bias }: LinearHead, mode
     { name: `${confidenceHead}.bias`, shape: [1], data: Float32Array.of(bias) },
   ];
   writeFolderAtomic(
-    join(directory, probeFolder),
+    join(directory, "probe-answer"),
     policyFiles({ adapter: [], heads }, undefined, probeCard(model, recipe, depth)),
   );
+}
+
+/** The joint probe as a policy: a head at every depth it reads, and the weights of the answer's statistics. */
+function saveJoint(directory: string, { parts, bias }: JointHead, model: Model, recipe: ElicalRecipe): void {
+  const states = parts.filter((part) => part.family !== "statistics");
+  const own = states.findIndex((part) => part.family === "answer");
+  const named = states.map((part, i) => ({
+    ...part,
+    name: i === own ? confidenceHead : `${part.family}-${part.depth}`,
+    at: part.family === "answer" ? ("answer-mean" as const) : ("prompt-last" as const),
+  }));
+  const card: Card = {
+    ...probeCard(model, recipe, states[own]!.depth),
+    heads: named.map(({ name, depth }) => ({ name, layer: depth, kind: "linear", outputs: 1 })),
+  };
+  card.confidence.beside = {
+    heads: named.flatMap(({ name, at }, i) => (i === own ? [] : [{ head: name, at }])),
+    statistics: Object.fromEntries(
+      parts
+        .filter((part) => part.family === "statistics")
+        .flatMap(({ weights }) => answerStatisticNames.map((name, j) => [name, weights[j]!])),
+    ),
+  };
+  // The card's own head holds what belongs to none.
+  const rest = parts.reduce((sum, part) => sum + (part.family === "statistics" ? part.bias : 0), bias);
+  const heads = named.flatMap(({ name, weights, bias: one }, i) => [
+    { name: `${name}.weight`, shape: [1, weights.length], data: Float32Array.from(weights) },
+    { name: `${name}.bias`, shape: [1], data: Float32Array.of(i === own ? one + rest : one) },
+  ]);
+  writeFolderAtomic(join(directory, "probe-joint"), policyFiles({ adapter: [], heads }, undefined, card));
+}
+
+/** Everything a pass leaves, of every question. */
+function jointParts(features: Features[], questions: LabelledRecord[]): JointPart[] {
+  const statistics = questions.map(({ given }) => answerStatistics(given.logprobs));
+  return [
+    ...features,
+    {
+      family: "statistics",
+      depth: 0,
+      width: answerStatisticNames.length,
+      data: Float64Array.from(statistics.flatMap((values) => Array.from(values))),
+    },
+  ];
+}
+
+const mean = (values: readonly number[], none: number): number =>
+  values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : none;
+
+/**
+ * What the joint probe elicits: the samples' agreement with the given answer; less surely, how far they agree with each
+ * other, and how many share any word with the answer.
+ */
+function jointTargets(questions: LabelledRecord[]): ElicitTarget[] {
+  const consensus = questions.map(({ question, responses }) =>
+    mean(
+      responses.flatMap((one, i) => responses.slice(0, i).map((other) => agreeF1(one.text, other.text, question))),
+      1,
+    ),
+  );
+  const touched = questions.map(({ agrees }) =>
+    mean(
+      agrees.map((value) => (value > 0 ? 1 : 0)),
+      0,
+    ),
+  );
+  return [
+    { values: questions.map(({ target }) => target), deviation: 0.7 },
+    { values: consensus, deviation: 0.4 },
+    { values: touched, deviation: 0.4 },
+  ];
 }
 
 /** Rows that fit nothing: what the answer, or asking again, already tells. */
@@ -73,7 +144,7 @@ const alreadyTold: [row: string, confidence: (question: LabelledRecord) => numbe
   ["sequence-probability", ({ given }) => sequenceProbability(given.logprobs)],
 ];
 
-/** Fits everything for one division and writes its predictions; the answer probe of the first seed becomes a policy. */
+/** Fits everything for one division and writes its predictions; two probes of the first seed become policies. */
 export async function fitProbes({
   context,
   model,
@@ -97,7 +168,7 @@ export async function fitProbes({
   };
   const counts = [...new Set([...recipe.labels.counts, recipe.labels.main])];
   const everyDepth = recipe.probes.everyDepth && !transfer ? features.length : 0;
-  const task = context.progress.task(label, 2 + recipe.seeds * counts.length * 2 + everyDepth, "fits");
+  const task = context.progress.task(label, 3 + recipe.seeds * counts.length * 3 + everyDepth, "fits");
   try {
     const families = [];
     for (const family of ["answer", "question"] as const) {
@@ -108,6 +179,15 @@ export async function fitProbes({
       });
       task.advance(1);
     }
+    // The depth that the answer probe chose by agreement.
+    const { depth } = families[0]!.elicited;
+    const elicitedJoint = await elicitJoint(jointParts(features, questions), {
+      targets: jointTargets(questions),
+      train,
+      depth,
+      fit,
+    });
+    task.advance(1);
     for (let seed = 0; seed < recipe.seeds; seed++) {
       if (!transfer) {
         for (const [row, of] of alreadyTold)
@@ -132,6 +212,13 @@ export async function fitProbes({
             saveProbe(context.directory, fitted.elical.head, model, recipe);
           task.advance(1);
         }
+        const joint = await calibrateJoint(elicitedJoint, { correct, labels, test, fit });
+        put("probe-joint", count, seed, joint.elical.probabilities);
+        put("probe-joint-calibration-only", count, seed, joint.calibrationOnly.probabilities);
+        put("probe-joint-elicitation-only", count, seed, joint.elicitationOnly.probabilities);
+        if (!transfer && seed === 0 && count === recipe.labels.main)
+          saveJoint(context.directory, joint.elical.head, model, recipe);
+        task.advance(1);
       }
     }
     if (recipe.probes.everyDepth && !transfer) {

@@ -3,12 +3,12 @@ import { join } from "node:path";
 import type { MetricName } from "../../evaluation/metrics.js";
 import { renderReport } from "../../report/html.js";
 import type { Difference, Mistake, ReportInput, RowCost } from "../../report/input.js";
-import { asPredictions, inOrder, type RowPrediction, readRow } from "./evaluate.js";
+import { asPredictions, bestRow, inOrder, type RowPrediction, readRow } from "./evaluate.js";
 import { type LabelledRecord, readLabels } from "./labels.js";
 import { stageNames } from "./plan.js";
 import type { ElicalSummary } from "./summary.js";
 
-const best = "probe-answer";
+const best = bestRow;
 const before = "sequence-probability";
 const asking = "self-consistency-platt";
 

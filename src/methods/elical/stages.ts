@@ -11,6 +11,7 @@ import type { Stage, StageContext } from "../../training/run.js";
 import { answerQuestions, readFeatures, readSamples } from "./answers.js";
 import { type AskingStage, askVerbally, askWhetherRight, compareMeanings } from "./asking.js";
 import {
+  bestRow,
   evaluateRows,
   gatherRows,
   readPredictions,
@@ -35,7 +36,7 @@ import {
   stageNames,
 } from "./plan.js";
 import { elicit, elicitedHead } from "./probe.js";
-import { fitProbes, probeFolder } from "./probes.js";
+import { fitProbes } from "./probes.js";
 import { prepareQuestions, readStageQuestions, writeQuestions } from "./questions.js";
 import { type ElicalRecipe, loraCounts } from "./recipe.js";
 import { type ElicalSummary, summarize } from "./summary.js";
@@ -270,7 +271,7 @@ export function elicalStages(job: ElicalJob): Stage[] {
         const rows = gatherRows(predictions, questions, recipe);
         writeRows(context.runDirectory, rows, recipe);
         writeJsonAtomic(join(context.directory, "evaluated.json"), evaluateRows(rows, recipe));
-        linkAtomic(join(context.runDirectory, "best"), join("stages", frozenStages(recipe)[0]!.name, probeFolder));
+        linkAtomic(join(context.runDirectory, "best"), join("stages", frozenStages(recipe)[0]!.name, bestRow));
       },
     },
     {

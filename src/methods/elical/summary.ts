@@ -5,7 +5,7 @@ import { readJson } from "../../files.js";
 import type { RunState } from "../../training/run.js";
 import { version } from "../../version.js";
 import { type AskingNote, noteFile } from "./asking.js";
-import { type Evaluated, inOrder } from "./evaluate.js";
+import { bestRow, type Evaluated, inOrder } from "./evaluate.js";
 import { type LabelledRecord, readLabels } from "./labels.js";
 import { askingStages, stageNames } from "./plan.js";
 import { type ElicalRecipe, setsOf } from "./recipe.js";
@@ -90,7 +90,7 @@ export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJo
       sets: Object.fromEntries(setsOf(recipe).map((set) => [set, count(labels.filter((label) => label.set === set))])),
     },
     asking: Object.fromEntries(asked.map(([row, name]) => [row, readJson(join(stage(name), noteFile)) as AskingNote])),
-    best: { row: "probe-answer", directory: "best" },
+    best: { row: bestRow, directory: "best" },
     stages: (readJson(join(runDirectory, "state.json")) as RunState).stages,
     ...evaluated,
   };
@@ -98,6 +98,9 @@ export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJo
 
 /** What a row is called where people read. */
 export const rowTitles: Record<string, string> = {
+  "probe-joint": "Probe on prompt and answer, EliCal",
+  "probe-joint-calibration-only": "  calibration only",
+  "probe-joint-elicitation-only": "  elicitation only, Platt-scaled",
   "probe-answer": "Probe on the answer, EliCal",
   "probe-answer-calibration-only": "  calibration only",
   "probe-answer-elicitation-only": "  elicitation only, Platt-scaled",
@@ -142,7 +145,7 @@ export function summaryText(summary: ElicalSummary, directory: string): string {
   const line = (title: string, cells: string[]) =>
     `${title.padEnd(width)}  ${cells.map((text) => text.padEnd(cell)).join("")}`.trimEnd();
   const before = metrics["sequence-probability"];
-  const after = metrics["probe-answer"];
+  const after = metrics[bestRow];
   return [
     `${summary.model.name}: ${questions.total} questions, ${(100 * questions.accuracy).toFixed(1)} % answered right, ${recipe.labels.main} labels`,
     "",
