@@ -49,8 +49,7 @@ export function rowSource(name: string): string {
   if (name === "mean-token-probability") return "the probability it gives the tokens of its answer";
   if (name.startsWith("self-consistency") || name.startsWith("consistency-"))
     return "how often it gives the same answer again";
-  if (name.startsWith("probe-joint"))
-    return "the hidden states its prompt and answer go through, and its tokens' probabilities";
+  if (name.startsWith("probe-joint")) return "its hidden states and token probabilities";
   if (name.startsWith("probe-answer")) return "the hidden states its answer goes through";
   if (name.startsWith("probe-question")) return "its hidden state after reading the question";
   if (name.startsWith("lora-question")) return "an adapter that reads the question";
