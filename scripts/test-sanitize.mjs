@@ -1,8 +1,8 @@
 // npm run test:sanitize: the CTest suite, built by plain CMake without Node, under address + undefined behaviour and
 // under the thread sanitizer. Ends in one line: N passed, N failed, N skipped.
-import { spawnSync } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
+import { ctest } from "./ctest.mjs";
 import { root, step } from "./setup.mjs";
 
 const folder = process.env.CREDENCE_BUILD_DIR ?? join(root, "build");
@@ -17,25 +17,12 @@ for (const [name, sanitizers] of [
   await step(`configuring for ${sanitizers}`, "cmake", ["-S", root, "-B", build, `-DCREDENCE_SANITIZE=${sanitizers}`]);
   await step(`building for ${sanitizers}`, "cmake", ["--build", build, "--parallel", jobs]);
   console.log(`native tests under ${sanitizers}`);
-  const { stdout, status } = spawnSync("ctest", ["--test-dir", build, "--output-on-failure", "--parallel", jobs], {
-    encoding: "utf8",
-    env: {
-      ...process.env,
-      UBSAN_OPTIONS: "print_stacktrace=1",
-      TSAN_OPTIONS: "halt_on_error=1",
-      CREDENCE_SANITIZED: "1",
-    },
-    maxBuffer: 2 ** 28,
+  const outcomes = ctest(build, [], {
+    UBSAN_OPTIONS: "print_stacktrace=1",
+    TSAN_OPTIONS: "halt_on_error=1",
+    CREDENCE_SANITIZED: "1",
   });
-  process.stdout.write(stdout);
-  const outcomes = [...stdout.matchAll(/^\s*\d+\/\d+ Test\s+#\d+: .*?(Passed|\*\*\*\w+)/gm)].map(
-    ([, outcome]) => outcome,
-  );
-  const passed = outcomes.filter((outcome) => outcome === "Passed").length;
-  const skipped = outcomes.filter((outcome) => outcome === "***Skipped").length;
-  counts.passed += passed;
-  counts.skipped += skipped;
-  counts.failed += Math.max(outcomes.length - passed - skipped, status === 0 ? 0 : 1);
+  for (const outcome of Object.keys(counts)) counts[outcome] += outcomes[outcome];
 }
 console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exitCode = counts.failed > 0 ? 1 : 0;

@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "../lora_layout.h"
 #include "memory.h"
 
 namespace credence::cpu {
@@ -105,17 +106,6 @@ void fill_ranges(credence_backend* backend, credence_dtype dtype, const RangedPa
   });
 }
 
-const char* fault(const credence_lora_layout& layout) {
-  if (layout.slices < 1 || layout.slices > CREDENCE_MAX_SLICES) return "has no slice, or more than three";
-  for (int s = 0; s < layout.slices; ++s) {
-    const credence_lora_slice& slice = layout.slice[s];
-    if (slice.rank < 1) return "has a slice of rank 0";
-    if (slice.row_begin < 0 || slice.row_end > layout.rows || slice.row_begin >= slice.row_end)
-      return "has a slice whose rows are not rows of the product";
-  }
-  return nullptr;
-}
-
 }  // namespace
 
 void free_weights(credence_backend* backend, credence_weights* weights) {
@@ -174,7 +164,7 @@ void free_lora(credence_backend* backend, credence_lora* lora) {
 }
 
 credence_lora* pack_lora(credence_backend* backend, const credence_lora_layout* layout, const float* parameters) {
-  if (const char* reason = fault(*layout)) {
+  if (const char* reason = fault_of(*layout)) {
     fail(backend, "the adapter's layout for a product of %d x %d %s", layout->rows, layout->columns, reason);
     return nullptr;
   }

@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "../lora_layout.h"
 #include "blas.h"
 #include "device.h"
 #include "launch.h"
@@ -56,17 +57,6 @@ __global__ void pack_adapter(Lora lora, const float* parameters, int64_t b_rows)
     }
     static_cast<T*>(lora.b)[at - a_size] = to_act<T>(value);
   }
-}
-
-const char* fault_of(const credence_lora_layout& layout) {
-  if (layout.slices < 1 || layout.slices > CREDENCE_MAX_SLICES) return "has no slice, or more than three";
-  for (int s = 0; s < layout.slices; ++s) {
-    const credence_lora_slice& slice = layout.slice[s];
-    if (slice.rank < 1) return "has a slice of rank 0";
-    if (slice.row_begin < 0 || slice.row_end > layout.rows || slice.row_begin >= slice.row_end)
-      return "has a slice whose rows are not rows of the product";
-  }
-  return nullptr;
 }
 
 template <class T>
