@@ -31,10 +31,10 @@ struct bf16 {
 /// Leaves a sentence in last_error and returns 1: `return fail(backend, "...", ...)`.
 [[gnu::format(printf, 2, 3)]] int fail(credence_backend* backend, const char* format, ...);
 
-// tables.<isa>.cpp: the operators of one instruction set; those this build has not got stay null.
-void fill_scalar_operators(credence_table* table);
-void fill_avx2_operators(credence_table* table);
-void fill_avx512_operators(credence_table* table);
-void fill_avx512bf16_operators(credence_table* table);
+// tables.<isa>.cpp: the operators of one instruction set, and nothing else of a table.
+extern const credence_table scalar_operators;
+extern const credence_table avx2_operators;
+extern const credence_table avx512_operators;
+extern const credence_table avx512bf16_operators;
 
 }  // namespace credence::cpu

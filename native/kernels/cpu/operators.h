@@ -1,4 +1,4 @@
-// The operators of this back end, one header each, and the function that puts them into an instruction set's table.
+// The operators of this back end, one header each, and what makes an instruction set's table of them.
 #pragma once
 
 #include "advantage.h"
@@ -19,13 +19,16 @@
 
 namespace credence::cpu {
 
+// A constant, so that making a table runs no code of its instruction set: every table is made on every machine.
 template <class Isa>
-void fill_operators(credence_table* table) {
-#define CREDENCE_CPU_FILL(name)                     \
-  table->name##_workspace = &name##_workspace<Isa>; \
-  table->name = &name<Isa>;
+constexpr credence_table operators_of() {
+  credence_table table = {};
+#define CREDENCE_CPU_FILL(name)                    \
+  table.name##_workspace = &name##_workspace<Isa>; \
+  table.name = &name<Isa>;
   CREDENCE_OPERATORS(CREDENCE_CPU_FILL)
 #undef CREDENCE_CPU_FILL
+  return table;
 }
 
 }  // namespace credence::cpu

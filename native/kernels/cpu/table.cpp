@@ -128,8 +128,8 @@ const char* avx512bf16_unavailable() {
 }
 #endif
 
-credence_table table(const char* isa, const char* (*unavailable)(void), void (*fill_operators)(credence_table*)) {
-  credence_table t = {};
+credence_table table(const char* isa, const char* (*unavailable)(void), const credence_table& operators) {
+  credence_table t = operators;
   t.version = CREDENCE_TABLE_VERSION;
   t.name = "cpu";
   t.isa = isa;
@@ -159,7 +159,6 @@ credence_table table(const char* isa, const char* (*unavailable)(void), void (*f
   t.free_lora = &free_lora;
   t.page_bytes = &page_bytes;
   t.copy_page = &copy_page;
-  fill_operators(&t);
   return t;
 }
 
@@ -169,11 +168,11 @@ credence_table table(const char* isa, const char* (*unavailable)(void), void (*f
 const credence_table* const* credence_cpu_tables(int32_t* count) {
   using namespace credence::cpu;
 #if defined(__x86_64__)
-  static const credence_table avx2 = table("avx2", &avx2_unavailable, &fill_avx2_operators);
-  static const credence_table avx512 = table("avx512", &avx512_unavailable, &fill_avx512_operators);
-  static const credence_table avx512bf16 = table("avx512bf16", &avx512bf16_unavailable, &fill_avx512bf16_operators);
+  static const credence_table avx2 = table("avx2", &avx2_unavailable, avx2_operators);
+  static const credence_table avx512 = table("avx512", &avx512_unavailable, avx512_operators);
+  static const credence_table avx512bf16 = table("avx512bf16", &avx512bf16_unavailable, avx512bf16_operators);
 #endif
-  static const credence_table scalar = table("scalar", &scalar_unavailable, &fill_scalar_operators);
+  static const credence_table scalar = table("scalar", &scalar_unavailable, scalar_operators);
   static const credence_table* const tables[] = {
 #if defined(__x86_64__)
       &avx512bf16,

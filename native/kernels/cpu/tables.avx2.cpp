@@ -5,6 +5,6 @@
 
 namespace credence::cpu {
 
-void fill_avx2_operators(credence_table* table) { fill_operators<Avx2>(table); }
+constinit const credence_table avx2_operators = operators_of<Avx2>();
 
 }  // namespace credence::cpu

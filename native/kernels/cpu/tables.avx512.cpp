@@ -5,6 +5,6 @@
 
 namespace credence::cpu {
 
-void fill_avx512_operators(credence_table* table) { fill_operators<Avx512>(table); }
+constinit const credence_table avx512_operators = operators_of<Avx512>();
 
 }  // namespace credence::cpu

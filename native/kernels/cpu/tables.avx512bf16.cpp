@@ -5,6 +5,6 @@
 
 namespace credence::cpu {
 
-void fill_avx512bf16_operators(credence_table* table) { fill_operators<Avx512Bf16>(table); }
+constinit const credence_table avx512bf16_operators = operators_of<Avx512Bf16>();
 
 }  // namespace credence::cpu

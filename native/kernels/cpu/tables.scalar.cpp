@@ -5,6 +5,6 @@
 
 namespace credence::cpu {
 
-void fill_scalar_operators(credence_table* table) { fill_operators<Scalar>(table); }
+constinit const credence_table scalar_operators = operators_of<Scalar>();
 
 }  // namespace credence::cpu
