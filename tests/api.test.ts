@@ -96,6 +96,9 @@ t.test("a program's use", async (t) => {
     const targetsOf = [0.2, 0.9, 0.5];
     const [fused, own] = policies.map((policy) => policy.trainer({ schedule: 1e-2 }));
     const spans = rows.map((row, sequence) => ({ sequence, from: row.length - 1, to: row.length }));
+    // A step moves confidence to its targets: what is left of the gradient is a difference of two near numbers, each
+    // rounded as large ones are. So the largest gradient is the measure.
+    let largest = 0;
     for (let step = 0; step < 3; step++) {
       const first = await fused!.step({
         sequences: rows,
@@ -108,8 +111,9 @@ t.test("a program's use", async (t) => {
       });
       await pass.backward({ heads: { confidence: gradient } });
       const second = await own!.update({ count: rows.length });
+      largest = Math.max(largest, first.gradientNorm);
       t.ok(
-        Math.abs(first.gradientNorm - second.gradientNorm) <= 1e-5 * first.gradientNorm,
+        Math.abs(first.gradientNorm - second.gradientNorm) <= 1e-5 * largest,
         `${first.gradientNorm} ${second.gradientNorm}`,
       );
     }
