@@ -18,6 +18,7 @@ export { localResponder, type Responder, serverResponder } from "./evaluation/ju
 export { agreeF1, hasAnswer } from "./evaluation/match.js";
 export { type MetricName, measure } from "./evaluation/metrics.js";
 export type { Prediction } from "./evaluation/rows.js";
+export type { JudgeNote, JudgingOptions, PlannedJudging } from "./methods/elical/judging.js";
 export type { ElicalPlan, PlanOptions, StagePlan } from "./methods/elical/preflight.js";
 export type { RecipeRunOptions } from "./methods/elical/run.js";
 export type { ElicalSummary } from "./methods/elical/summary.js";

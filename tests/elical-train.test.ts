@@ -19,8 +19,8 @@ import t from "tap";
 import { PythonRandom } from "../src/data/random.js";
 import { loadTrained } from "../src/methods/elical/published/adapters.js";
 import { runPaths } from "../src/methods/elical/published/paths.js";
-import { bfloat16, predictPublished } from "../src/methods/elical/published/predict.js";
-import { paddedRows } from "../src/methods/elical/published/reading.js";
+import { predictPublished } from "../src/methods/elical/published/predict.js";
+import { bfloat16, paddedRows } from "../src/methods/elical/published/reading.js";
 import { promptTemplate, readSampledRows } from "../src/methods/elical/published/rows.js";
 import {
   chosenRows,

@@ -40,13 +40,16 @@ t.test("the published values", (t) => {
   const published = presets.filter((name) => name !== "elical/quickstart");
   t.equal(published.length, 4);
   for (const name of published) {
-    const { samples, answer, lora, labels } = loadRecipe(name);
+    const { samples, answer, judge, lora, labels, compat } = loadRecipe(name);
     t.match(samples, { count: 20, temperature: 1, topP: 0.95, topK: 50 }, name);
     t.same(answer, { newTokens: 256, repetitionPenalty: 1.05 });
     t.match(lora, { rank: 8, alpha: 16, learningRate: 5e-5, weightDecay: 0.1, warmup: 0.1, batch: 512 });
     t.match(lora, { elicitEpochs: 10, calibrateEpochs: 50, patience: 4, layers: ["last"] });
     t.equal(lora.targets.length, 7);
-    t.equal(labels.main, 1000);
+    t.match(labels, { main: 1000, of: "samples" });
+    t.match(judge, { by: "local", model: "Qwen/Qwen2.5-32B-Instruct", newTokens: 64, repetitionPenalty: 1.05 });
+    const quirks = ["B9-3", "B9-9", "B9-10", "B9-11", "B9-12", "B9-13", "B9-15"];
+    t.same(compat, name === "elical/published" ? quirks : []);
   }
   t.end();
 });
@@ -63,6 +66,7 @@ t.test("a plan needs a model's shape alone", async (t) => {
     ["lora.elicitEpochs", 1],
     ["lora.calibrateEpochs", 1],
     ["lora.labels", "main"],
+    ["judge.model", shapeOnly("judge", { ...qwen7, num_hidden_layers: 1 })],
   ];
   const plan = await planRecipe(loadRecipe("elical/qwen2.5-7b", settings), {
     engine: { threads: 1, dtype: "bf16" },
@@ -73,6 +77,23 @@ t.test("a plan needs a model's shape alone", async (t) => {
   t.ok(plan.processBytes > plan.engineBytes + 15e9, "and the files' bytes as they are read");
   t.equal(plan.seconds, null);
   t.match(notes.join("\n"), /its weights are not there, so memory is told and time is not/);
+
+  const judging = plan.stages.find(({ judge }) => judge)!;
+  t.match(judging, {
+    name: "03-labels",
+    seconds: null,
+    refused: 0,
+    judge: { by: "local", requests: 60 * 5, cost: null },
+  });
+  t.equal(judging.judge!.outputTokens, 300 * 64);
+  t.ok(judging.engineBytes < plan.engineBytes, "beside the answering model");
+  const itself = loadRecipe("elical/published", [...settings, ["baselines.verbal.shots", []]]);
+  const published = await planRecipe(itself, { engine: { threads: 1, dtype: "bf16" }, probe: false });
+  t.match(
+    published.stages.find(({ judge }) => judge)!.judge,
+    { judge: model, requests: 300 },
+    "it judges itself (B9-3)",
+  );
 
   await using dry = await Model.load(model, { dry: true, threads: 1 });
   await using policy = await dry.policy({

@@ -1,8 +1,8 @@
 /** A judge as commands name it: by strings, a model of this machine, or a server's model. */
 import type { Options } from "yargs";
-import type { Responder } from "../evaluation/judges/responder.js";
+import type { JudgeServer, OpenResponder } from "../evaluation/judges/open.js";
 import type { BaseOptions } from "../native.js";
-import type { ChatServer, ServerUsage } from "../remote/chat-server.js";
+import type { ServerUsage } from "../remote/chat-server.js";
 import { positiveInteger } from "./options.js";
 import { note, UsageError } from "./output.js";
 
@@ -35,6 +35,16 @@ export const serverOptions = {
   },
 } satisfies Record<string, Options>;
 
+const { url: _, ...asked } = serverOptions;
+/** The same for commands whose recipe names the server. */
+export const judgingOptions = {
+  ...asked,
+  answers: {
+    ...asked.answers,
+    describe: "Folder of the database that keeps the judge's answers [default: judge.answers in the run's folder]",
+  },
+} satisfies Record<string, Options>;
+
 export interface ServerArguments {
   url?: string;
   keyVariable?: string;
@@ -57,49 +67,29 @@ export interface ResponderArguments extends ServerArguments {
   signal: AbortSignal;
 }
 
-/** A model that answers a judge's requests, opened; disposing of it closes what it holds. */
-export interface OpenResponder extends AsyncDisposable {
-  responder: Responder;
-  server?: ChatServer;
-}
-
-/** Opens the model that judges, with the database that keeps its answers. */
+/** Opens the model that judges, as a command line names it. */
 export async function openResponder(args: ResponderArguments): Promise<OpenResponder> {
-  const { AnswerStore } = await import("../remote/answer-store.js");
-  const { localResponder, serverResponder } = await import("../evaluation/judges/responder.js");
-  const { maxTokens, mayBeEmpty, repetitionPenalty, signal } = args;
-  const answers = args.answers === undefined ? undefined : await AnswerStore.open(args.answers);
-  try {
-    if (args.url !== undefined) {
-      const { ChatServer } = await import("../remote/chat-server.js");
-      const told = (line: string) => note(line, "warn");
-      const server = new ChatServer({ ...checkServer(args), model: args.model, answers, note: told });
-      const responder = serverResponder(server, { maxTokens, mayBeEmpty });
-      return { responder, server, [Symbol.asyncDispose]: async () => answers?.[Symbol.asyncDispose]() };
-    }
-    const { Model } = await import("../policy/model.js");
-    const model = await Model.load(args.model, { ...args.engine, note, signal });
-    const responder = localResponder(await model.policy(), { maxTokens, repetitionPenalty, answers });
-    return {
-      responder,
-      async [Symbol.asyncDispose]() {
-        await model.dispose();
-        await answers?.[Symbol.asyncDispose]();
-      },
-    };
-  } catch (error) {
-    await answers?.[Symbol.asyncDispose]();
-    throw error;
-  }
+  const { openResponder: open } = await import("../evaluation/judges/open.js");
+  const { model, url, engine, maxTokens, mayBeEmpty, repetitionPenalty, answers, signal } = args;
+  const asked = { model, url, engine, maxTokens, mayBeEmpty, repetitionPenalty, answers };
+  return open({ ...asked, ...judgeServer(args), note, signal });
 }
 
-function checkServer({ url, keyVariable, concurrency, timeout, retries, priceIn, priceOut }: ServerArguments) {
+/** How a server is asked. */
+export function judgeServer({
+  keyVariable,
+  concurrency,
+  timeout,
+  retries,
+  priceIn,
+  priceOut,
+}: Partial<ServerArguments>): JudgeServer {
   if ((priceIn === undefined) !== (priceOut === undefined))
     throw new UsageError("give both --price-in and --price-out, or neither");
   for (const [name, value] of Object.entries({ "price-in": priceIn, "price-out": priceOut, retries }))
     if (value !== undefined && !(value >= 0)) throw new UsageError(`--${name} ${value}: expected a number from 0`);
   const price = priceIn === undefined ? undefined : { input: priceIn, output: priceOut! };
-  return { url: url!, keyVariable, concurrency, timeout, retries, price };
+  return { keyVariable, concurrency, timeout, retries, price };
 }
 
 /** What the server was asked and paid for, in a line. */
@@ -113,19 +103,4 @@ export function usageLine({ paid, kept, wasted, retries, uncounted }: ServerUsag
     ...(retries ? [`${grouped(retries)} tried again`] : []),
     ...(uncounted ? [`${grouped(uncounted)} without a count of tokens`] : []),
   ].join("; ");
-}
-
-/** What judged, and what its answers cost in all, whenever they were paid for. */
-export function judgeRecord(judge: { name: string }, server: ChatServer | undefined): Record<string, unknown> {
-  if (!server) return { judge: judge.name };
-  const { all, uncounted } = server.usage;
-  return {
-    judge: judge.name,
-    url: server.url,
-    requests: all.requests,
-    input_tokens: all.inputTokens,
-    output_tokens: all.outputTokens,
-    cost: all.cost,
-    uncounted,
-  };
 }

@@ -92,7 +92,8 @@ export async function handler(args: LabelArguments): Promise<void> {
   const { writeJsonAtomic } = await import("../files.js");
   const { progressOn, silent } = await import("../tracking/progress.js");
   const { CredenceError } = await import("../errors.js");
-  const { judgeRecord, usageLine } = await import("./judge.js");
+  const { judgeRecord } = await import("../evaluation/judges/open.js");
+  const { usageLine } = await import("./judge.js");
   const read = await readRecords(samples, sampleSchema);
   const records = read.map((record, i) => {
     const { answer, question = record.messages?.at(-1)?.content ?? "" } = record;

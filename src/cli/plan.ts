@@ -1,7 +1,9 @@
 /** What running a recipe here would do and take, before it does. */
 import type { Argv } from "yargs";
+import type { PlannedJudging } from "../methods/elical/judging.js";
 import type { ElicalPlan } from "../methods/elical/preflight.js";
 import { interruptible } from "./interrupt.js";
+import { judgeServer, judgingOptions, type ServerArguments } from "./judge.js";
 import { baseOptions, type EngineArguments, engineOptions, modelOption, positiveInteger } from "./options.js";
 import { note, print, printJson, table } from "./output.js";
 
@@ -23,10 +25,12 @@ export const builder = (line: Argv) =>
       },
       seeds: { type: "number", describe: "As for run", coerce: positiveInteger("seeds") },
       folds: { type: "number", describe: "As for run", coerce: positiveInteger("folds") },
+      "price-in": judgingOptions["price-in"],
+      "price-out": judgingOptions["price-out"],
       time: { type: "boolean", default: true, describe: "Measure some passes to predict time; --no-time: memory only" },
     });
 
-interface PlanArguments extends EngineArguments {
+interface PlanArguments extends EngineArguments, Pick<ServerArguments, "priceIn" | "priceOut"> {
   recipe: string;
   set: string[];
   model?: string;
@@ -43,7 +47,7 @@ export async function handler(args: PlanArguments): Promise<void> {
     if (args[name] !== undefined) settings.push([name, args[name]]);
   const recipe = loadRecipe(args.recipe, settings);
   const plan = await interruptible((signal) =>
-    planRecipe(recipe, { engine: baseOptions(args), probe: args.time, note, signal }),
+    planRecipe(recipe, { engine: baseOptions(args), judging: judgeServer(args), probe: args.time, note, signal }),
   );
   if (args.json) printJson(plan);
   else print(planText(plan));
@@ -64,7 +68,7 @@ function planText(plan: ElicalPlan): string {
       does,
       rows,
       tokens ? `${tokens.min} to ${tokens.max}, median ${tokens.median}` : "",
-      tokens ? refused : "",
+      tokens || refused ? refused : "",
       supervisedShare === null ? "" : `${(100 * supervisedShare).toFixed(1)} %`,
       bytes(engineBytes),
       bytes(processBytes),
@@ -73,6 +77,8 @@ function planText(plan: ElicalPlan): string {
   ];
   const refused = stages.filter((stage) => stage.refused > 0);
   const fitted = [...new Set(stages.flatMap((stage) => stage.fitted.map((choice) => `${stage.name}: ${choice}`)))];
+  const open = plan.seconds === null ? [] : stages.filter(({ seconds }) => seconds === null).map(({ name }) => name);
+  const unknown = open.length ? `, and what ${open.join(", ")} takes, which is not known here` : "";
   return [
     `${model.name} on ${model.device}, ${model.isa}, ${model.dtype}; context ${model.contextLength} tokens`,
     `${questions.total} questions: ${questions.train} to learn from, ${questions.test} held out; ${questions.leftOut} left out because their answer stands in them`,
@@ -83,11 +89,20 @@ function planText(plan: ElicalPlan): string {
       const longest = tokens ? `, the longest of ${tokens.max} tokens` : "";
       return `REFUSED in ${name}: ${refused} rows are longer than the context${longest}. The run would stop there; leave them out`;
     }),
+    ...stages.flatMap(({ name, judge }) => (judge ? [judgeLine(name, judge)] : [])),
     ...fitted,
-    `Largest memory: engine ${bytes(plan.engineBytes)}, process ${bytes(plan.processBytes)}${plan.maxMemory === null ? "" : `, limit of the engine ${bytes(plan.maxMemory)}`}. Time: ${time(plan.seconds)}. No row is cut.`,
+    `Largest memory: engine ${bytes(plan.engineBytes)}, process ${bytes(plan.processBytes)}${plan.maxMemory === null ? "" : `, limit of the engine ${bytes(plan.maxMemory)}`}. Time: ${time(plan.seconds)}${unknown}. No row is cut.`,
     "",
     ...templateText(template),
   ].join("\n");
+}
+
+/** What a judge is asked, in a line. */
+function judgeLine(stage: string, { judge, url, requests, inputTokens, outputTokens, cost }: PlannedJudging): string {
+  const grouped = (value: number) => value.toLocaleString("en-US");
+  const where = url === undefined ? judge : `${judge} at ${url}`;
+  const price = cost === null ? "" : `, cost ${cost.toFixed(4)}`;
+  return `${stage} asks ${where}: at most ${grouped(requests)} requests, ${grouped(inputTokens)} tokens in and ${grouped(outputTokens)} out${price}; equal requests are one`;
 }
 
 function templateText({

@@ -2,6 +2,7 @@
 import { basename, extname, join } from "node:path";
 import type { Argv } from "yargs";
 import { interruptible } from "./interrupt.js";
+import { judgeServer, judgingOptions, type ServerArguments } from "./judge.js";
 import { baseOptions, type EngineArguments, engineOptions, modelOption, positiveInteger } from "./options.js";
 import { logs, print, printJson } from "./output.js";
 
@@ -36,6 +37,9 @@ export const builder = (line: Argv) =>
         describe: "Test every question once, in so many folds [default: the recipe's]",
         coerce: positiveInteger("folds"),
       },
+      ...Object.fromEntries(
+        Object.entries(judgingOptions).map(([name, option]) => [name, { ...option, group: "A judge on a server:" }]),
+      ),
       "resume-inexact": {
         type: "boolean",
         default: false,
@@ -43,7 +47,7 @@ export const builder = (line: Argv) =>
       },
     });
 
-interface RunArguments extends EngineArguments {
+interface RunArguments extends EngineArguments, ServerArguments {
   recipe: string;
   set: string[];
   model?: string;
@@ -64,7 +68,8 @@ export async function handler(args: RunArguments): Promise<void> {
   const recipe = loadRecipe(args.recipe, settings);
   const directory = args.runDir ?? join("runs", basename(args.recipe, extname(args.recipe)));
   const progress = logs("info") ? progressOn() : silent;
-  const options = { directory, progress, engine: baseOptions(args), resumeInexact: args.resumeInexact };
+  const judging = { ...judgeServer(args), ...(args.answers === undefined ? {} : { answers: args.answers }) };
+  const options = { directory, progress, engine: baseOptions(args), judging, resumeInexact: args.resumeInexact };
   const summary = await interruptible((signal) => runRecipe(recipe, { ...options, signal }));
   if (args.json) printJson(summary);
   else print(summaryText(summary, directory));

@@ -1,6 +1,7 @@
 /** The answers of a model to question sets, and a judge's verdicts on them: all passes, or one of a file. */
 import { join } from "node:path";
 import type { Argv } from "yargs";
+import type { OpenResponder } from "../../evaluation/judges/open.js";
 import { writeJsonAtomic } from "../../files.js";
 import { elicalRows } from "../../methods/elical/published/compat.js";
 import type { InferContext, InferSet } from "../../methods/elical/published/infer-sets.js";
@@ -8,14 +9,7 @@ import type { PromptType } from "../../methods/elical/published/prompts.js";
 import type { Compat } from "../../methods/published.js";
 import type { Prompt } from "../../model/card.js";
 import { interruptible } from "../interrupt.js";
-import {
-  judgeRecord,
-  type OpenResponder,
-  openResponder,
-  type ServerArguments,
-  serverOptions,
-  usageLine,
-} from "../judge.js";
+import { openResponder, type ServerArguments, serverOptions, usageLine } from "../judge.js";
 import { baseOptions, type EngineArguments, engineOptions, positiveInteger, seedOption } from "../options.js";
 import { logs, note, printJson, UsageError } from "../output.js";
 import { type PublishedScript, publishedOptions, publishedUnneeded } from "../published.js";
@@ -177,7 +171,7 @@ async function onePass(args: InferArguments, shared: Context): Promise<void> {
       throw new UsageError(`--url: a server judges; --prompt_type ${promptType} is answered by --model_path here`);
     await using judge = await openCheckModel(args, args.checkModel ?? modelPath, `${output}.answers`, signal);
     await judgePass(judge.responder, rows, judgeSettings(args), context);
-    tellJudge(judge, `${output}.judge.json`);
+    await tellJudge(judge, `${output}.judge.json`);
   } else {
     await using answering = await openAnswering(modelPath, args, signal);
     const temperature = args.temperature ?? (samples > 1 ? 1 : 0);
@@ -209,8 +203,9 @@ const openCheckModel = (args: InferArguments, model: string | undefined, answers
 };
 
 /** What a server's verdicts cost, on standard error and beside them. */
-function tellJudge({ responder, server }: OpenResponder, path: string): void {
+async function tellJudge({ responder, server }: OpenResponder, path: string): Promise<void> {
   if (!server) return;
+  const { judgeRecord } = await import("../../evaluation/judges/open.js");
   note(usageLine(server.usage));
   writeJsonAtomic(path, judgeRecord(responder, server));
 }
@@ -248,7 +243,7 @@ async function allPasses(args: InferArguments, context: Context): Promise<void> 
     try {
       await judgeSets(judge.responder, sets, judgeSettings(args), context);
     } finally {
-      tellJudge(judge, join(resPath, modelName, "judge.json"));
+      await tellJudge(judge, join(resPath, modelName, "judge.json"));
     }
   }
   const told = { sets: sets.length, model: modelName, ...(checkModel === undefined ? {} : { judge: checkModel }) };

@@ -8,6 +8,8 @@ import type { MetricName } from "../../evaluation/metrics.js";
 import type { Prediction } from "../../evaluation/rows.js";
 import { readText, writeFileAtomic } from "../../files.js";
 import type { LabelledRecord } from "./labels.js";
+import { type PublishedNumbers, publishedNumbers, questionWeighted } from "./published/metrics.js";
+import { compatOf } from "./quirks.js";
 import { type ElicalRecipe, setsOf } from "./recipe.js";
 
 /** One confidence, as a stage writes it: `index` is the question's place in the run's labels. */
@@ -207,7 +209,15 @@ export interface View {
   differences: Record<string, Record<string, Record<string, MetricValue>>>;
 }
 
+/** The published three, without the threshold, which differs between seeds. */
+export type Numbers = Omit<PublishedNumbers, "threshold">;
+
 export interface Evaluated extends View {
+  /**
+   * AUROC and Alignment in hundredths and ECE by the published evaluation, means over the seeds; by set, then by row as
+   * predictions' files name it. "all": where there are several sets, their mean in which each counts by its questions.
+   */
+  published: Record<string, Record<string, Numbers>>;
   /** Rows without labels on the questions that the LoRA rows are tested on, where the others are tested on all. */
   onSplit: Record<string, Metrics>;
   /** The same of each set of questions, where there are several. */
@@ -231,8 +241,46 @@ export function evaluateRows(rows: Map<string, GatheredRow>, recipe: ElicalRecip
     for (const row of ["sequence-probability", "mean-token-probability", "self-consistency"])
       onSplit[row] = worth([rows.get(row)!.seeds[0]!.filter(({ id }) => tested.has(id))], recipe);
   }
-  return { ...all, onSplit, sets: Object.fromEntries(sets) };
+  return { ...all, onSplit, sets: Object.fromEntries(sets), published: publishedView(rows, recipe) };
 }
+
+/** The seed by which the published evaluation draws. */
+const publishedSeed = 42;
+
+function publishedView(rows: Map<string, GatheredRow>, recipe: ElicalRecipe): Evaluated["published"] {
+  const compat = compatOf(recipe);
+  const names = setsOf(recipe);
+  const out: Evaluated["published"] = {};
+  for (const [key, { seeds }] of rows) {
+    const own = (names.length ? names : [undefined]).map((set) => {
+      const parts = seeds.map((seed) => seed.filter((row) => set === undefined || row.set === set));
+      const numbers = parts.map((part) => publishedNumbers(asPredictions(part), compat, publishedSeed));
+      return { set, questions: parts.flat().length, ...each((name) => meanOf(numbers.map((one) => one[name]))) };
+    });
+    for (const { set, questions: _, ...numbers } of own) {
+      const name = set ?? "all";
+      out[name] = { ...out[name], [key]: numbers };
+    }
+    if (!names.length) continue;
+    const all = each((name) =>
+      own.some((set) => set[name] === null)
+        ? null
+        : questionWeighted(own.map((set) => ({ questions: set.questions, value: set[name]! }))),
+    );
+    out.all = { ...out.all, [key]: all };
+  }
+  return out;
+}
+
+const each = (of: (name: keyof Numbers) => number | null): Numbers => ({
+  auroc: of("auroc"),
+  ece: of("ece"),
+  align: of("align"),
+});
+
+/** Null where one is. */
+const meanOf = (values: readonly (number | null)[]): number | null =>
+  values.includes(null) ? null : values.reduce<number>((sum, value) => sum + value!, 0) / values.length;
 
 const bootstrapOf = ({ evaluation: { resamples, seed } }: ElicalRecipe) => ({ samples: resamples, seed });
 

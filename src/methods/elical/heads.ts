@@ -4,7 +4,7 @@
  */
 import { shuffledBatches } from "../../data/packing.js";
 import { CredenceError } from "../../errors.js";
-import { logit, sigmoid } from "../../model/calibrator.js";
+import { logit } from "../../model/calibrator.js";
 import type { TensorData } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
@@ -13,9 +13,10 @@ import { learningRate } from "../../training/schedule.js";
 import type { Features } from "./answers.js";
 import { type StagePrediction, writePredictions } from "./evaluate.js";
 import type { LabelledRecord } from "./labels.js";
-import { confidenceHead } from "./lora.js";
+import { confidenceHead, confidenceOf, labelTarget } from "./lora.js";
 import type { Division } from "./plan.js";
 import { standardise } from "./probe.js";
+import { compatOf } from "./quirks.js";
 import type { ElicalRecipe } from "./recipe.js";
 
 export interface HeadsStage {
@@ -122,7 +123,10 @@ export async function trainHeads({
   const read = heads.everyDepth && !transfer ? asked : asked.filter(({ depth }) => depth === last);
   const counts = [...new Set([labels.main, ...labels.counts])];
   const agreement = questions.map(({ target }) => target);
-  const correct = questions.map(({ given_correct }) => given_correct);
+  const correct = questions.map((question) => labelTarget(recipe, question));
+  const confidence = confidenceOf(recipe);
+  // Published: the first training rows are the labelled ones (B9-19).
+  const first = compatOf(recipe).has("B9-19");
   const predictions: StagePrediction[] = [];
   const runs = Math.min(seeds, heads.seeds ?? seeds);
   const task = context.progress.task(label, read.length * heads.kinds.length * runs, "heads");
@@ -139,7 +143,7 @@ export async function trainHeads({
             const logits = policy.native.readHead(confidenceHead, tested);
             const one = (more: Pick<StagePrediction, "layer" | "transfer">) => {
               for (const [i, index] of division.test.entries())
-                predictions.push({ row, labels: count, seed, index, confidence: sigmoid(logits[i]!), ...more });
+                predictions.push({ row, labels: count, seed, index, confidence: confidence(logits[i]!), ...more });
             };
             if (depth === last) one(transfer ? { transfer } : {});
             if (heads.everyDepth && !transfer && (count === null || count === labels.main)) one({ layer: depth });
@@ -153,7 +157,7 @@ export async function trainHeads({
           );
           put(`head-${kind}-elicitation-only`, null);
           for (const count of depth === last ? counts : [labels.main]) {
-            const rows = division.labels(seed, count);
+            const rows = first ? division.train.slice(0, count) : division.labels(seed, count);
             await teach(elicited, rows, correct, heads.calibrateEpochs);
             put(`head-${kind}`, count);
             await teach(offsetAt(fresh, rows, correct), rows, correct, heads.calibrateEpochs);

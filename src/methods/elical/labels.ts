@@ -73,7 +73,7 @@ export async function* labelRecords<T extends Answered>(
     throw new CredenceError(
       "UNPARSED",
       `${unclear} replies of ${judge.name} say neither "certain" nor "uncertain", e.g. ${JSON.stringify(example)}. ` +
-        "Take another judge, or count them as uncertain: --unparsed negative",
+        "Take another judge, or count them as uncertain: --unparsed negative, or judge.unparsed of a recipe",
     );
   }
 }

@@ -4,12 +4,16 @@
  */
 import { join } from "node:path";
 import { splitByGroup } from "../../data/splits.js";
+import { sigmoid } from "../../model/calibrator.js";
 import type { Card } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import { bestCheckpoint } from "../../training/checkpoint.js";
 import { type ConfidenceRow, type ConfidenceTraining, trainConfidenceHead } from "../../training/confidence-head.js";
 import type { StageContext } from "../../training/run.js";
+import type { LabelledRecord } from "./labels.js";
+import { coarseSigmoid, eosText, paddedRows, paddingOf, publishedGroups, readingOf } from "./published/reading.js";
+import { compatOf } from "./quirks.js";
 import type { ElicalRecipe } from "./recipe.js";
 
 /** Name of the head in every policy of this method. */
@@ -23,6 +27,8 @@ export interface LoraStage {
   epochs: number;
   /** Prompts, and what the head should say of each. */
   rows: (ConfidenceRow & { group?: string })[];
+  /** Rows that choose the epoch; default: those of groups that lora.validationShare holds out. */
+  held?: ConfidenceRow[];
   /** Depth of the head; default the last. */
   layer?: number;
   /** What a fresh head begins as; default random. */
@@ -59,6 +65,7 @@ export function loraTraining({
   seed,
   epochs,
   rows,
+  held: given,
   layer = model.info.layers,
   head,
   from,
@@ -79,7 +86,7 @@ export function loraTraining({
     }
     return policy;
   };
-  const [learnt, held] = heldOut(rows, lora.validationShare, seed);
+  const [learnt, held] = given ? [rows, given] : heldOut(rows, lora.validationShare, seed);
   return {
     directory: context.directory,
     policy: (checkpoint) => {
@@ -88,7 +95,8 @@ export function loraTraining({
     },
     head: confidenceHead,
     rows: learnt,
-    ...(held.length ? { validation: { rows: held, patience: lora.patience } } : {}),
+    padding: paddingOf(model, readingOf({ group: publishedGroups.training }, compatOf(recipe))),
+    ...(held.length ? { validation: { rows: held, patience: lora.patience, group: publishedGroups.epochs } } : {}),
     epochs,
     batch: lora.batch,
     learningRate: lora.learningRate,
@@ -111,6 +119,43 @@ function heldOut<Row extends { group?: string }>(rows: Row[], testShare: number,
   const { train, test } = splitByGroup(rows, { testShare, seed });
   return [train.map((i) => rows[i]!), test.map((i) => rows[i]!)];
 }
+
+/** The LoRA reader's prompts of all questions: as they are learnt from, and as they are scored. */
+export async function loraPrompts(
+  model: Model,
+  recipe: ElicalRecipe,
+  questions: readonly { question: string }[],
+): Promise<{ learnt: Int32Array[]; scored: Int32Array[] }> {
+  const prompts = await Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.lora.prompt)));
+  if (!compatOf(recipe).has("B9-12")) return { learnt: prompts, scored: prompts };
+  const { addsBos, bosId } = model.tokenizer;
+  const end = model.tokenizer.idOf(eosText(model))!;
+  const scored = prompts.map((ids) => (addsBos && ids[0] === bosId ? Int32Array.of(bosId!, ...ids) : ids));
+  return { learnt: scored.map((ids) => (ids.at(-1) === end ? ids : Int32Array.of(...ids, end))), scored };
+}
+
+/** Logits of prompts as they are scored, in their order. */
+export async function loraLogits(
+  policy: Policy,
+  recipe: ElicalRecipe,
+  prompts: Int32Array[],
+  signal?: AbortSignal,
+): Promise<Float32Array> {
+  const reading = readingOf({ group: publishedGroups.scoring }, compatOf(recipe));
+  const { rows, paddedTo } = paddedRows(prompts, paddingOf(policy.model, reading));
+  return policy.logits(rows, confidenceHead, { signal, ...(paddedTo ? { paddedTo } : {}) });
+}
+
+/** What a head's output says, as a confidence; as published in bf16 (B9-13). */
+export const confidenceOf = (recipe: ElicalRecipe): ((logit: number) => number) =>
+  compatOf(recipe).has("B9-13") ? coarseSigmoid : sigmoid;
+
+/** What is learnt of a labelled question. */
+export const labelTarget = (
+  { labels }: ElicalRecipe,
+  { given_correct, correct }: Pick<LabelledRecord, "given_correct" | "correct">,
+): number =>
+  labels.of === "answer" ? given_correct : correct.reduce<number>((sum, one) => sum + one, 0) / correct.length;
 
 /** Folder of a stage in the same run. */
 export const stageFolder = (context: StageContext, name: string): string => join(context.runDirectory, "stages", name);

@@ -15,8 +15,9 @@ import { passChoice } from "../../training/loop.js";
 import { answerSettings, batchChoice, chunkSize, probeDepths } from "./answers.js";
 import { type PlannedAsking, plannedAsking } from "./asking.js";
 import { headPolicy, teachHead } from "./heads.js";
+import { type JudgingOptions, type JudgingPlan, judgesItself, type PlannedJudging, planJudging } from "./judging.js";
 import type { LabelledRecord } from "./labels.js";
-import { confidenceHead, loraTraining } from "./lora.js";
+import { confidenceHead, loraLogits, loraPrompts, loraTraining } from "./lora.js";
 import {
   divisions,
   frozenStages,
@@ -27,6 +28,7 @@ import {
   stageNames,
 } from "./plan.js";
 import { prepareQuestions } from "./questions.js";
+import { compatOf } from "./quirks.js";
 import type { ElicalRecipe } from "./recipe.js";
 import { type Measured, measure } from "./stopwatch.js";
 
@@ -54,9 +56,12 @@ export interface StagePlan {
   engineBytes: number;
   /** Largest memory of the process by the end of the stage. */
   processBytes: number;
+  /** Null where time was not asked for, or is not known here: a server's, or of weights that are not there. */
   seconds: number | null;
   /** What is chosen to keep to the limit of memory. */
   fitted: string[];
+  /** What a judge will be asked at most. */
+  judge?: PlannedJudging;
 }
 
 export interface ElicalPlan {
@@ -67,13 +72,15 @@ export interface ElicalPlan {
   stages: StagePlan[];
   engineBytes: number;
   processBytes: number;
-  /** Loading the model and all stages; null where time was not asked for. */
+  /** Loading the model and all stages whose time is known; null where time was not asked for. */
   seconds: number | null;
   maxMemory: number | null;
 }
 
 export interface PlanOptions {
   engine?: BaseOptions;
+  /** How the recipe's judge will be asked; its price tells the cost. */
+  judging?: JudgingOptions;
   /** Measure this model on this machine to predict time; takes some seconds. Default true. */
   probe?: boolean;
   note?: (line: string) => void;
@@ -101,10 +108,10 @@ const sum = (values: readonly number[]): number => values.reduce((all, one) => a
  * Bytes of the process beside the engine, at the largest: what it holds now, and the weights' files as they are read.
  * Weights that are not there are taken to have 16 bits a parameter, as models of this size are given out.
  */
-function resident({ info }: Model): number {
-  const weights = info.files.length ? sum(info.files.map((file) => statSync(file).size)) : 2 * info.parameters;
-  return process.memoryUsage().rss + weights;
-}
+const resident = (model: Model): number => process.memoryUsage().rss + weightBytes(model);
+
+const weightBytes = ({ info }: Model): number =>
+  info.files.length ? sum(info.files.map((file) => statSync(file).size)) : 2 * info.parameters;
 
 /** Hidden states as they are collected, joined, and standardised in float64. */
 function stateBytes({ info }: Model, questions: number, depths: number): number {
@@ -161,8 +168,35 @@ async function rehearseHeads(model: Model, { heads }: ElicalRecipe, tested: numb
   }
 }
 
+/** The longest requests to a judge here, answered together on a dry engine; returns its bytes beside the answering model's. */
+async function rehearseJudging(
+  judge: Model,
+  { judge: settings }: ElicalRecipe,
+  plan: JudgingPlan | undefined,
+  model: Model,
+  fitted: Set<string>,
+): Promise<number> {
+  if (plan?.told.by !== "local" || settings.by !== "local") return 0;
+  const { newTokens: maxNewTokens, repetitionPenalty } = settings;
+  const prompts = plan.longest
+    .filter((length) => length + maxNewTokens <= judge.info.contextLength)
+    .map((length) => new Int32Array(length));
+  await using policy = await judge.policy();
+  const onStats = ({ maxBatch }: { maxBatch: number }) => {
+    if (judge.maxMemory !== undefined) fitted.add(batchChoice("judging", maxBatch));
+  };
+  if (prompts.length)
+    await drain(policy.generate(prompts, { temperature: 0, maxNewTokens, repetitionPenalty, onStats }));
+  return judge === model ? 0 : weightBytes(judge) + judge.memory().peak;
+}
+
 /** Every step of a training on a dry engine, and what is read after it; returns the bytes of a checkpoint being written. */
-async function rehearseTraining(model: Model, { job, read }: PlannedTraining, fitted: Set<string>): Promise<number> {
+async function rehearseTraining(
+  model: Model,
+  recipe: ElicalRecipe,
+  { job, read }: PlannedTraining,
+  fitted: Set<string>,
+): Promise<number> {
   await using policy = await job.policy(undefined);
   {
     using trainer = policy.trainer({ schedule: 0 });
@@ -171,16 +205,22 @@ async function rehearseTraining(model: Model, { job, read }: PlannedTraining, fi
       if (model.maxMemory !== undefined) fitted.add(passChoice(trainer.passSize));
     }
   }
-  for (const prompts of read) await policy.logits(prompts, confidenceHead);
+  for (const prompts of read) await loraLogits(policy, recipe, prompts);
   return checkpointBytes(policy.native.trainable);
 }
 
 /** The trainings of a run, as its stages will ask for them. */
-function plannedTrainings(model: Model, recipe: ElicalRecipe, questions: LabelledRecord[], prompts: Int32Array[]) {
+function plannedTrainings(
+  model: Model,
+  recipe: ElicalRecipe,
+  questions: LabelledRecord[],
+  { learnt, scored }: Awaited<ReturnType<typeof loraPrompts>>,
+) {
+  const row = (place: number) => ({ tokens: learnt[place]!, target: 0, group: questions[place]!.group });
   return loraTrainings(recipe).map((planned): PlannedTraining => {
     const { name, seed, what } = planned;
     const division = loraDivision(questions, planned);
-    const tokens = (places: readonly number[]) => places.map((row) => prompts[row]!);
+    const tokens = (places: readonly number[]) => places.map((place) => scored[place]!);
     const labels = division.labels(seed, planned.labels ?? recipe.labels.main);
     const { elicitEpochs, calibrateEpochs } = recipe.lora;
     return {
@@ -191,11 +231,8 @@ function plannedTrainings(model: Model, recipe: ElicalRecipe, questions: Labelle
         recipe,
         seed,
         epochs: what === "elicit" ? elicitEpochs : calibrateEpochs,
-        rows: (what === "elicit" ? division.train : labels).map((row) => ({
-          tokens: prompts[row]!,
-          target: 0,
-          group: questions[row]!.group,
-        })),
+        rows: (what === "elicit" ? division.train : labels).map(row),
+        ...(compatOf(recipe).has("B9-9") ? { held: division.test.map(row) } : {}),
         label: name,
       }),
       read: (what === "elicit" ? [division.test, labels] : [division.test]).map(tokens),
@@ -209,11 +246,13 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
   const { questions: prepared, dropped } = await prepareQuestions(recipe);
   const questions = prepared as LabelledRecord[];
   const stages: StagePlan[] = [];
-  const load = (dry: boolean) => Model.load(recipe.model, { ...options.engine, dry, engine: addon, note, signal });
+  const load = (dry: boolean, name = recipe.model) =>
+    Model.load(name, { ...options.engine, dry, engine: addon, note, signal });
   await using model = await load(true);
   const { contextLength } = model.info;
   const all = await Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.prompt)));
-  const asked = await Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.lora.prompt)));
+  const reader = await loraPrompts(model, recipe, questions);
+  const asked = reader.learnt;
   const fits = (prompts: Int32Array[], room: number) => prompts.filter(({ length }) => length + room <= contextLength);
   const answered = fits(all, recipe.answer.newTokens);
   const longForLora = asked.length - fits(asked, 0).length;
@@ -250,7 +289,15 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
       return stateBytes(model, rows, depths);
     },
   );
-  await add({ name: stageNames.labels, does: "labels", rows });
+  const ownJudge = recipe.judge.by === "local" && !judgesItself(recipe) ? recipe.judge.model : undefined;
+  const judgeModel = ownJudge === undefined ? undefined : await load(true, ownJudge);
+  const judging = await planJudging({ recipe, judging: options.judging }, judgeModel ?? model, questions);
+  const judgeThere = (judgeModel ?? model).info.files.length > 0;
+  await add(
+    { name: stageNames.labels, does: "labels", rows, judge: judging?.told, refused: judging?.refused ?? 0 },
+    (fitted) => rehearseJudging(judgeModel ?? model, recipe, judging, model, fitted),
+  );
+  await judgeModel?.dispose();
   const asking = await plannedAsking(model, recipe, prepared, namedDivisions(questions, recipe));
   for (const planned of asking) {
     const { name, prompts, newTokens } = planned;
@@ -273,7 +320,7 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
       return stateBytes(model, rows, depths);
     });
   }
-  const trainings = (on: Model) => (longForLora ? [] : plannedTrainings(on, recipe, questions, asked));
+  const trainings = (on: Model) => (longForLora ? [] : plannedTrainings(on, recipe, questions, reader));
   for (const training of trainings(model)) {
     const own = training.job.rows.map((row) => row.tokens.length);
     await add(
@@ -284,7 +331,7 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
         tokens: spread(own),
         supervisedShare: own.length / sum(own),
       },
-      (fitted) => rehearseTraining(model, training, fitted),
+      (fitted) => rehearseTraining(model, recipe, training, fitted),
     );
   }
   if (longForLora) {
@@ -308,10 +355,14 @@ export async function planElical(recipe: ElicalRecipe, options: PlanOptions = {}
       prompts: answered,
       asking: asking.map(({ prompts, ...one }) => ({ ...one, prompts: fits(prompts, one.newTokens) })),
       trainings,
+      ...(judging?.told.by === "local" && judgeThere
+        ? { judging: { ...judging, ...(ownJudge === undefined ? {} : { load: () => load(false, ownJudge) }) } }
+        : {}),
     });
     loading = times.load;
     for (const stage of stages) {
-      stage.seconds = times.stages[stage.name] ?? 0;
+      const unknown = stage.judge && times.stages[stage.name] === undefined;
+      stage.seconds = unknown ? null : (times.stages[stage.name] ?? 0);
       if (stage.does === "generates") {
         const measured = times.generatingBytes + stateBytes(model, rows, depths);
         stage.processBytes = Math.min(stage.processBytes, measured);

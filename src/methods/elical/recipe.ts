@@ -1,6 +1,7 @@
 /** What an EliCal run can be told: every setting with its default, checked; an unknown one is refused by its path. */
 import { z } from "zod";
 import { promptSchema } from "../../model/card.js";
+import { compatOf, compatProblems } from "./quirks.js";
 
 const share = z.number().min(0).max(1);
 const positive = z.int().positive();
@@ -8,6 +9,14 @@ const positive = z.int().positive();
 const setName = z.string().regex(/^[A-Za-z0-9][\w.-]*$/, 'expected letters, digits, "_", "." and "-"');
 /** A depth of the model: after so many blocks; the last one; or the one that the training questions choose. */
 const layer = z.union([z.literal("last"), z.literal("auto"), positive]);
+
+/** What is asked of a judge that is a model. */
+const verdictSettings = {
+  /** Longest reply. */
+  newTokens: positive.default(64),
+  /** A reply that says neither yes nor no: an error, or a no. */
+  unparsed: z.enum(["error", "negative"]).default("error"),
+};
 
 /** Settings of an EliCal run. */
 export const elicalSchema = z.strictObject({
@@ -50,12 +59,38 @@ export const elicalSchema = z.strictObject({
       seed: z.int().default(0),
     })
     .prefault({}),
+  /** Who says whether an answer is right, and whether a sample means the same: their words, or a model that is asked. */
+  judge: z
+    .discriminatedUnion("by", [
+      z.strictObject({ by: z.literal("string") }),
+      z.strictObject({
+        by: z.literal("local"),
+        /** A folder, a .gguf, or a hub id; the recipe's own model is loaded once. */
+        model: z.string(),
+        repetitionPenalty: z.number().positive().default(1),
+        ...verdictSettings,
+      }),
+      z.strictObject({
+        by: z.literal("server"),
+        /** Its name there. */
+        model: z.string(),
+        /** Where an OpenAI interface begins. */
+        url: z.url({ protocol: /^https?$/, error: "expected a URL such as http://localhost:8000/v1" }),
+        ...verdictSettings,
+      }),
+    ])
+    .prefault({ by: "string" }),
   labels: z
     .strictObject({
       /** Numbers of labelled questions that are tried. */
       counts: z.array(positive).min(1).default([30, 100, 300]),
       /** The number the report is about. */
       main: positive.default(100),
+      /**
+       * What LoRA and heads learn of a labelled question: whether the given answer is right, or as published the share of
+       * its samples that are. Probes learn the former.
+       */
+      of: z.enum(["answer", "samples"]).default("answer"),
     })
     .prefault({}),
   /** Every question is tested once a seed when folds > 0; else one part is held out. */
@@ -170,13 +205,16 @@ export const elicalSchema = z.strictObject({
   evaluation: z
     .strictObject({ bins: positive.default(10), resamples: positive.default(1000), seed: z.int().default(0) })
     .prefault({}),
+  /** Quirks of the published code that are brought back; see quirks.ts. */
+  compat: z.union([z.literal("all"), z.array(z.string())]).default([]),
 });
 
 /** What a single setting cannot tell. */
-export function recipeProblems({ questions, folds, transfer, labels, lora, baselines }: ElicalRecipe): string[] {
+export function recipeProblems(recipe: ElicalRecipe): string[] {
+  const { questions, folds, transfer, labels, lora, baselines } = recipe;
   const sets = Array.isArray(questions.file) ? questions.file.map(({ set }) => set) : [];
-  const problems: string[] = [];
-  if (lora.patience !== null && lora.validationShare === 0)
+  const problems = compatProblems(recipe);
+  if (lora.patience !== null && lora.validationShare === 0 && !compatOf(recipe).has("B9-9"))
     problems.push("lora.patience needs lora.validationShare: the rows that say whether an epoch helped");
   const twice = sets.find((set, i) => sets.indexOf(set) < i);
   if (twice !== undefined) problems.push(`questions.file: two files are the set ${twice}; give each a name of its own`);

@@ -6,7 +6,7 @@ import type { Difference, Mistake, ReportInput, RowCost } from "../../report/inp
 import { asPredictions, bestRow, inOrder, type RowPrediction, readRow } from "./evaluate.js";
 import { type LabelledRecord, readLabels } from "./labels.js";
 import { stageNames } from "./plan.js";
-import type { ElicalSummary } from "./summary.js";
+import { type ElicalSummary, judgeText } from "./summary.js";
 
 const best = bestRow;
 const before = "sequence-probability";
@@ -168,6 +168,7 @@ export async function writeElicalReport(runDirectory: string, summary: ElicalSum
       ["found in", model.source],
       ["engine", `${engine.device}, ${engine.isa}, ${engine.dtype}, ${engine.threads} threads`],
       ["version", `credence ${summary.credence}`],
+      ["judged by", judgeText(summary.judge)],
       ["questions left out", `${questions.leftOut}, because their answer stands in them`],
     ],
     settings: settingLines(recipe),

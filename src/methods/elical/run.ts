@@ -5,6 +5,7 @@ import { Model } from "../../policy/model.js";
 import { type Progress, silent } from "../../tracking/progress.js";
 import { executeRun } from "../../training/run.js";
 import { version } from "../../version.js";
+import type { JudgingOptions } from "./judging.js";
 import type { ElicalRecipe } from "./recipe.js";
 import { elicalStages, readSummary } from "./stages.js";
 import type { ElicalSummary } from "./summary.js";
@@ -15,6 +16,8 @@ export interface RecipeRunOptions {
   progress?: Progress;
   signal?: AbortSignal;
   engine?: BaseOptions;
+  /** How the recipe's judge is asked, and where its answers are kept. */
+  judging?: JudgingOptions;
   resumeInexact?: boolean;
   /** The engine's entry points; for tests that need no engine. */
   addon?: Pick<Addon, "openBase" | "fitLogistic">;
@@ -50,7 +53,14 @@ export async function runElical(recipe: ElicalRecipe, options: RecipeRunOptions)
   await executeRun({
     directory,
     recipe,
-    stages: elicalStages({ recipe, model, fit: (problem) => addon.fitLogistic({ ...problem, isa }) }),
+    stages: elicalStages({
+      recipe,
+      model,
+      fit: (problem) => addon.fitLogistic({ ...problem, isa }),
+      engine: options.engine,
+      addon,
+      judging: options.judging,
+    }),
     machine: machineOf(model),
     engineBytes: (restartPeak) => model.memory({ restartPeak }).peak,
     progress,

@@ -3,8 +3,6 @@ import { join } from "node:path";
 import { CredenceError } from "../../errors.js";
 import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
 import { linkAtomic, readJson, writeFileAtomic, writeJsonAtomic } from "../../files.js";
-import { sigmoid } from "../../model/calibrator.js";
-import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import type { Progress } from "../../tracking/progress.js";
 import type { Stage, StageContext } from "../../training/run.js";
@@ -20,8 +18,9 @@ import {
   writeRows,
 } from "./evaluate.js";
 import { trainHeads } from "./heads.js";
-import { type LabelledRecord, labelRecords, readLabels, writeLabels } from "./labels.js";
-import { confidenceHead, type LoraStage, stageFolder, trainLora } from "./lora.js";
+import { type JudgingJob, judgeAnswers } from "./judging.js";
+import { type LabelledRecord, readLabels, writeLabels } from "./labels.js";
+import { confidenceOf, type LoraStage, labelTarget, loraLogits, loraPrompts, stageFolder, trainLora } from "./lora.js";
 import {
   askingStages,
   type Division,
@@ -38,12 +37,11 @@ import {
 import { elicit, elicitedHead } from "./probe.js";
 import { fitProbes } from "./probes.js";
 import { prepareQuestions, readStageQuestions, writeQuestions } from "./questions.js";
+import { compatOf } from "./quirks.js";
 import { type ElicalRecipe, loraCounts } from "./recipe.js";
 import { type ElicalSummary, summarize } from "./summary.js";
 
-export interface ElicalJob {
-  recipe: ElicalRecipe;
-  model: Model;
+export interface ElicalJob extends JudgingJob {
   fit: FitLogistic;
 }
 
@@ -58,11 +56,6 @@ async function withPolicy<T>(policy: Policy, use: (policy: Policy) => Promise<T>
   } finally {
     await policy.dispose();
   }
-}
-
-/** Prompts of the LoRA rows, in the order of the questions. */
-async function loraPrompts({ model, recipe }: ElicalJob, questions: LabelledRecord[]): Promise<Int32Array[]> {
-  return Promise.all(questions.map(({ question }) => model.promptTokens(question, recipe.lora.prompt)));
 }
 
 /**
@@ -118,21 +111,24 @@ async function runLora(job: ElicalJob, training: LoraTraining, context: StageCon
   const { what, seed, main, from, without } = training;
   const questions = labelsOf(context);
   const division = loraDivision(questions, training);
-  const prompts = await loraPrompts(job, questions);
+  const { learnt, scored } = await loraPrompts(model, recipe, questions);
   const labels = division.labels(seed, training.labels ?? recipe.labels.main);
   const rows = what === "elicit" ? division.train : labels;
   const { layer, head } = await loraHead(job, context, training, questions, division);
+  const row = (place: number) => ({
+    tokens: learnt[place]!,
+    target: what === "elicit" ? questions[place]!.target : labelTarget(recipe, questions[place]!),
+    group: questions[place]!.group,
+  });
   const policy = await trainLora({
     context,
     model,
     recipe,
     seed,
     epochs: what === "elicit" ? recipe.lora.elicitEpochs : recipe.lora.calibrateEpochs,
-    rows: rows.map((row) => ({
-      tokens: prompts[row]!,
-      target: what === "elicit" ? questions[row]!.target : questions[row]!.given_correct,
-      group: questions[row]!.group,
-    })),
+    rows: rows.map(row),
+    // Published: the tested questions choose the epoch (B9-9).
+    ...(compatOf(recipe).has("B9-9") ? { held: division.test.map(row) } : {}),
     layer,
     head,
     from: from === undefined ? undefined : stageFolder(context, from),
@@ -141,10 +137,11 @@ async function runLora(job: ElicalJob, training: LoraTraining, context: StageCon
   await withPolicy(policy, async () => {
     const read = async (places: readonly number[]) =>
       Float64Array.from(
-        await policy.logits(
-          places.map((row) => prompts[row]!),
-          confidenceHead,
-          { signal: context.signal },
+        await loraLogits(
+          policy,
+          recipe,
+          places.map((place) => scored[place]!),
+          context.signal,
         ),
       );
     const logits = await read(division.test);
@@ -156,7 +153,7 @@ async function runLora(job: ElicalJob, training: LoraTraining, context: StageCon
       const beside = depths && without === undefined && (count === null || count === recipe.labels.main);
       return [...(main ? one(without === undefined ? {} : { transfer: true }) : []), ...(beside ? one({ layer }) : [])];
     };
-    const raw = logits.map(sigmoid);
+    const raw = logits.map(confidenceOf(recipe));
     if (what === "calibrate") return writePredictions(context.directory, put("lora-question", training.labels, raw));
     if (what === "calibrateOnly")
       return writePredictions(context.directory, put("lora-question-calibration-only", training.labels, raw));
@@ -248,9 +245,7 @@ export function elicalStages(job: ElicalJob): Stage[] {
     {
       name: stageNames.labels,
       run: async (context) => {
-        const records: LabelledRecord[] = [];
-        const samples = readSamples(stageFolder(context, stageNames.answers));
-        for await (const record of labelRecords(samples, context)) records.push(record);
+        const records = await judgeAnswers(context, job, readSamples(stageFolder(context, stageNames.answers)));
         writeLabels(context.directory, records);
         const right = records.filter((record) => record.given_correct).length;
         context.progress.note(

@@ -3,12 +3,14 @@
  * scaled by the tokens it has to go through. Nothing is written.
  */
 import type { FitLogistic } from "../../evaluation/calibrators.js";
+import { localResponder } from "../../evaluation/judges/responder.js";
 import type { Model } from "../../policy/model.js";
 import type { GenerateSettings, Policy } from "../../policy/policy.js";
 import { plannedBatches, stepBatch } from "../../training/confidence-head.js";
 import { answerSettings, chunkSize, probeDepths } from "./answers.js";
 import type { PlannedAsking } from "./asking.js";
 import { headPolicy, teachHead } from "./heads.js";
+import type { JudgingPlan } from "./judging.js";
 import type { LabelledRecord } from "./labels.js";
 import { confidenceHead } from "./lora.js";
 import { divisions, frozenStages, split, stageNames } from "./plan.js";
@@ -34,6 +36,8 @@ export interface Probe {
   prompts: Int32Array[];
   /** Stages that ask the model again. */
   asking: PlannedAsking[];
+  /** What a judge here will be asked, and how it is loaded where it is another model. */
+  judging?: JudgingPlan & { load?: () => Promise<Model> };
   /** The run's trainings on a model. */
   trainings(model: Model): PlannedTraining[];
 }
@@ -147,6 +151,27 @@ async function heading({ recipe, questions }: Probe, model: Model): Promise<(tra
   return (transfer) => each * (last + (heads.everyDepth && !transfer ? others : 0));
 }
 
+/** Seconds of judging, from requests as they will look. */
+async function judgingSeconds(
+  { load, told, typical }: NonNullable<Probe["judging"]>,
+  { judge }: ElicalRecipe,
+  answering: Model,
+): Promise<number> {
+  if (judge.by !== "local") return 0;
+  const { newTokens: maxTokens, repetitionPenalty } = judge;
+  const model = load ? await load() : answering;
+  try {
+    await using policy = await model.policy();
+    const responder = localResponder(policy, { maxTokens, repetitionPenalty });
+    const took = await seconds(async () => {
+      for await (const _ of responder.replies(typical));
+    });
+    return (took * told.requests) / typical.length;
+  } finally {
+    if (load) await model.dispose();
+  }
+}
+
 /** Loads the model and measures. */
 export async function measure(probe: Probe): Promise<Measured> {
   const { recipe, prompts, trainings } = probe;
@@ -170,6 +195,7 @@ export async function measure(probe: Probe): Promise<Measured> {
       });
       stages[name] = (took * tokensOf(asked)) / tokensOf(some);
     }
+    if (probe.judging) stages[stageNames.labels] = await judgingSeconds(probe.judging, recipe, model!);
     await policy.dispose();
     generatingBytes = process.resourceUsage().maxRSS * 1024;
     const fits = await fitting(probe, model!);

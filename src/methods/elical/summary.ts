@@ -6,6 +6,7 @@ import type { RunState } from "../../training/run.js";
 import { version } from "../../version.js";
 import { type AskingNote, noteFile } from "./asking.js";
 import { bestRow, type Evaluated, inOrder } from "./evaluate.js";
+import { type JudgeNote, judgeFile } from "./judging.js";
 import { type LabelledRecord, readLabels } from "./labels.js";
 import { askingStages, stageNames } from "./plan.js";
 import { type ElicalRecipe, setsOf } from "./recipe.js";
@@ -40,6 +41,8 @@ export interface ElicalSummary extends Evaluated {
     /** The same of each set, where there are several. */
     sets: Record<string, QuestionCounts>;
   };
+  /** Who labelled the answers, and what that cost whenever it was paid for. */
+  judge: JudgeNote;
   /** What the rows that ask the model again did and took, by row. */
   asking: Record<string, AskingNote>;
   best: { row: string; directory: string };
@@ -89,6 +92,7 @@ export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJo
       leftOut: answerInQuestion,
       sets: Object.fromEntries(setsOf(recipe).map((set) => [set, count(labels.filter((label) => label.set === set))])),
     },
+    judge: readJson(join(stage(stageNames.labels), judgeFile)) as JudgeNote,
     asking: Object.fromEntries(asked.map(([row, name]) => [row, readJson(join(stage(name), noteFile)) as AskingNote])),
     best: { row: bestRow, directory: "best" },
     stages: (readJson(join(runDirectory, "state.json")) as RunState).stages,
@@ -137,6 +141,19 @@ const shown = (value: MetricValue | undefined): string =>
     ? "-"
     : `${value.value.toFixed(3)}${value.low === null || value.high === null ? "" : ` (${value.low.toFixed(3)} to ${value.high.toFixed(3)})`}`;
 
+/** A judge, and what it was asked and cost, in words. */
+export function judgeText({ judge, url, verdicts, requests, input_tokens, output_tokens, cost, unparsed }: JudgeNote) {
+  const grouped = (value: number) => value.toLocaleString("en-US");
+  return [
+    `${judge}${url === undefined ? "" : ` at ${url}`}: ${grouped(verdicts)} verdicts`,
+    ...(requests === undefined
+      ? []
+      : [`${grouped(requests)} requests, ${grouped(input_tokens!)} tokens in, ${grouped(output_tokens!)} out`]),
+    ...(cost == null ? [] : [`cost ${cost.toFixed(4)}`]),
+    ...(unparsed ? [`${grouped(unparsed)} replies said neither and count as no`] : []),
+  ].join("; ");
+}
+
 /** The table a terminal shows at the end of a run: how honest the model was before, and is now. */
 export function summaryText(summary: ElicalSummary, directory: string): string {
   const { metrics, questions, recipe } = summary;
@@ -152,6 +169,7 @@ export function summaryText(summary: ElicalSummary, directory: string): string {
     line("", ["AUROC", "ECE", "Brier"]),
     ...inOrder(metrics).map(([row, values]) => line(titleOf(row), [values.auroc, values.ece, values.brier].map(shown))),
     "",
+    ...(recipe.judge.by === "string" ? [] : [`Judged by ${judgeText(summary.judge)}.`]),
     before && after
       ? `Before: the model's own probability of its answer is off by ${percent(before.ece)} on average. Now: by ${percent(after.ece)}, from one pass and ${recipe.labels.main} labels.`
       : "",

@@ -13,7 +13,7 @@ import { publishedScore } from "../../../evaluation/stated.js";
 import { readJson, writeFileAtomic, writeJsonAtomic } from "../../../files.js";
 import type { ElicalCompat } from "./compat.js";
 import { likelihoods, matched, readPredicted } from "./confidences.js";
-import { alignment, alignmentRows, auroc100, binnedError, questionWeighted, roundTo } from "./metrics.js";
+import { publishedNumbers, questionWeighted, roundTo } from "./metrics.js";
 import {
   answersPaths,
   type ConfidenceType,
@@ -254,16 +254,7 @@ async function trained(set: string, questions: number, settings: EvaluationSetti
 function valued({ method, rows, values }: Column, correct: readonly (0 | 1)[], settings: EvaluationSettings) {
   const predictions: Prediction[] = values.map((confidence, i) => ({ confidence, correct: correct[i]! }));
   const { compat, seed } = settings;
-  const aligned = alignment(predictions, alignmentRows(values.length, compat.has("B9-9") ? "first" : { seed }));
-  const ece = binnedError(predictions, compat.has("B9-10") ? "published" : "closed");
-  return {
-    method,
-    rows,
-    auroc: auroc100(predictions),
-    ece: ece !== null && compat.has("B9-10") ? roundTo(ece, 2) : ece,
-    align: aligned?.value ?? null,
-    threshold: aligned?.threshold ?? null,
-  };
+  return { method, rows, ...publishedNumbers(predictions, compat, seed) };
 }
 
 const decimals: Record<PublishedMetric, number> = { auroc: 2, ece: 4, align: 2 };

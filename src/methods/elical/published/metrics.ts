@@ -3,6 +3,7 @@ import { roundHalfEven } from "../../../data/random.js";
 import { measure } from "../../../evaluation/metrics.js";
 import { shuffled } from "../../../evaluation/random.js";
 import type { Prediction } from "../../../evaluation/rows.js";
+import type { ElicalCompat } from "./compat.js";
 
 /** As NumPy's round(): scaled, halves to the even neighbour, scaled back. */
 export const roundTo = (value: number, decimals: number): number =>
@@ -95,4 +96,32 @@ export function alignment(
 export function questionWeighted(sets: readonly { questions: number; value: number }[]): number | null {
   const questions = sets.reduce((sum, set) => sum + set.questions, 0);
   return questions === 0 ? null : sets.reduce((sum, set) => sum + set.questions * set.value, 0) / questions;
+}
+
+/** The published three. */
+export interface PublishedNumbers {
+  /** Times 100; null where every answer is right, or wrong. */
+  auroc: number | null;
+  /** As a fraction; as published (B9-10) over edges that lose 1.0, and rounded. */
+  ece: number | null;
+  /** Times 100. */
+  align: number | null;
+  threshold: number | null;
+}
+
+/**
+ * What confidences are worth by the published evaluation.
+ *
+ * @param rows in the order of their file
+ * @param seed of the fifth that chooses Alignment's threshold, where it is drawn at random
+ */
+export function publishedNumbers(rows: readonly Prediction[], compat: ElicalCompat, seed: number): PublishedNumbers {
+  const aligned = alignment(rows, alignmentRows(rows.length, compat.has("B9-9") ? "first" : { seed }));
+  const ece = binnedError(rows, compat.has("B9-10") ? "published" : "closed");
+  return {
+    auroc: auroc100(rows),
+    ece: ece !== null && compat.has("B9-10") ? roundTo(ece, 2) : ece,
+    align: aligned?.value ?? null,
+    threshold: aligned?.threshold ?? null,
+  };
 }

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { writeRecords } from "../../../data/readers.js";
 import { CredenceError } from "../../../errors.js";
+import { sigmoid } from "../../../model/calibrator.js";
 import type { Card, Prompt } from "../../../model/card.js";
 import type { Model } from "../../../policy/model.js";
 import type { Policy } from "../../../policy/policy.js";
@@ -9,7 +10,7 @@ import { type Progress, silent } from "../../../tracking/progress.js";
 import { confidenceHead } from "../lora.js";
 import type { ElicalCompat } from "./compat.js";
 import { predictionsName, type Split } from "./paths.js";
-import { eosText, type LastToken, paddedRows, paddingOf, promptTokens, readingOf } from "./reading.js";
+import { coarseSigmoid, eosText, type LastToken, paddedRows, paddingOf, promptTokens, readingOf } from "./reading.js";
 import { isPut, type PublishedRow, readSampledRows } from "./rows.js";
 
 export interface PublishedPrediction {
@@ -82,19 +83,6 @@ export async function predictPublished(
 
 /** Rows between two signs of progress. */
 const rowsAtOnce = 256;
-
-const sigmoid = (logit: number): number => 1 / (1 + Math.exp(-logit));
-
-/** With 8 bits of mantissa, ties to even. */
-export function bfloat16(value: number): number {
-  const number = Float32Array.of(value);
-  const bits = new Uint32Array(number.buffer);
-  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
-  return number[0]!;
-}
-
-/** B9-13: the head's output and its sigmoid are bf16. */
-const coarseSigmoid = (logit: number): number => bfloat16(sigmoid(bfloat16(logit)));
 
 /** Whether the end-of-sequence token follows, as the card says; refuses prompts that were not trained on. */
 function checkPrompts({ card, model }: Policy, rows: readonly PublishedRow[], job: PublishedPrediction): boolean {

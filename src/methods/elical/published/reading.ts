@@ -1,6 +1,7 @@
 /** Where the published head reads a prompt, and what stands at its end: the switches by which a trained adapter is met. */
 import { padRight } from "../../../data/packing.js";
 import { CredenceError } from "../../../errors.js";
+import { sigmoid } from "../../../model/calibrator.js";
 import type { Model } from "../../../policy/model.js";
 import type { Padding } from "../../../training/confidence-head.js";
 import type { ElicalCompat } from "./compat.js";
@@ -16,6 +17,9 @@ export interface Reading {
   /** Rows padded to the longest among them. */
   group: number;
 }
+
+/** Rows padded together: in a training's micro-batch, where epochs are compared, and in scoring. */
+export const publishedGroups = { training: 16, epochs: 8, scoring: 1024 } as const;
 
 /** B9-11: rows are read at index -1 of a batch padded on the right. */
 export const readingOf = (
@@ -94,3 +98,14 @@ export const paddedRows = (
   padding: Padding | undefined,
 ): { rows: Int32Array[]; paddedTo?: number[] } =>
   padding ? padRight(tokens, padding.token, padding.group) : { rows: tokens };
+
+/** With 8 bits of mantissa, ties to even. */
+export function bfloat16(value: number): number {
+  const number = Float32Array.of(value);
+  const bits = new Uint32Array(number.buffer);
+  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
+  return number[0]!;
+}
+
+/** B9-13: the head's output and its sigmoid are bf16. */
+export const coarseSigmoid = (logit: number): number => bfloat16(sigmoid(bfloat16(logit)));

@@ -23,7 +23,15 @@ import { loadTrained, writeTrained } from "./adapters.js";
 import type { ElicalCompat } from "./compat.js";
 import { collectFeatures, readFeatures } from "./features.js";
 import { runPaths, type TrainedPart } from "./paths.js";
-import { eosText, type LastToken, paddingOf, promptTokens, type Reading, readingOf } from "./reading.js";
+import {
+  eosText,
+  type LastToken,
+  paddingOf,
+  promptTokens,
+  publishedGroups,
+  type Reading,
+  readingOf,
+} from "./reading.js";
 import { type PublishedRow, promptTemplate, type RowsRead, readSampledRows } from "./rows.js";
 
 /** Sampled answers, and the verdicts on them; without those the answers are looked for in the samples. */
@@ -344,16 +352,13 @@ function validationOf<Row>({ job, card }: Work, rows: Row[]): HeadTraining<Row>[
   return {
     rows,
     patience: job.patience,
-    group: evaluationGroup,
+    group: publishedGroups.epochs,
     told: ({ losses, best }, policy) => {
       writeLosses(job.output, losses);
       if (best) writeTrained(runPaths(job.output), policy, card);
     },
   };
 }
-
-/** Rows padded together when an epoch is held against others; the published flag for it did nothing. */
-const evaluationGroup = 8;
 
 function writeLosses(output: string, losses: readonly number[]): void {
   const lines = losses.map((loss, i) => `${JSON.stringify({ epoch: i + 1, test_loss: loss })}\n`);
@@ -391,7 +396,7 @@ function featuresStage({ model, reading, parts }: Work) {
     name: stageNames.features,
     async run({ directory, progress, signal }: StageContext) {
       for (const [name, rows] of Object.entries(parts)) {
-        const group = name === "training" ? reading.group : evaluationGroup;
+        const group = name === "training" ? reading.group : publishedGroups.epochs;
         const tokens = rows.map((row) => row.tokens);
         await collectFeatures({
           model,
