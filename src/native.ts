@@ -50,6 +50,11 @@ export interface BaseInfo {
   isa: string;
   dtype: Dtype;
   threads: number;
+  /**
+   * Absent while a token scores the same bits in any batch; else which product does not keep them. Then what a token scored while
+   * it was sampled is not what scoring gives, and what learns from samples has to score them again.
+   */
+  rowsDiffer?: string;
   layers: number;
   hiddenSize: number;
   vocabularySize: number;
