@@ -4,7 +4,7 @@
 #
 #   gpu.sh tests    [BUILD [RESULTS]]   the operators' tests on the GPU, and a step that is recorded and replayed
 #   gpu.sh sanitize [BUILD [RESULTS]]   some of them under compute-sanitizer's four tools
-#   gpu.sh bench    [BUILD [RESULTS]]   times, and PyTorch's beside them where it is installed
+#   gpu.sh bench    [BUILD [RESULTS]]   times, cuBLASLt alone and PyTorch's beside them where it is installed
 #
 #   BUILD     a CMake build of this source (the tests' programs) with libcredence_cuda.so in it; default build
 #   RESULTS   where the archive goes; default cuda-results
