@@ -10,3 +10,11 @@ extern "C" {
 typedef const credence_table* (*credence_open_library)(int32_t version, const char** reason);
 #define CREDENCE_OPEN_LIBRARY "credence_backend_v2"
 }
+
+namespace credence {
+
+/// Where the package of CUDA kernels has its library, or null if it is not installed: told before the library is asked for, by
+/// whoever knows packages. It is looked at after a build of one's own.
+void set_cuda_package(const char* name, const char* library);
+
+}  // namespace credence
