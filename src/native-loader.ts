@@ -1,4 +1,7 @@
-/** Finding and opening the addon: a build of one's own first, then the prebuilt binary, else an error that says what to do. */
+/**
+ * Finding and opening the addon: a build of one's own first, then the prebuilt binary, else an error that says what to do. And
+ * finding the package of CUDA kernels, which may be absent.
+ */
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { CredenceError } from "./errors.js";
@@ -16,6 +19,19 @@ export function loadAddon<T>(require: NodeJS.Require, root: string): T {
     return nodeGypBuild(root);
   } catch (error) {
     throw new CredenceError("NO_ADDON", explain(error, root), { cause: error });
+  }
+}
+
+/** The optional package with the CUDA kernels for this machine; undefined where there is none to install. */
+export const cudaPackage =
+  process.platform === "linux" && process.arch === "x64" ? "@credence/linux-x64-cuda" : undefined;
+
+/** @returns the library in it, or undefined if it is not installed where `require` looks */
+export function findCudaPackage(require: NodeJS.Require): string | undefined {
+  try {
+    return require.resolve(`${cudaPackage}/libcredence_cuda.so`);
+  } catch {
+    return undefined;
   }
 }
 

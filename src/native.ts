@@ -6,7 +6,7 @@
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { CredenceError } from "./errors.js";
-import { loadAddon } from "./native-loader.js";
+import { cudaPackage, findCudaPackage, loadAddon } from "./native-loader.js";
 
 export type Dtype = "f32" | "bf16";
 /** Instruction set of the CPU table; "auto" takes the best one the machine has. */
@@ -50,6 +50,11 @@ export interface BaseInfo {
   isa: string;
   dtype: Dtype;
   threads: number;
+  /**
+   * Absent while a token scores the same bits in any batch; else which product does not keep them. Then what a token scored while
+   * it was sampled is not what scoring gives, and what learns from samples has to score them again.
+   */
+  rowsDiffer?: string;
   layers: number;
   hiddenSize: number;
   vocabularySize: number;
@@ -353,6 +358,8 @@ export interface Addon {
   ): Promise<LogitDifference>;
   /** Every tensor of a safetensors file, or of a file of torch.save (.pt, .pth, .bin), which is read without running it. */
   readTensors(path: string): TensorData[];
+  /** Where the package `name` has its library of CUDA kernels; without `library` it is not installed, and errors say so. */
+  cudaPackage(name: string, library?: string): void;
   machine(): { isas: Isa[]; cpu: string; cores: number; memoryBytes: number; cuda: string };
   /** Measured on this machine in this process: GFLOP/s of the dot product for each dtype, GB/s of reading. */
   /** Of one instruction set, default the best; without a bf16 dot product a bf16 product is made of float32's steps. */
@@ -366,8 +373,10 @@ let addon: Addon | undefined;
 /** The addon, loaded when first needed: importing this module has no side effect. */
 export function native(): Addon {
   if (!addon) {
-    addon = loadAddon<Addon>(createRequire(import.meta.url), fileURLToPath(new URL("..", import.meta.url)));
+    const require = createRequire(import.meta.url);
+    addon = loadAddon<Addon>(require, fileURLToPath(new URL("..", import.meta.url)));
     addon.errors(CredenceError);
+    if (cudaPackage) addon.cudaPackage(cudaPackage, findCudaPackage(require));
   }
   return addon;
 }

@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -34,6 +34,18 @@ function pack(): string {
   return join(folder, made.filename);
 }
 
+const own = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+
+/** The package of CUDA kernels; where they are not built, with those that the CPU executes in their place. Its path. */
+function packCuda(): string {
+  const library = ["libcredence_cuda.so", "libcredence_cuda_emulated.so"]
+    .map((name) => join(root, "build", name))
+    .find(existsSync);
+  const script = join(root, "scripts", "package-cuda.mjs");
+  const said = run(process.execPath, [script, "--library", library ?? "", "--out", folder], root);
+  return said.split("  ")[0] ?? "";
+}
+
 t.test(
   "a tarball installs elsewhere with install scripts off, and works from its prebuilt binary",
   { timeout: 300_000 },
@@ -53,7 +65,7 @@ t.test(
     t.ok(contents.some((name) => name.startsWith("package/prebuilds/") && name.endsWith(".node")));
     // A binding.gyp or a build folder in a package is an install script by another name.
     t.notOk(
-      contents.some((name) => /binding\.gyp|package\/(build|node_modules|tests|src)\//.test(name)),
+      contents.some((name) => /binding\.gyp|\.so$|package\/(build|node_modules|tests|src)\//.test(name)),
       "nothing else",
     );
 
@@ -81,6 +93,25 @@ t.test(
     );
     t.equal(doctor.status, 0, doctor.stderr);
     t.ok(JSON.parse(doctor.stdout).machine.isas.includes("scalar"), "the engine is loaded");
+
+    await t.test("the CUDA kernels are a package of their own, which is found beside this one", async (t) => {
+      if (process.platform !== "linux" || process.arch !== "x64") return t.pass("there is none for this machine");
+      const cuda = () =>
+        JSON.parse(run(process.execPath, [join("node_modules", ".bin", "credence"), "doctor", "--json"], consumer))
+          .machine.cuda;
+      t.match(cuda(), /and the package @credence\/linux-x64-cuda is not installed; .*npm install @credence/);
+      const kernels = packCuda();
+      t.match(JSON.parse(run("tar", ["xzfO", kernels, "package/package.json"], folder)), {
+        os: ["linux"],
+        cpu: ["x64"],
+        libc: ["glibc"],
+        version: own.version,
+      });
+      t.strictSame(Object.entries(own.peerDependencies), [["@credence/linux-x64-cuda", own.version]]);
+      run("npm", ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", kernels], consumer);
+      t.notMatch(cuda(), /libcredence_cuda\.so is not beside|not installed/);
+      t.match(cuda(), /^available$|is here, but there are no kernels|driver|CUDA finds no device/);
+    });
 
     const installed = join(consumer, "node_modules", "credence");
     const install = spawnSync(process.execPath, [join(installed, "native", "install.cjs")], { encoding: "utf8" });

@@ -8,6 +8,7 @@
 #include "native/engine/golden.h"
 #include "native/engine/logistic.h"
 #include "native/engine/machine.h"
+#include "native/kernels/cuda_library.h"
 #include "objects.h"
 
 namespace credence::addon {
@@ -93,6 +94,14 @@ void set_error(const Napi::CallbackInfo& call) {
   });
 }
 
+void cuda_package(const Napi::CallbackInfo& call) {
+  guarded(call.Env(), [&] {
+    const std::string name = string_of(call[0], "name");
+    if (absent(call[1])) set_cuda_package(name.c_str(), nullptr);
+    else set_cuda_package(name.c_str(), string_of(call[1], "library").c_str());
+  });
+}
+
 Napi::Value machine_info(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   Napi::Object out = Napi::Object::New(env);
@@ -153,6 +162,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("openBase", Napi::Function::New(env, open_base, "openBase"));
   exports.Set("fitLogistic", Napi::Function::New(env, fit, "fitLogistic"));
   exports.Set("golden", Napi::Function::New(env, run_golden, "golden"));
+  exports.Set("cudaPackage", Napi::Function::New(env, cuda_package, "cudaPackage"));
   exports.Set("machine", Napi::Function::New(env, machine_info, "machine"));
   exports.Set("peaks", Napi::Function::New(env, measured_peaks, "peaks"));
   exports.Set("bench", Napi::Function::New(env, run_bench, "bench"));

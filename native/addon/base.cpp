@@ -32,6 +32,8 @@ Napi::Value BaseObject::info(const Napi::CallbackInfo& call) {
     out.Set("isa", device.table().isa);
     out.Set("dtype", device.dtype() == CREDENCE_BF16 ? "bf16" : "f32");
     out.Set("threads", device.threads());
+    const char* const differ = device.table().rows_differ(device.backend());
+    if (differ) out.Set("rowsDiffer", differ);
     out.Set("layers", f.layers);
     out.Set("hiddenSize", f.hidden);
     out.Set("vocabularySize", f.vocabulary);

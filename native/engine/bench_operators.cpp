@@ -15,13 +15,24 @@ RunTimes times_of(int threads, double seconds, const std::function<void()>& body
     body();
     times.push_back(work_seconds(threads) - before);
   }
-  std::sort(times.begin(), times.end());
-  return {times.front(), times[times.size() / 2]};
+  return run_times(std::move(times));
+}
+
+RunTimes run_times(std::vector<double> seconds) {
+  std::sort(seconds.begin(), seconds.end());
+  const size_t n = seconds.size(), tenth = n / 10;
+  return {seconds.front(), seconds[n / 2], seconds[tenth], seconds[n - 1 - tenth]};
 }
 
 std::vector<OperatorLine> bench_operators(const std::shared_ptr<Device>& device, int tokens, double seconds) {
+  return bench_operators(device, tokens, [&device, seconds](const std::function<void()>& body) {
+    return times_of(device->threads(), seconds, body);
+  });
+}
+
+std::vector<OperatorLine> bench_operators(const std::shared_ptr<Device>& device, int tokens, const Timer& timer) {
   if (tokens < 64 || tokens % 64) fail("BAD_OPTION", "tokens: expected a multiple of 64 but received %d", tokens);
-  operator_bench::OperatorBench bench{device, tokens, seconds, {}};
+  operator_bench::OperatorBench bench{device, tokens, timer, {}};
 #define CREDENCE_BENCH(name) bench.name();
   CREDENCE_OPERATORS(CREDENCE_BENCH)
 #undef CREDENCE_BENCH

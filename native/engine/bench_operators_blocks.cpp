@@ -73,7 +73,8 @@ void OperatorBench::attention_input() {
     p.inv_rms = room.same(n, 1);
     p.s = room.act(n * 3 * kRank);
     line("attention_input", rows_of(rows), rows * (layer.base_flop + layer.lora_flop),
-         linear_bytes(layer, rows, 4 * kHidden, kQkv * act()), [&] { device->attention_input(p); });
+         linear_bytes(layer, rows, 4 * kHidden, kQkv * act()), [&] { device->attention_input(p); }, false,
+         {rows, kQkv, kHidden});
   }
 }
 
@@ -100,7 +101,8 @@ void OperatorBench::attention_input_backward() {
   p.dx = room.same(n * kHidden, 0);
   p.gradients = layer.gradients;
   line("attention_input_backward", rows_of(tokens), tokens * (layer.base_flop + 2 * layer.lora_flop),
-       linear_bytes(layer, tokens, kQkv * act(), 12 * kHidden), [&] { device->attention_input_backward(p); });
+       linear_bytes(layer, tokens, kQkv * act(), 12 * kHidden), [&] { device->attention_input_backward(p); }, false,
+       {tokens, kHidden, kQkv});
 }
 
 void OperatorBench::attention() {
@@ -163,7 +165,8 @@ void OperatorBench::one_projection(Room* room, const Layer& layer, int rows, int
   p.ldx = kHidden;
   p.s = room->act(n * kRank);
   line("project", std::string(which) + ", " + rows_of(rows), rows * (layer.base_flop + layer.lora_flop),
-       linear_bytes(layer, rows, columns * act(), 8 * kHidden), [&] { device->project(p); });
+       linear_bytes(layer, rows, columns * act(), 8 * kHidden), [&] { device->project(p); }, false,
+       {rows, kHidden, columns});
 }
 
 void OperatorBench::project() {
@@ -193,7 +196,8 @@ void OperatorBench::project_backward() {
   p.din = room.act(n * kIntermediate);
   p.gradients = layer.gradients;
   line("project_backward", "down, " + rows_of(tokens), tokens * (layer.base_flop + 2 * layer.lora_flop),
-       linear_bytes(layer, tokens, 4 * kHidden, 2 * kIntermediate * act()), [&] { device->project_backward(p); });
+       linear_bytes(layer, tokens, 4 * kHidden, 2 * kIntermediate * act()), [&] { device->project_backward(p); }, false,
+       {tokens, kIntermediate, kHidden});
 }
 
 void OperatorBench::mlp_input() {
@@ -217,7 +221,8 @@ void OperatorBench::mlp_input() {
     p.inv_rms = room.same(n, 1);
     p.s = room.act(n * 2 * kRank);
     line("mlp_input", rows_of(rows), rows * (layer.base_flop + layer.lora_flop),
-         linear_bytes(layer, rows, 4 * kHidden, (p.u ? 3 : 1) * kIntermediate * act()), [&] { device->mlp_input(p); });
+         linear_bytes(layer, rows, 4 * kHidden, (p.u ? 3 : 1) * kIntermediate * act()), [&] { device->mlp_input(p); },
+         false, {rows, 2 * kIntermediate, kHidden});
   }
 }
 
@@ -243,7 +248,8 @@ void OperatorBench::mlp_input_backward() {
   p.dx = room.same(n * kHidden, 0);
   p.gradients = layer.gradients;
   line("mlp_input_backward", rows_of(tokens), tokens * (layer.base_flop + 2 * layer.lora_flop),
-       linear_bytes(layer, tokens, 3 * kIntermediate * act(), 12 * kHidden), [&] { device->mlp_input_backward(p); });
+       linear_bytes(layer, tokens, 3 * kIntermediate * act(), 12 * kHidden), [&] { device->mlp_input_backward(p); },
+       false, {tokens, kHidden, 2 * kIntermediate});
 }
 
 void OperatorBench::embed_backward() {

@@ -21,7 +21,8 @@ void OperatorBench::token_logprobs() {
   p.targets = room.numbers(targets);
   p.logprob = room.same(rows, 0);
   const double product = 2.0 * rows * kHidden * vocabulary(), weights = 1.0 * vocabulary() * kHidden * act();
-  line("token_logprobs", rows_of(rows), product, weights, [&] { device->token_logprobs(p); });
+  line("token_logprobs", rows_of(rows), product, weights, [&] { device->token_logprobs(p); }, false,
+       {rows, vocabulary(), kHidden});
   p.d_logprob = room.same(rows, -1);
   p.dh = room.same(static_cast<size_t>(rows) * kHidden, 0);
   line("token_logprobs", rows_of(rows) + " and back", 2 * product, 2 * weights, [&] { device->token_logprobs(p); });
@@ -93,7 +94,7 @@ void OperatorBench::sample() {
     p.token = room.numbers(std::vector<int32_t>(rows));
     p.logprob = room.same(rows, 0);
     line("sample", rows_of(rows) + ", top-k 50, top-p 0.95", 2.0 * rows * kHidden * vocabulary(),
-         1.0 * vocabulary() * kHidden * act(), [&] { device->sample(p); });
+         1.0 * vocabulary() * kHidden * act(), [&] { device->sample(p); }, false, {rows, vocabulary(), kHidden});
   }
 }
 

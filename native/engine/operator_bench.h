@@ -142,7 +142,7 @@ struct Layer {
 struct OperatorBench {
   std::shared_ptr<Device> device;
   int tokens;
-  double seconds;
+  Timer timer;
   std::vector<OperatorLine> lines;
 
   // One member function an operator, of its name: an operator without one does not compile.
@@ -156,9 +156,9 @@ struct OperatorBench {
 
   template <class Body>
   void line(const char* name, const std::string& shape, double flop, double bytes, const Body& body,
-            bool float32 = false) {
-    const RunTimes t = times_of(device->threads(), seconds, body);
-    lines.push_back({name, shape, t.best, t.median, flop, bytes, float32});
+            bool float32 = false, BareProduct product = {}) {
+    const RunTimes t = timer(body);
+    lines.push_back({name, shape, t.best, t.median, flop, bytes, float32, t.low, t.high, product});
   }
   static std::string rows_of(int64_t rows) { return std::to_string(rows) + (rows == 1 ? " row" : " rows"); }
 

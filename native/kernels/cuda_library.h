@@ -8,5 +8,13 @@ extern "C" {
 /// The back end's table, or null and why there is none: a table of another version is of no use to the caller. Whether it runs
 /// on this machine its unavailable() says.
 typedef const credence_table* (*credence_open_library)(int32_t version, const char** reason);
-#define CREDENCE_OPEN_LIBRARY "credence_backend_v1"
+#define CREDENCE_OPEN_LIBRARY "credence_backend_v2"
 }
+
+namespace credence {
+
+/// Where the package of CUDA kernels has its library, or null if it is not installed: told before the library is asked for, by
+/// whoever knows packages. It is looked at after a build of one's own.
+void set_cuda_package(const char* name, const char* library);
+
+}  // namespace credence

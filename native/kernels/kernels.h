@@ -5,7 +5,8 @@
 //  - "device" memory is memory from `alloc` of the same back end. Everything an operator points to is device memory, except
 //    the parameter structure itself and what is marked host.
 //  - Capacity is apart from content: what a captured graph fixes (capacities, widths, pointers) stands in the structure;
-//    how many rows there are is read from device memory (`rows`, `counts`, `cu_seqlens`, page tables).
+//    how many rows there are is read from device memory (`rows`, `counts`, `cu_seqlens`, page tables). `record` keeps a
+//    sequence of launches for `replay`, where a back end has them.
 //  - Activations are row-major with a leading dimension in elements. "act" is the activation type `dtype`: float32 or bf16.
 //    The residual stream, statistics, losses, gradients of parameters and of the residual stream are float32.
 //  - A row's result is the row's own: the run over K is in order for every number of rows, keys are met in pages of 64
@@ -46,6 +47,7 @@ typedef struct credence_backend credence_backend;  // a device, its stream and i
 typedef struct credence_weights credence_weights;  // a frozen or owned matrix as the back end keeps it
 typedef struct credence_lora credence_lora;        // an adapter's share of one product as the back end keeps it
 typedef struct credence_event credence_event;
+typedef struct credence_graph credence_graph;  // launches that were recorded
 
 // A family as data: what a block computes. The engine orders the operators (serial or parallel residual).
 typedef struct {
@@ -521,6 +523,25 @@ typedef struct credence_table {
   int (*wait)(credence_backend*, credence_event*);
   double (*elapsed_ms)(credence_backend*, credence_event* from, credence_event* to);
   void (*free_event)(credence_backend*, credence_event*);
+  // How often the host has waited for the device since it was opened.
+  int64_t (*waits)(credence_backend*);
+
+  // Launches, copies and fills after record() are kept, not run; replay() runs what recorded() gave, in order, as often as is
+  // asked, on what then stands in device memory. Capacities, widths and pointers are the recording's, and so is what a structure
+  // says by value: the rates and the step of adamw, the key of dropout. The memory it points to must stay. While recording,
+  // what needs the host is an error: write, read, synchronise, event, alloc, pack. Null where a launch costs next to nothing.
+  int (*record)(credence_backend*);
+  credence_graph* (*recorded)(credence_backend*);  // ends the recording; null and last_error where it failed
+  int (*replay)(credence_backend*, credence_graph*);
+  void (*free_graph)(credence_backend*, credence_graph*);
+
+  // Null while every product gives a row the same bits in any batch, as far as the back end has checked it; else which does not
+  // (host string). Then a token may score otherwise than when it was sampled: what learns from samples has to score them again.
+  const char* (*rows_differ)(credence_backend*);
+  // y[m, n] = sum over k of x[m, k] w[n, k] by the library of products alone, x and w of dtype, y float32, all without padding:
+  // the yardstick beside which a product's rate is quoted. Null where products are the back end's own (credence_cpu_peak).
+  int (*bare_product)(credence_backend*, int64_t m, int64_t n, int64_t k, credence_dtype dtype, const void* x,
+                      const void* w, float* y);
 
   credence_weights* (*pack)(credence_backend*, const credence_weights_source*);
   int (*repack)(credence_backend*, credence_weights*, const float* master);  // device master [rows, columns]
@@ -538,7 +559,7 @@ typedef struct credence_table {
 #undef CREDENCE_ENTRY
 } credence_table;
 
-#define CREDENCE_TABLE_VERSION 1
+#define CREDENCE_TABLE_VERSION 2
 
 // The tables of the CPU that this build has, best first; count in *count. An operator a table does not have is null.
 const credence_table* const* credence_cpu_tables(int32_t* count);

@@ -329,7 +329,7 @@ OPERATOR_TEST("attention_input", "reference odd-shapes", three_hundred_segments_
 
 OPERATOR_TEST("attention_input_backward", "reference odd-shapes bits", is_the_reference) {
   for (const Shape& shape : kShapes)
-    for (int rows : {1, 13, 130})
+    for (int rows : {1, 13, 130, 257})
       for (int threads : {1, 2})
         each_backend(threads, [&](Backend& backend) {
           if (backend.brief() && rows > 100) return;

@@ -15,7 +15,7 @@
 #include "kernels/cuda/ptx.h"
 #include "testing.h"
 
-extern "C" const credence_table* credence_backend_v1(int32_t version, const char** reason);
+extern "C" const credence_table* credence_backend_v2(int32_t version, const char** reason);
 
 using namespace credence;
 using namespace credence::cuda;
@@ -156,7 +156,7 @@ struct Opened {
   explicit Opened(bool dry = false) {
     const char* reason = nullptr;
     char error[256] = "";
-    table = credence_backend_v1(CREDENCE_TABLE_VERSION, &reason);
+    table = credence_backend_v2(CREDENCE_TABLE_VERSION, &reason);
     handle = dry ? table->open_dry(error, sizeof error) : table->open(0, 1, error, sizeof error);
   }
   ~Opened() { table->close(handle); }
@@ -244,7 +244,7 @@ TEST(tensor_core_and_copy_instructions_are_their_definition) {
 TEST(the_host_waits_for_the_device_only_to_read) {
   NEEDS_FIBERS;
   Opened on;
-  const auto waits = [&] { return of(on.handle).host_synchronisations; };
+  const auto waits = [&] { return on.table->waits(on.handle); };
   constexpr int64_t kCount = 20000;
   const auto take = [&](size_t bytes) { return static_cast<float*>(on.table->alloc(on.handle, bytes)); };
   float *p = take(kCount * 4), *m = take(kCount * 4), *v = take(kCount * 4), *g = take(kCount * 4), *norm = take(4);
@@ -317,12 +317,13 @@ TEST(memory_is_one_arena_whose_pieces_are_used_again) {
   EXPECT(equal());
   on.table->limit(on.handle, 0);
   EXPECT(!on.table->alloc(on.handle, size_t{1} << 50));
-  EXPECT(on.words().find("out of memory") != std::string::npos);
+  EXPECT(on.words().find("1125899906842880 bytes of device memory: out of memory") != std::string::npos);
+  EXPECT(on.words().find("1099511627776 of 1099511627776 are free, and 256 are in use here") != std::string::npos);
 }
 
 TEST(another_version_of_the_contract_is_refused) {
   const char* reason = nullptr;
-  EXPECT(!credence_backend_v1(CREDENCE_TABLE_VERSION + 1, &reason));
+  EXPECT(!credence_backend_v2(CREDENCE_TABLE_VERSION + 1, &reason));
   EXPECT(reason && std::string(reason).find("build both from one source") != std::string::npos);
 }
 

@@ -2,9 +2,9 @@
 # The checks that need a GPU, on a machine that has nothing but a driver, cuBLASLt and a shell: nothing is downloaded or compiled.
 # Three commands of less than nine minutes each; each leaves one archive of what it said.
 #
-#   gpu.sh tests    [BUILD [RESULTS]]   the operators' tests on the GPU
+#   gpu.sh tests    [BUILD [RESULTS]]   the operators' tests on the GPU, and a step that is recorded and replayed
 #   gpu.sh sanitize [BUILD [RESULTS]]   some of them under compute-sanitizer's four tools
-#   gpu.sh bench    [BUILD [RESULTS]]   times, and PyTorch's beside them where it is installed
+#   gpu.sh bench    [BUILD [RESULTS]]   times, cuBLASLt alone and PyTorch's beside them where it is installed
 #
 #   BUILD     a CMake build of this source (the tests' programs) with libcredence_cuda.so in it; default build
 #   RESULTS   where the archive goes; default cuda-results
@@ -45,7 +45,8 @@ esac
 
 case $what in
   tests)
-    for program in norm optimizer dense linear mlp_input attention_input token_logprobs read_outs sample dropout empty; do
+    for program in norm optimizer dense linear mlp_input attention_input token_logprobs read_outs sample dropout empty \
+      cuda_step; do
       timeout "$(left)" "$build/${program}_test" >"$log/$program.txt" 2>&1 || status=1
       printf '%-16s %s\n' "$program" "$(tail -n 1 "$log/$program.txt")" | tee -a "$log/summary.txt"
     done

@@ -25,12 +25,12 @@ struct Shape {
   bool bias;
   double drop = 0;
 };
-const Shape kShapes[] = {{1, 1, 1, 0, false},          {1, 37, 51, 1, true},       {2, 64, 32, 2, false},
-                         {5, 97, 33, 2, true},         {12, 40, 64, 1, false},     {13, 130, 97, 2, true},
-                         {47, 33, 7, 1, true},         {130, 160, 96, 2, false},   {301, 70, 45, 2, true},
-                         {3, 17, 1, 1, true},          {17, 1, 3, 1, false},       {33, 9, 33, 2, true},
-                         {1, 17, 1, 1, false, 0.5},    {5, 33, 65, 2, true, 0.25}, {13, 130, 97, 2, true, 0.125},
-                         {130, 40, 33, 1, false, 0.75}};
+const Shape kShapes[] = {
+    {1, 1, 1, 0, false},       {1, 37, 51, 1, true},       {2, 64, 32, 2, false},         {5, 97, 33, 2, true},
+    {12, 40, 64, 1, false},    {13, 130, 97, 2, true},     {47, 33, 7, 1, true},          {130, 160, 96, 2, false},
+    {301, 70, 45, 2, true},    {3, 17, 1, 1, true},        {17, 1, 3, 1, false},          {33, 9, 33, 2, true},
+    {1, 17, 1, 1, false, 0.5}, {5, 33, 65, 2, true, 0.25}, {13, 130, 97, 2, true, 0.125}, {130, 40, 33, 1, false, 0.75},
+    {97, 9, 33, 1, true},      {257, 17, 9, 2, false},     {1025, 9, 17, 1, true}};
 
 struct Projected {
   std::vector<double> out, s;

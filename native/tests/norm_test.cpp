@@ -21,7 +21,8 @@ reference::Norm row_norm(int rows, int width, bool layer) {
   return p;
 }
 
-const std::pair<int, int> kShapes[] = {{1, 1}, {4, 3}, {1, 17}, {5, 33}, {3, 97}, {257, 576}, {5, 4096}, {2, 16}};
+const std::pair<int, int> kShapes[] = {{1, 1},     {4, 3},    {1, 17}, {5, 33}, {3, 97},
+                                       {257, 576}, {5, 4096}, {2, 16}, {97, 5}, {1025, 9}};
 
 std::vector<double> gathered(const std::vector<double>& x, int width, const std::vector<int32_t>& index) {
   return reference::embed(x, width, index, 1);

@@ -8,7 +8,7 @@
 #include <new>
 #include <vector>
 
-#include "../lora_layout.h"
+#include "../faults.h"
 #include "memory.h"
 
 namespace credence::cpu {

@@ -90,6 +90,9 @@ double elapsed_ms(credence_backend*, credence_event* from, credence_event* to) {
 
 void free_event(credence_backend*, credence_event* event) { delete event; }
 
+int64_t waits(credence_backend*) { return 0; }
+const char* rows_differ(credence_backend*) { return nullptr; }
+
 size_t element_bytes(credence_dtype dtype) { return dtype == CREDENCE_BF16 ? 2 : 4; }
 
 size_t page_bytes(const credence_shape* shape, credence_dtype dtype) {
@@ -151,6 +154,8 @@ credence_table table(const char* isa, const char* (*unavailable)(void), const cr
   t.wait = &wait;
   t.elapsed_ms = &elapsed_ms;
   t.free_event = &free_event;
+  t.waits = &waits;
+  t.rows_differ = &rows_differ;
   t.pack = &pack;
   t.repack = &repack;
   t.free_weights = &free_weights;

@@ -45,20 +45,8 @@ __device__ __forceinline__ int64_t place_of(const credence_shape& shape, const H
 
 // One thread: T and B fit, and the segments follow each other to the last token.
 __global__ void check_batch(credence_batch batch, Fault* faults, Operator op) {
-  const int32_t tokens = batch.counts[0], segments = batch.counts[1];
-  if (tokens < 0 || tokens > batch.token_capacity || segments < 0 || segments > batch.segment_capacity) {
-    fault(faults, op, FaultKind::batch, tokens, segments, batch.token_capacity, batch.segment_capacity);
-    return;
-  }
-  int32_t end = 0;
-  for (int32_t b = 0; b < segments; ++b) {
-    if (batch.cu_seqlens[b] != end || batch.cu_seqlens[b + 1] < end) {
-      fault(faults, op, FaultKind::segments, batch.cu_seqlens[b], batch.cu_seqlens[b + 1], b);
-      return;
-    }
-    end = batch.cu_seqlens[b + 1];
-  }
-  if (end != tokens) fault(faults, op, FaultKind::segment_end, end, tokens);
+  const Seen seen = fault_of(batch);
+  if (seen.kind != FaultKind::none) fault(faults, op, seen.kind, seen.a, seen.b, seen.c, seen.d);
 }
 
 // A warp a segment: keys are counted 32 tokens at a time.

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <vector>
+
 #include "../kernels.h"
 #include "cuda.h"
 #include "faults.h"
@@ -13,15 +15,44 @@ namespace credence::cuda {
 struct Ledger;  // memory.cpp
 struct Blas;    // blas.h
 
+/// What CUDA made, given back with its owner.
+template <class T, auto Destroy>
+class Owned {
+ public:
+  Owned() = default;
+  Owned(const Owned&) = delete;
+  Owned& operator=(const Owned&) = delete;
+  ~Owned() {
+    if (made_) Destroy(made_);
+  }
+  T* out() { return &made_; }
+  operator T() const { return made_; }
+
+ private:
+  T made_ = nullptr;
+};
+
+/// Sizes of products whose rows have been compared (check_rows.h).
+struct CheckedSizes {
+  int64_t outputs, inputs, tail;
+  credence_dtype dtype, y_dtype;
+  bool operator==(const CheckedSizes&) const = default;
+};
+
 struct Backend {
   int device = 0;
   bool dry = false;  // counts memory and has none
-  cudaStream_t stream = nullptr;
+  Owned<cudaStream_t, &cudaStreamDestroy> stream;
   Ledger* ledger = nullptr;
   Blas* blas = nullptr;
-  void* blas_workspace = nullptr;     // blas_workspace_bytes() that products may use
-  Fault* fault = nullptr;             // host memory that the device can write
-  int64_t host_synchronisations = 0;  // how often the host waited for the device
+  void* blas_workspace = nullptr;          // blas_workspace_bytes() that products may use
+  Owned<void*, &cudaFreeHost> fault_room;  // host memory that the device can write
+  Fault* fault = nullptr;                  // in it
+  int64_t host_synchronisations = 0;       // how often the host waited for the device
+  bool recording = false;                  // launches go into a graph
+  int64_t replays = 0;  // of any graph: each may have filled slots with an adapter that the host does not know
+  std::vector<CheckedSizes> checked;
+  char differ[256] = "";  // the first product that gave a row other bits in another batch
   char error[512] = "";
 };
 
@@ -29,6 +60,10 @@ struct Backend {
 [[gnu::format(printf, 2, 3)]] int fail(Backend& backend, const char* format, ...);
 /// 0, or 1 with "what: CUDA's words".
 int check(Backend& backend, cudaError_t status, const char* what);
+/// Waits for the device; counted.
+int wait_for_stream(Backend& backend, const char* what);
+/// 0, or 1 while launches are recorded: `what` needs the host.
+int refuse_recording(Backend& backend, const char* what);
 
 /// A matrix [rows, columns] row by row, both padded to 8 with zeros, and behind them the slots of an adapter:
 ///   [rows_padded + kSlot][columns_padded + kSlot]
@@ -40,7 +75,8 @@ struct Weights {
   bool backward;
   int64_t ld;  // elements between rows
   void* data;
-  mutable int64_t filled;  // the version of the adapter whose numbers the slots hold; 0: none yet
+  mutable int64_t filled;        // the version of the adapter whose numbers the slots hold; 0: none yet
+  mutable int64_t filled_after;  // as many replays of graphs: one more, and the slots hold what that filled in
 };
 
 constexpr int kSlot = 64;  // ranks that a slot has room for; an adapter of more takes a second product
@@ -56,7 +92,7 @@ struct Lora {
 };
 
 struct Event {
-  cudaEvent_t event;
+  Owned<cudaEvent_t, &cudaEventDestroy> event;
 };
 
 inline Backend& of(credence_backend* backend) { return *reinterpret_cast<Backend*>(backend); }

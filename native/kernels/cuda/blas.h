@@ -1,5 +1,5 @@
 // Dense products, behind five functions: cuBLASLt on a GPU (blas_cublaslt.cpp), plain sums in the emulation
-// (emulation/blas.cpp). Everything else of this back end is written by hand.
+// (emulation/blas.cpp). Everything else of this back end is written by hand. check_rows.h asks them for equal bits.
 #pragma once
 
 #include "backend.h"
@@ -20,6 +20,7 @@ struct Product {
   credence_dtype y_dtype = CREDENCE_F32;
   float alpha = 1;
   bool add = false;
+  int64_t tail = 0;  // of K, at its end: an adapter's. With it and without it one algorithm runs.
 };
 
 /// Null, with the reason in last_error, where there is no library for products.
@@ -27,8 +28,8 @@ Blas* blas_open(Backend& backend);
 void blas_close(Blas* blas);
 /// Scratch that products share; part of the back end's memory.
 size_t blas_workspace_bytes();
-/// Chooses how products with a matrix of these sizes run for every range of M, before the first one: at load.
-int blas_choose(Backend& backend, int64_t outputs, int64_t inputs, int64_t ld, credence_dtype dtype);
+/// From now on one algorithm, that of the largest M, runs products of this one's N and K whatever their M.
+void blas_use_one(Backend& backend, const Product& p);
 int product(Backend& backend, const Product& p);
 
 }  // namespace credence::cuda

@@ -1,20 +1,14 @@
 // Products by cuBLASLt, which is opened at run time: a machine without it learns why, nothing links it.
 //
-// One algorithm for each (N, K, layout) and range of M, never split over K. At load the ranges' algorithms are run on check rows:
-// a row must have the same bits for M = 1, 7, 64, 4096, alone and with the tail of K that an adapter takes. Where the ranges
-// differ, the algorithm of the largest M runs all of them; where that differs from itself too, it is said on standard error.
+// One algorithm for each (N, K) and range of M, never split over K, with the tail of K that an adapter takes and without it. That
+// rows have the same bits in every range is checked when a matrix of a size is first packed (check_rows.h).
 // No GPU has run this file yet (docs/measurements/cuda.md).
 #include <cublasLt.h>
 #include <dlfcn.h>
-#include <stdio.h>
-#include <string.h>
 
-#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <tuple>
-#include <vector>
 
 #include "blas.h"
 #include "memory.h"
@@ -46,10 +40,10 @@ struct Library {
 #undef CREDENCE_SYMBOL
 };
 
-/// What a choice of algorithm depends on beside M.
+/// What a choice of algorithm depends on beside M. K without the tail; distances of rows by what they are multiples of.
 struct Layout {
-  int64_t outputs, inputs, ldx, ldw, ldy;
-  int32_t dtype, y_dtype, x_transposed, w_transposed, add, alignment;
+  int64_t outputs, inputs;
+  int32_t dtype, y_dtype, x_transposed, w_transposed, alignment;
   auto operator<=>(const Layout&) const = default;
 };
 
@@ -183,9 +177,12 @@ class Descriptors {
   cublasLtMatrixLayout_t w_ = nullptr, x_ = nullptr, y_ = nullptr;
 };
 
+Layout layout_of(const Product& p) {
+  return {p.outputs, p.inputs - p.tail, p.dtype, p.y_dtype, p.x_transposed, p.w_transposed, alignment_of(p)};
+}
+
 int choice_of(Backend& backend, const Product& p, cublasLtMatmulAlgo_t* out) {
-  const Layout key = {p.outputs, p.inputs,       p.ldx,          p.ldw, p.ldy,          p.dtype,
-                      p.y_dtype, p.x_transposed, p.w_transposed, p.add, alignment_of(p)};
+  const Layout key = layout_of(p);
   const std::lock_guard lock(backend.blas->mutex);
   Choice& choice = backend.blas->choices[key];
   const int range = choice.one ? kRanges - 1 : range_of(p.rows);
@@ -199,31 +196,6 @@ int choice_of(Backend& backend, const Product& p, cublasLtMatmulAlgo_t* out) {
   }
   *out = choice.algorithm[range];
   return 0;
-}
-
-/// The first row of X W^T for M rows, as bytes.
-int first_row(Backend& backend, Product p, int64_t rows, std::vector<float>* out) {
-  p.rows = rows;
-  if (int error = product(backend, p)) return error;
-  out->resize(static_cast<size_t>(p.outputs));
-  if (int error = cuda::check(
-          backend,
-          cudaMemcpyAsync(out->data(), p.y, out->size() * sizeof(float), cudaMemcpyDeviceToHost, backend.stream),
-          "check rows"))
-    return error;
-  ++backend.host_synchronisations;
-  return cuda::check(backend, cudaStreamSynchronize(backend.stream), "check rows");
-}
-
-/// Whether a row has the same bits for every M; an error is 2.
-int rows_agree(Backend& backend, const Product& p) {
-  std::vector<float> alone, among;
-  if (first_row(backend, p, 1, &alone)) return 2;
-  for (const int64_t rows : {7, 64, 4096}) {
-    if (first_row(backend, p, rows, &among)) return 2;
-    if (memcmp(alone.data(), among.data(), alone.size() * sizeof(float)) != 0) return 0;
-  }
-  return 1;
 }
 
 }  // namespace
@@ -272,60 +244,9 @@ int product(Backend& backend, const Product& p) {
   return d.error() ? 1 : d.run(backend, p, algorithm);
 }
 
-int blas_choose(Backend& backend, int64_t outputs, int64_t inputs, int64_t ld, credence_dtype dtype) {
-  // Rows and weights that repeat nowhere near: x[m][k] depends on k alone, so that every row is the first one.
-  const int64_t most = kRangeRows[kRanges - 1], width = inputs + kSlot;
-  const size_t bytes = element_bytes(dtype);
-  std::vector<uint8_t> row(static_cast<size_t>(width) * bytes), matrix(static_cast<size_t>(outputs * ld) * bytes);
-  const auto fill = [&](std::vector<uint8_t>& to, uint32_t state) {
-    for (size_t i = 0; i < to.size() / bytes; ++i) {
-      state = state * 1664525u + 1013904223u;
-      const float value = static_cast<float>(static_cast<int32_t>(state >> 8 & 0xffff) - 0x8000) / 0x8000;
-      if (dtype == CREDENCE_BF16) {
-        const __nv_bfloat16 narrow = __float2bfloat16(value);
-        memcpy(&to[i * bytes], &narrow, bytes);
-      } else {
-        memcpy(&to[i * bytes], &value, bytes);
-      }
-    }
-  };
-  fill(row, 1);
-  fill(matrix, 2);
-  std::vector<uint8_t> rows;
-  for (int64_t m = 0; m < most; ++m) rows.insert(rows.end(), row.begin(), row.end());
-  void* const x = allocate(backend, rows.size());
-  void* const w = allocate(backend, matrix.size());
-  void* const y = allocate(backend, static_cast<size_t>(most * round_up(outputs, 8)) * sizeof(float));
-  int status = x && w && y ? 0 : 1;
-  const auto send = [&](void* to, const std::vector<uint8_t>& from) {
-    return cuda::check(backend, cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, backend.stream),
-                       "check rows");
-  };
-  if (!status) status = send(x, rows) || send(w, matrix);
-  for (const bool tail : {false, true}) {
-    if (status) break;
-    Product p{most, outputs, inputs + (tail ? kSlot : 0), dtype, x, width};
-    p.w = w;
-    p.ldw = ld;
-    p.y = y;
-    p.ldy = round_up(outputs, 8);
-    int agree = rows_agree(backend, p);
-    if (agree == 0) {
-      const Layout key = {p.outputs, p.inputs, p.ldx, p.ldw, p.ldy,          p.dtype,
-                          p.y_dtype, false,    false, false, alignment_of(p)};
-      backend.blas->choices[key].one = true;
-      agree = rows_agree(backend, p);
-      if (agree == 0)
-        fprintf(
-            stderr,
-            "credence: cuBLASLt gives a row of a product of %lld x %lld other bits in other batches; what is scored "
-            "while sampling must be scored again\n",
-            static_cast<long long>(outputs), static_cast<long long>(inputs));
-    }
-    if (agree == 2) status = 1;
-  }
-  for (void* piece : {x, w, y}) release(backend, piece);
-  return status;
+void blas_use_one(Backend& backend, const Product& p) {
+  const std::lock_guard lock(backend.blas->mutex);
+  backend.blas->choices[layout_of(p)].one = true;
 }
 
 }  // namespace credence::cuda

@@ -66,9 +66,9 @@ __device__ __forceinline__ void fault(Fault* to, Operator op, FaultKind kind, in
 
 /// The number of rows, which fits the capacity from here on; a wrong one is a fault.
 __device__ __forceinline__ int32_t rows_of(const int32_t* rows, int32_t capacity, Fault* to, Operator op) {
-  const int32_t count = *rows;
-  if (count >= 0 && count <= capacity) return count;
-  fault(to, op, FaultKind::rows, count, capacity);
+  const Seen seen = fault_of_rows(*rows, capacity);
+  if (seen.kind == FaultKind::none) return seen.a;
+  fault(to, op, seen.kind, seen.a, seen.b);
   return 0;
 }
 

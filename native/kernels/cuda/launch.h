@@ -16,7 +16,9 @@ int launch(Backend& backend, const char* name, void (*kernel)(Parameters...), di
     return fail(backend, "%s: a grid of %u x %u x %u is more than the device takes", name, grid.x, grid.y, grid.z);
   if (int error = check(backend, cudaSetDevice(backend.device), name)) return error;
 #ifdef CREDENCE_EMULATE
-  emulation::launch(name, kernel, grid, block, shared, static_cast<Parameters>(arguments)...);
+  emulation::enqueue(backend.stream, [=] {
+    emulation::launch(name, kernel, grid, block, shared, static_cast<Parameters>(arguments)...);
+  });
   return 0;
 #else
   const void* function = reinterpret_cast<const void*>(kernel);

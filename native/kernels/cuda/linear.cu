@@ -82,14 +82,18 @@ int64_t groups_of(int64_t width) { return (width + 31) / 32 * 8; }
 bool fits_slot(const Lora* lora) { return !lora || lora->ranks_padded <= kSlot; }
 
 int prepare_slots(Backend& backend, const char* name, const Weights& w, const Lora& lora) {
-  if (w.filled == lora.version) return 0;
+  // A graph fills the slots each time: an adapter that is packed again, or runs outside it, changes nothing in its recording.
+  if (!backend.recording && w.filled == lora.version && w.filled_after == backend.replays) return 0;
   const int64_t n8 = round_up(w.rows, 8), k8 = round_up(w.columns, 8);
   const int status = with_type(w.dtype, [&]<class T>() {
     return launch(backend, name, &fill_slots<T>, blocks_of((n8 + k8) * lora.ranks_padded, kThreads), dim3(kThreads), 0,
                   static_cast<T*>(w.data), w.ld, n8, k8, static_cast<const T*>(lora.a), lora.lda,
                   static_cast<const T*>(lora.b), lora.ldb, lora.ranks_padded, w.backward);
   });
-  if (!status) w.filled = lora.version;
+  if (!status && !backend.recording) {
+    w.filled = lora.version;
+    w.filled_after = backend.replays;
+  }
   return status;
 }
 
@@ -131,24 +135,10 @@ const char* name_of(Operator op) {
 
 int check_linear(Backend& backend, Operator op, const Weights& weights, const Lora* lora, int32_t rows, int32_t columns,
                  credence_dtype dtype, const credence_dropout& dropout, bool backward) {
-  const char* name = name_of(op);
-  if (weights.rows != rows || weights.columns != columns)
-    return fail(backend, "%s: the weights are %d x %d; expected %d x %d", name, weights.rows, weights.columns, rows,
-                columns);
-  if (weights.dtype != dtype || (lora && lora->layout.dtype != dtype))
-    return fail(backend, "%s: activations, weights and adapter must have one type, float32 or bf16", name);
-  if (lora && (lora->layout.rows != rows || lora->layout.columns != columns))
-    return fail(backend, "%s: the adapter was made for a product of %d x %d; this one is %d x %d", name,
-                lora->layout.rows, lora->layout.columns, rows, columns);
-  if (lora && !(dropout.p >= 0 && dropout.p < 1))
-    return fail(backend, "%s: dropout is %g; expected a probability from 0, below 1", name,
-                static_cast<double>(dropout.p));
-  if (lora && dropout.p > 0 && !dropout.row_key)
-    return fail(backend, "%s: dropout needs row_key, which says which token each row is", name);
-  if (backward && !weights.backward)
-    return fail(backend, "%s: the weights were packed without `backward`, so there is no product with their transpose",
-                name);
-  return 0;
+  const LinearArguments have = {weights.rows, weights.columns, weights.dtype, weights.backward,
+                                lora ? &lora->layout : nullptr};
+  const Words wrong = fault_of(have, rows, columns, dtype, dropout, backward);
+  return *wrong.text ? fail(backend, "%s: %s", name_of(op), wrong.text) : 0;
 }
 
 int lay_out(Backend& backend, Operator op, credence_dtype dtype, const int32_t* rows, int32_t capacity,
@@ -213,7 +203,8 @@ int linear_forward(Backend& backend, Operator op, const int32_t* rows, int32_t c
   }
   if (fits_slot(lora)) {
     if (int error = prepare_slots(backend, name, weights, *lora)) return error;
-    base.inputs = k8 + lora->ranks_padded;
+    base.tail = lora->ranks_padded;
+    base.inputs = k8 + base.tail;
     return product(backend, base);
   }
   if (int error = product(backend, base)) return error;
@@ -319,7 +310,8 @@ int linear_backward(Backend& backend, Operator op, const int32_t* rows, int32_t 
   base.ldy = space.lddx;
   if (lora && !drops && fits_slot(lora)) {
     if (int error = prepare_slots(backend, name, weights, *lora)) return error;
-    base.inputs = n8 + lora->ranks_padded;
+    base.tail = lora->ranks_padded;
+    base.inputs = n8 + base.tail;
     return product(backend, base);
   }
   if (int error = product(backend, base)) return error;

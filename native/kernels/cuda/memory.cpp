@@ -78,9 +78,9 @@ char* cut(Backend& backend, Ledger& ledger, size_t bytes) {
       size_t left = 0, total = 0;
       cudaMemGetInfo(&left, &total);
       fail(backend,
-           "%zu bytes of device memory: %s; %zu of %zu are free. Use a smaller batch, a shorter context or a "
-           "smaller model",
-           bytes, cudaGetErrorString(status), left, total);
+           "%zu bytes of device memory: %s; %zu of %zu are free, and %zu are in use here, %zu of them weights. Use a "
+           "smaller batch, a shorter context or a smaller model",
+           bytes, cudaGetErrorString(status), left, total, ledger.counted.current, ledger.counted.weights);
       return nullptr;
     }
     ledger.regions.push_back({static_cast<char*>(base), region});

@@ -6,8 +6,8 @@
 #include <new>
 #include <vector>
 
-#include "../lora_layout.h"
-#include "blas.h"
+#include "../faults.h"
+#include "check_rows.h"
 #include "device.h"
 #include "launch.h"
 #include "memory.h"
@@ -95,7 +95,7 @@ Weights* pack(Backend& backend, const credence_weights_source& source) {
     return nullptr;
   }
   std::unique_ptr<Weights> w(new (std::nothrow) Weights{source.rows, source.columns, source.dtype, source.backward != 0,
-                                                        round_up(source.columns, 8) + kSlot, nullptr, 0});
+                                                        round_up(source.columns, 8) + kSlot, nullptr, 0, 0});
   if (!w) {
     fail(backend, "not enough memory to pack a matrix of %d x %d", source.rows, source.columns);
     return nullptr;
@@ -104,16 +104,29 @@ Weights* pack(Backend& backend, const credence_weights_source& source) {
   const size_t bytes = static_cast<size_t>(rows * w->ld) * element_bytes(source.dtype);
   w->data = allocate(backend, bytes, MemoryUse::kWeights);
   if (!w->data) return nullptr;
-  if (backend.dry) return w.release();
-  int status = check(backend, cudaMemsetAsync(w->data, 0, bytes, backend.stream), "pack");
+  // The matrix's own memory is the check's before the matrix is written.
+  int status = check_rows(backend, {w->rows, round_up(w->columns, 8), kSlot, w->dtype, CREDENCE_F32}, w->data, w->ld);
+  if (!status && backend.dry) return w.release();
+  if (!status) status = check(backend, cudaMemsetAsync(w->data, 0, bytes, backend.stream), "pack");
   if (!status)
     status =
         source.dtype == CREDENCE_BF16 ? upload<__nv_bfloat16>(backend, *w, source) : upload<float>(backend, *w, source);
-  if (!status) status = blas_choose(backend, w->rows, round_up(w->columns, 8), w->ld, w->dtype);
   if (!status) return w.release();
   release(backend, w->data);
   return nullptr;
 }
+
+namespace {
+
+/// S = X A^T, and the second product of an adapter that no slot has room for.
+int check_adapter(Backend& backend, const Lora& lora) {
+  const credence_dtype dtype = lora.layout.dtype;
+  if (int error = check_rows(backend, {lora.ranks, lora.lda, 0, dtype, dtype}, lora.a, lora.lda)) return error;
+  if (lora.ranks_padded <= kSlot) return 0;
+  return check_rows(backend, {lora.layout.rows, lora.ranks_padded, 0, dtype, CREDENCE_F32}, lora.b, lora.ldb);
+}
+
+}  // namespace
 
 int repack(Backend& backend, Weights& w, const float* master) {
   if (backend.dry) return 0;
@@ -151,7 +164,7 @@ Lora* pack_lora(Backend& backend, const credence_lora_layout& layout, const floa
   const size_t bytes = element_bytes(layout.dtype);
   lora->a = allocate(backend, static_cast<size_t>(lora->ranks_padded * lora->lda) * bytes, MemoryUse::kAdapters);
   lora->b = allocate(backend, static_cast<size_t>(round_up(layout.rows, 8) * lora->ldb) * bytes, MemoryUse::kAdapters);
-  if (!lora->a || !lora->b || repack_lora(backend, *lora, parameters)) {
+  if (!lora->a || !lora->b || check_adapter(backend, *lora) || repack_lora(backend, *lora, parameters)) {
     free_lora(backend, lora);
     return nullptr;
   }

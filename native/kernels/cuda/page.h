@@ -6,13 +6,7 @@
 
 #include <stdint.h>
 
-#include "../kernels.h"
-
-#ifdef __CUDACC__
-#define CREDENCE_BOTH __host__ __device__
-#else
-#define CREDENCE_BOTH
-#endif
+#include "../faults.h"
 
 namespace credence::cuda {
 

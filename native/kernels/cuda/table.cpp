@@ -3,11 +3,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <memory>
 #include <new>
 
 #include "../cuda_library.h"
 #include "backend.h"
 #include "blas.h"
+#include "graph.h"
 #include "linear.h"
 #include "machine.h"
 #include "memory.h"
@@ -28,70 +30,42 @@ int check(Backend& backend, cudaError_t status, const char* what) {
   return status == cudaSuccess ? 0 : fail(backend, "%s: %s", what, cudaGetErrorString(status));
 }
 
-namespace {
-
-/// What a kernel saw, in words.
-int say(Backend& backend, const Fault& f) {
-  const char* name = name_of(f.op);
-  switch (f.kind) {
-    case FaultKind::none:
-      return 0;
-    case FaultKind::rows:
-      return fail(backend, "%s: %d rows, but there is room for %d", name, f.a, f.b);
-    case FaultKind::batch:
-      return fail(backend, "%s: %d tokens in %d segments, but there is room for %d in %d", name, f.a, f.b, f.c, f.d);
-    case FaultKind::segments:
-      return fail(backend, "%s: cu_seqlens goes from %d to %d at segment %d", name, f.a, f.b, f.c);
-    case FaultKind::segment_end:
-      return fail(backend, "%s: the segments hold %d tokens, the batch %d", name, f.a, f.b);
-    case FaultKind::token:
-      return fail(backend, "%s: token id %d at place %d; the table has %d rows", name, f.a, f.b, f.c);
-    case FaultKind::target:
-      return fail(backend, "%s: row %d has target %d; the vocabulary has %d tokens", name, f.a, f.b, f.c);
-    case FaultKind::seen:
-      return fail(backend, "%s: row %d has seen token %d; the vocabulary has %d tokens", name, f.a, f.b, f.c);
-    case FaultKind::candidate:
-      return fail(backend, "%s: candidate %d is token %d; the vocabulary has %d tokens", name, f.a, f.b, f.c);
-    case FaultKind::span:
-      return fail(backend, "%s: span %d covers no row (from %d to %d)", name, f.a, f.b, f.c);
-    case FaultKind::not_numbers:
-      return fail(backend, "%s: every logit of row %d is not a number; the weights or the adapter hold NaN or overflow",
-                  name, f.a);
-    case FaultKind::no_page:
-      return fail(backend, "%s: segment %d needs a key %d; its %d pages hold %d", name, f.a, f.b, f.c, f.d);
-    case FaultKind::prefix:
-      return fail(backend, "%s: segment %d reads segment %d, which must come before it", name, f.a, f.b);
-  }
-  return fail(backend, "%s: a fault of kind %d", name, static_cast<int>(f.kind));
+int wait_for_stream(Backend& backend, const char* what) {
+  ++backend.host_synchronisations;
+  return check(backend, cudaStreamSynchronize(backend.stream), what);
 }
+
+int refuse_recording(Backend& backend, const char* what) {
+  return backend.recording ? fail(backend, "%s: launches are being recorded, and this needs the host", what) : 0;
+}
+
+namespace {
 
 /// Waits for the device, and says what its kernels have seen.
 int wait_for_device(Backend& backend, const char* what) {
-  ++backend.host_synchronisations;
-  if (int error = check(backend, cudaStreamSynchronize(backend.stream), what)) return error;
+  if (int error = refuse_recording(backend, what)) return error;
+  if (int error = wait_for_stream(backend, what)) return error;
   const Fault seen = *backend.fault;
   if (seen.kind == FaultKind::none) return 0;
   backend.fault->kind = FaultKind::none;
-  return say(backend, seen);
+  return fail(backend, "%s: %s", name_of(seen.op), words_of({seen.kind, seen.a, seen.b, seen.c, seen.d}).text);
 }
 
 void close_backend(Backend* backend) {
   if (backend->stream) cudaStreamSynchronize(backend->stream);
   if (backend->blas) blas_close(backend->blas);
   delete_ledger(*backend);
-  if (backend->fault) cudaFreeHost(backend->fault);
-  if (backend->stream) cudaStreamDestroy(backend->stream);
   delete backend;
 }
 
 int start(Backend& backend, int32_t device) {
   backend.device = device;
   if (int error = check(backend, cudaSetDevice(device), "device")) return error;
-  if (int error = check(backend, cudaStreamCreateWithFlags(&backend.stream, cudaStreamNonBlocking), "stream"))
+  if (int error = check(backend, cudaStreamCreateWithFlags(backend.stream.out(), cudaStreamNonBlocking), "stream"))
     return error;
-  void* fault = nullptr;
-  if (int error = check(backend, cudaHostAlloc(&fault, sizeof(Fault), cudaHostAllocMapped), "fault")) return error;
-  backend.fault = new (fault) Fault{};
+  const auto status = cudaHostAlloc(backend.fault_room.out(), sizeof(Fault), cudaHostAllocMapped);
+  if (int error = check(backend, status, "fault")) return error;
+  backend.fault = new (backend.fault_room) Fault{};
   backend.blas_workspace = allocate(backend, blas_workspace_bytes());
   if (!backend.blas_workspace) return 1;
   backend.blas = blas_open(backend);
@@ -122,7 +96,9 @@ credence_backend* open_dry(char* error, size_t error_bytes) { return open_backen
 void close_device(credence_backend* backend) { close_backend(&of(backend)); }
 const char* last_error(credence_backend* backend) { return of(backend).error; }
 
-void* alloc(credence_backend* backend, size_t bytes) { return allocate(of(backend), bytes); }
+void* alloc(credence_backend* backend, size_t bytes) {
+  return refuse_recording(of(backend), "alloc") ? nullptr : allocate(of(backend), bytes);
+}
 void give_back(credence_backend* backend, void* memory) { release(of(backend), memory); }
 credence_memory memory(credence_backend* backend, int32_t restart_peak) {
   return memory_of(of(backend), restart_peak != 0);
@@ -141,6 +117,7 @@ int copy(credence_backend* backend, void* to, const void* from, size_t bytes) {
 }
 // From memory that is not pinned the call returns when the bytes have been taken, so the caller may reuse them.
 int write(credence_backend* backend, void* device, const void* host, size_t bytes) {
+  if (int error = refuse_recording(of(backend), "write")) return error;
   return move(backend, device, host, bytes, cudaMemcpyHostToDevice, "write");
 }
 int read(credence_backend* handle, void* host, const void* device, size_t bytes) {
@@ -148,6 +125,7 @@ int read(credence_backend* handle, void* host, const void* device, size_t bytes)
     if (bytes) memset(host, 0, bytes);
     return 0;
   }
+  if (int error = refuse_recording(of(handle), "read")) return error;
   if (int error = move(handle, host, device, bytes, cudaMemcpyDeviceToHost, "read")) return error;
   return wait_for_device(of(handle), "read");
 }
@@ -161,16 +139,15 @@ int synchronise(credence_backend* backend) { return of(backend).dry ? 0 : wait_f
 
 credence_event* event(credence_backend* handle) {
   Backend& backend = of(handle);
-  auto* made = new (std::nothrow) Event{};
+  if (refuse_recording(backend, "event")) return nullptr;
+  std::unique_ptr<Event> made(new (std::nothrow) Event);
   if (!made) fail(backend, "not enough memory for an event");
-  if (!made || backend.dry) return reinterpret_cast<credence_event*>(made);
+  if (!made || backend.dry) return reinterpret_cast<credence_event*>(made.release());
   if (check(backend, cudaSetDevice(backend.device), "event") ||
-      check(backend, cudaEventCreate(&made->event), "event")) {
-    delete made;
+      check(backend, cudaEventCreate(made->event.out()), "event") ||
+      check(backend, cudaEventRecord(made->event, backend.stream), "event"))
     return nullptr;
-  }
-  check(backend, cudaEventRecord(made->event, backend.stream), "event");
-  return reinterpret_cast<credence_event*>(made);
+  return reinterpret_cast<credence_event*>(made.release());
 }
 int wait(credence_backend* handle, credence_event* event) {
   Backend& backend = of(handle);
@@ -187,13 +164,23 @@ double elapsed_ms(credence_backend* handle, credence_event* from, credence_event
         "elapsed_ms");
   return static_cast<double>(milliseconds);
 }
-void free_event(credence_backend*, credence_event* event) {
-  auto* made = reinterpret_cast<Event*>(event);
-  if (made && made->event) cudaEventDestroy(made->event);
-  delete made;
+void free_event(credence_backend*, credence_event* event) { delete reinterpret_cast<Event*>(event); }
+int64_t waits(credence_backend* backend) { return of(backend).host_synchronisations; }
+const char* rows_differ(credence_backend* backend) { return *of(backend).differ ? of(backend).differ : nullptr; }
+int bare_product(credence_backend* handle, int64_t m, int64_t n, int64_t k, credence_dtype dtype, const void* x,
+                 const void* w, float* y) {
+  Backend& backend = of(handle);
+  if (int error = check(backend, cudaSetDevice(backend.device), "bare_product")) return error;
+  Product p{m, n, k, dtype, x, k};
+  p.w = w;
+  p.ldw = k;
+  p.y = y;
+  p.ldy = n;
+  return product(backend, p);
 }
 
 credence_weights* pack_weights(credence_backend* backend, const credence_weights_source* source) {
+  if (refuse_recording(of(backend), "pack")) return nullptr;
   return reinterpret_cast<credence_weights*>(pack(of(backend), *source));
 }
 int repack_weights(credence_backend* backend, credence_weights* weights, const float* master) {
@@ -201,6 +188,7 @@ int repack_weights(credence_backend* backend, credence_weights* weights, const f
 }
 void give_back_weights(credence_backend* backend, credence_weights* weights) { free_weights(of(backend), of(weights)); }
 credence_lora* pack_adapter(credence_backend* backend, const credence_lora_layout* layout, const float* parameters) {
+  if (refuse_recording(of(backend), "pack_lora")) return nullptr;
   return reinterpret_cast<credence_lora*>(pack_lora(of(backend), *layout, parameters));
 }
 int repack_adapter(credence_backend* backend, credence_lora* lora, const float* parameters) {
@@ -246,6 +234,13 @@ credence_table make_table() {
   t.wait = &wait;
   t.elapsed_ms = &elapsed_ms;
   t.free_event = &free_event;
+  t.waits = &waits;
+  t.record = &record;
+  t.recorded = &recorded;
+  t.replay = &replay;
+  t.free_graph = &free_graph;
+  t.rows_differ = &rows_differ;
+  t.bare_product = &bare_product;
   t.pack = &pack_weights;
   t.repack = &repack_weights;
   t.free_weights = &give_back_weights;
@@ -265,9 +260,9 @@ credence_table make_table() {
 }  // namespace
 }  // namespace credence::cuda
 
-extern "C" __attribute__((visibility("default"))) const credence_table* credence_backend_v1(int32_t version,
+extern "C" __attribute__((visibility("default"))) const credence_table* credence_backend_v2(int32_t version,
                                                                                             const char** reason) {
-  static_assert(CREDENCE_TABLE_VERSION == 1, "the function's name says which table it gives");
+  static_assert(CREDENCE_TABLE_VERSION == 2, "the function's name says which table it gives");
   if (version != CREDENCE_TABLE_VERSION) {
     static thread_local char text[128];
     snprintf(text, sizeof text,

@@ -31,11 +31,13 @@ std::vector<double> log_softmax(std::vector<double> z) {
 
 // dh[r] = dz W, dW += dz^T h[r].
 void add_product(const Readout& p, int r, const std::vector<double>& dz, ReadoutGradients* g) {
-  for (int v = 0; v < p.vocabulary; ++v)
+  for (int v = 0; v < p.vocabulary; ++v) {
+    const double d = p.round(dz[v]);
     for (int i = 0; i < p.width; ++i) {
-      g->dh[static_cast<size_t>(r) * p.width + i] += dz[v] * p.weights[static_cast<size_t>(v) * p.width + i];
-      g->dweights[static_cast<size_t>(v) * p.width + i] += dz[v] * p.h[static_cast<size_t>(r) * p.width + i];
+      g->dh[static_cast<size_t>(r) * p.width + i] += d * p.weights[static_cast<size_t>(v) * p.width + i];
+      g->dweights[static_cast<size_t>(v) * p.width + i] += d * p.h[static_cast<size_t>(r) * p.width + i];
     }
+  }
 }
 
 ReadoutGradients zeros(const Readout& p) {

@@ -4,13 +4,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "norm.h"
+
 namespace credence::reference {
 
-/// Hidden states against a vocabulary: logits z = h W^T.
+/// Hidden states against a vocabulary: logits z = h W^T. `round` is applied, backward, to dz: what is stored on the way.
 struct Readout {
   int rows = 0, width = 0, vocabulary = 0;
   std::vector<double> h;        // [R, H]
   std::vector<double> weights;  // [V, H]
+  Round round = exact;
 };
 
 struct TokenLogprobs {

@@ -5,6 +5,9 @@
 #include <string.h>
 
 #include <chrono>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -13,6 +16,18 @@
 struct CUevent_st {
   std::chrono::steady_clock::time_point time;
 };
+struct CUgraph_st {
+  std::vector<std::function<void()>> work;
+};
+struct CUgraphExec_st : CUgraph_st {};
+struct CUstream_st {
+  std::unique_ptr<CUgraph_st> recording;
+};
+
+namespace {
+int recordings = 0;  // streams that are recorded: meanwhile no memory is taken, as on a device
+int64_t taken = 0;
+}  // namespace
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
@@ -22,6 +37,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "out of memory";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
   }
   return "unknown error";
 }
@@ -34,6 +51,8 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  if (recordings) return cudaErrorStreamCaptureUnsupported;
+  ++taken;
   *memory = bytes > size_t{1} << 40 ? nullptr : aligned_alloc(256, (bytes + 255) / 256 * 256);
   return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -51,22 +70,60 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  if (bytes) memmove(to, from, bytes);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (stream->recording && kind != cudaMemcpyDeviceToDevice) return cudaErrorStreamCaptureUnsupported;
+  credence::emulation::enqueue(stream, [=] {
+    if (bytes) memmove(to, from, bytes);
+  });
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* memory, int byte, size_t bytes, cudaStream_t) {
-  if (bytes) memset(memory, byte, bytes);
+cudaError_t cudaMemsetAsync(void* memory, int byte, size_t bytes, cudaStream_t stream) {
+  credence::emulation::enqueue(stream, [=] {
+    if (bytes) memset(memory, byte, bytes);
+  });
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = nullptr;
+  *stream = new CUstream_st();
   return cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  recordings -= stream->recording != nullptr;
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return stream->recording ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  stream->recording = std::make_unique<CUgraph_st>();
+  ++recordings;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = stream->recording.release();
+  --recordings;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  *made = new CUgraphExec_st{*graph};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  for (const auto& work : graph->work) credence::emulation::enqueue(stream, work);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) {
   *event = new CUevent_st();
@@ -91,6 +148,13 @@ namespace credence::emulation {
 namespace {
 constexpr unsigned char kNobody = 0xa5;
 }
+
+void enqueue(cudaStream_t stream, std::function<void()> work) {
+  if (stream->recording) stream->recording->work.push_back(std::move(work));
+  else work();
+}
+
+int64_t allocations() { return taken; }
 
 void guard(void* memory, size_t bytes, size_t whole) {
   memset(static_cast<char*>(memory) + bytes, kNobody, whole - bytes);

@@ -1,17 +1,30 @@
-// CUDA's runtime as far as the back end uses it, on the CPU: the one stream runs everything at once, in order.
+// CUDA's runtime as far as the back end uses it, on the CPU: a stream runs everything at once, in order, or keeps it for a graph.
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
+
+#include <functional>
 
 #include "fibers.h"
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidDevice = 101 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorStreamCaptureUnsupported = 900
+};
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaStreamNonBlocking = 1, cudaHostAllocMapped = 2 };
 struct CUstream_st;
 struct CUevent_st;
+struct CUgraph_st;
+struct CUgraphExec_st;
 using cudaStream_t = CUstream_st*;
 using cudaEvent_t = CUevent_st*;
+using cudaGraph_t = CUgraph_st*;
+using cudaGraphExec_t = CUgraphExec_st*;
 
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaSetDevice(int device);
@@ -30,6 +43,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 
 namespace credence::emulation {
 
@@ -38,6 +57,11 @@ namespace credence::emulation {
 void guard(void* memory, size_t bytes, size_t whole);
 /// Opens the whole piece again; ends the process if something wrote behind its end.
 void unguard(void* memory, size_t bytes, size_t whole);
+
+/// Runs it now, or keeps it if the stream is recorded.
+void enqueue(cudaStream_t stream, std::function<void()> work);
+/// How often memory was taken from this machine, as a device's driver would be asked for it.
+int64_t allocations();
 
 template <class... Parameters>
 void launch(const char* name, void (*kernel)(Parameters...), Size3 grid, Size3 block, size_t shared,
