@@ -61,6 +61,11 @@ int say(Backend& backend, const Fault& f) {
       return fail(backend, "%s: segment %d needs a key %d; its %d pages hold %d", name, f.a, f.b, f.c, f.d);
     case FaultKind::prefix:
       return fail(backend, "%s: segment %d reads segment %d, which must come before it", name, f.a, f.b);
+    case FaultKind::earlier_keys:
+      return fail(backend, "%s: segment %d reads %d keys of an earlier call, whose gradients have nowhere to go", name,
+                  f.a, f.b);
+    case FaultKind::prefix_keys:
+      return fail(backend, "%s: segment %d reads %d keys of segment %d, which has %d", name, f.a, f.b, f.c, f.d);
   }
   return fail(backend, "%s: a fault of kind %d", name, static_cast<int>(f.kind));
 }
@@ -257,7 +262,7 @@ credence_table make_table() {
 #define CREDENCE_ENTRY(name)              \
   t.name##_workspace = &name##_workspace; \
   t.name = &run<&name, credence_##name>;
-  CREDENCE_CUDA_OPERATORS(CREDENCE_ENTRY)
+  CREDENCE_OPERATORS(CREDENCE_ENTRY)
 #undef CREDENCE_ENTRY
   return t;
 }
