@@ -13,8 +13,11 @@ export type Dtype = "f32" | "bf16";
 export type Isa = "auto" | "scalar" | "avx2" | "avx512" | "avx512bf16";
 export type Projection = "q" | "k" | "v" | "o" | "gate" | "up" | "down";
 
+/** "cuda-emulated" is for tests: the CUDA kernels, executed on the CPU, which a build with tests has. */
+export type GoldenDevice = "cpu" | "cuda" | "cuda-emulated";
+
 export interface BaseOptions {
-  device?: "auto" | "cpu" | "cuda";
+  device?: "auto" | GoldenDevice;
   /** "auto": bf16 where the instruction set has a bf16 dot product, else f32. */
   dtype?: "auto" | Dtype;
   isa?: Isa;
@@ -345,7 +348,10 @@ export interface Addon {
   /** Ridge logistic regression by Newton's method; returns [width + 1], offset last. */
   fitLogistic(options: FitLogisticOptions): Promise<Float64Array>;
   /** The golden driver over a folder of reference tensors; a JSON document (see native/engine/golden.h). */
-  golden(directory: string, options: { dtype: Dtype; isa?: Isa; threads?: number; write?: string }): Promise<string>;
+  golden(
+    directory: string,
+    options: { device: GoldenDevice; dtype: Dtype; isa?: Isa; threads?: number; write?: string },
+  ): Promise<string>;
   /** Writes a model a block of rows at a time: it is never in memory as a whole. */
   writeModel(options: WriteModelOptions, signal?: AbortSignal): Promise<WrittenWeights>;
   /** Logits of two models over the same tokens; one after the other is in memory. */

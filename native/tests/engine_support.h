@@ -37,8 +37,12 @@ inline void write_small_model(const std::string& folder, bool tied = false) {
   write_tensors(folder + "/model.safetensors", tensors);
 }
 
-/// Every instruction set this machine runs, in both types, with 1 and 2 threads where `threads` is 0.
+/// Every instruction set this machine runs, in both types; or the CUDA kernels that CREDENCE_TEST_TABLE names.
 inline void each_device(const std::function<void(const DeviceOptions&)>& body, int threads = 1) {
+  if (const credence_table* table = named_table()) {
+    for (const char* dtype : {"f32", "bf16"}) body({table->name, dtype, "auto", threads});
+    return;
+  }
   for (const IsaStatus& status : cpu_isas()) {
     if (!status.unavailable.empty()) continue;
     for (const char* dtype : {"f32", "bf16"}) {

@@ -1,6 +1,6 @@
 // credence_golden DIR [--device cpu|cuda|cuda-emulated] [--dtype f32|bf16] [--isa ISA] [--threads N] [--write OUT] [--complete]:
 // the golden driver where there is no Node. Exit status 1 if a quantity exceeds its bound (with --complete also if a file was
-// skipped), 77 if the machine lacks the instruction set.
+// skipped), 77 if the machine lacks the instruction set or the device.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -48,6 +48,9 @@ int main(int argc, char** argv) {
     const credence::Json result = credence::golden(options);
     std::puts(result.text(2).c_str());
     return result.at("failed").as_integer() || (complete && result.at("skipped").size()) ? 1 : 0;
+  } catch (const credence::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return error.code == "NO_DEVICE" ? 77 : 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import type { Argv } from "yargs";
 import { CredenceError } from "../errors.js";
 import { makeFolder, readJson, writeJsonAtomic } from "../files.js";
-import { type Addon, type Dtype, type NativePolicy, native } from "../native.js";
+import { type Addon, type Dtype, type GoldenDevice, type NativePolicy, native } from "../native.js";
 import type { Message } from "../text/chat.js";
 import { type EngineArguments, engineOptions } from "./options.js";
 import { note, print, printJson, ResultFailed, table } from "./output.js";
@@ -16,6 +16,11 @@ export const command = "golden <directory>";
 export const describe = "Compare the engine with a folder of reference tensors";
 export const builder = (line: Argv) =>
   line.positional("directory", { type: "string", demandOption: true, describe: "The reference tensors" }).options({
+    device: {
+      choices: ["cpu", "cuda", "cuda-emulated"] as const,
+      default: "cpu" as const,
+      describe: "cuda-emulated: the CUDA kernels, executed on the CPU (a build with tests has them)",
+    },
     dtype: { ...engineOptions.dtype, describe: "f32 or bf16; auto compares both" },
     isa: engineOptions.isa,
     threads: engineOptions.threads,
@@ -28,6 +33,7 @@ export const builder = (line: Argv) =>
 
 interface Arguments extends Pick<EngineArguments, "dtype" | "isa" | "threads"> {
   directory: string;
+  device: GoldenDevice;
   write?: string;
   json: boolean;
 }
@@ -57,7 +63,7 @@ const subjectNames =
   /^(forward|sft|heads|closed_set|divergence|sampling|greedy|merged|ppo|mixed|smollm2-f16|cases|metrics)\.(json|safetensors|gguf)$/;
 
 export async function handler(args: Arguments): Promise<void> {
-  const { directory, dtype, write, json } = args;
+  const { directory, device, dtype, isa, threads, write, json } = args;
   if (!existsSync(directory)) throw new CredenceError("NO_FILE", `${directory}: there is no such folder`);
   if (write) makeFolder(write);
   const addon = native();
@@ -67,7 +73,7 @@ export async function handler(args: Arguments): Promise<void> {
   const skipped: string[][] = [];
   for (const type of dtypes) {
     const out = type === written ? write : undefined;
-    const document = await addon.golden(directory, { dtype: type, isa: args.isa, threads: args.threads, write: out });
+    const document = await addon.golden(directory, { device, dtype: type, isa, threads, write: out });
     const result = JSON.parse(document) as NativeComparison;
     for (const [folder, { not_compared, ...quantities }] of Object.entries(result.models)) {
       compared.models[folder] ??= {};
@@ -116,14 +122,14 @@ interface GreedyFile {
 
 async function compareGreedy(
   addon: Addon,
-  { directory, isa, threads, write }: Arguments,
+  { directory, device, isa, threads, write }: Arguments,
   compared: Comparison,
 ): Promise<void> {
   for (const folder of Object.keys(compared.models)) {
     const file = join(directory, folder, "greedy.json");
     if (!existsSync(file)) continue;
     const { cases, max_new_tokens } = readJson(file) as GreedyFile;
-    const base = await addon.openBase(join(directory, folder), { device: "cpu", dtype: "f32", isa, threads });
+    const base = await addon.openBase(join(directory, folder), { device, dtype: "f32", isa, threads });
     const policy = base.policy({ adapter: { path: join(directory, folder, "adapter") } });
     const prompts = cases.map(({ prompt }) => Int32Array.from(prompt));
     const answers = {

@@ -129,19 +129,11 @@ class Workspace {
   size_t used_ = 0;
 };
 
-// The operators that are written, a .cu each subject; the table's other entries stay null.
-// clang-format off: a list, not calls
-#define CREDENCE_CUDA_OPERATORS(X)                                                                              \
-  X(embed) X(norm) X(attention_input) X(project) X(mlp_input) X(norm_backward) X(project_backward)               \
-  X(mlp_input_backward) X(attention_input_backward) X(embed_backward) X(token_logprobs) X(closed_set)            \
-  X(divergence) X(pool) X(pool_backward) X(dense) X(dense_backward) X(sample) X(gradient_norm) X(adamw)          \
-  X(advantage)
-// clang-format on
-
+// A .cu each subject.
 #define CREDENCE_DECLARE(name)                       \
   size_t name##_workspace(const credence_##name* p); \
   int name(Backend& backend, const credence_##name* p, void* workspace);
-CREDENCE_CUDA_OPERATORS(CREDENCE_DECLARE)
+CREDENCE_OPERATORS(CREDENCE_DECLARE)
 #undef CREDENCE_DECLARE
 
 }  // namespace credence::cuda

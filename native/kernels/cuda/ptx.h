@@ -30,6 +30,20 @@ __device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], const void* row) {
                : "r"(shared_address(row)));
 }
 
+/// The same, each matrix transposed: lane l gets rows 2i and 2i + 1 of column g, as the right factor of a product has them.
+__device__ __forceinline__ void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row)));
+}
+
+/// Two numbers rounded to bf16, the first in the lower half.
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+
 /// 16 bytes from global to shared memory behind the thread's back; there after cp_async_wait and a barrier.
 __device__ __forceinline__ void cp_async16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared_address(shared)), "l"(global));

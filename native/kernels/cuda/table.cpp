@@ -252,7 +252,7 @@ credence_table make_table() {
 #define CREDENCE_ENTRY(name)              \
   t.name##_workspace = &name##_workspace; \
   t.name = &run<&name, credence_##name>;
-  CREDENCE_CUDA_OPERATORS(CREDENCE_ENTRY)
+  CREDENCE_OPERATORS(CREDENCE_ENTRY)
 #undef CREDENCE_ENTRY
   return t;
 }

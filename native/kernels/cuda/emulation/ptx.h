@@ -8,27 +8,24 @@
 namespace credence::cuda::ptx {
 
 inline void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  uint32_t all_a[32][4], all_b[32][2];
-  const auto gather = [](uint32_t low, uint32_t high, auto&& put) {
-    const uint64_t* all = emulation::exchange(~0u, low | static_cast<uint64_t>(high) << 32);
-    for (int lane = 0; lane < 32; ++lane)
-      put(lane, static_cast<uint32_t>(all[lane]), static_cast<uint32_t>(all[lane] >> 32));
-    emulation::exchanged(~0u);
+  struct Factors {
+    const uint32_t *a, *b;
   };
-  gather(a[0], a[1], [&](int lane, uint32_t x, uint32_t y) { all_a[lane][0] = x, all_a[lane][1] = y; });
-  gather(a[2], a[3], [&](int lane, uint32_t x, uint32_t y) { all_a[lane][2] = x, all_a[lane][3] = y; });
-  gather(b[0], b[1], [&](int lane, uint32_t x, uint32_t y) { all_b[lane][0] = x, all_b[lane][1] = y; });
+  const Factors mine = {a, b};  // lanes wait for each other, so what they point to stays
+  const uint64_t* all = emulation::exchange(~0u, reinterpret_cast<uint64_t>(&mine));
+  const auto of = [&](int lane) { return reinterpret_cast<const Factors*>(all[lane]); };
   const auto half = [](uint32_t pair, int which) { return __uint_as_float((which ? pair >> 16 : pair) << 16); };
   const int lane = emulation::current->lane;
   for (int i = 0; i < 4; ++i) {
     const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     float sum = c[i];
     for (int k = 0; k < 16; ++k) {
-      const uint32_t x = all_a[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], y = all_b[column * 4 + k % 8 / 2][k / 8];
+      const uint32_t x = of(row % 8 * 4 + k % 8 / 2)->a[row / 8 + k / 8 * 2], y = of(column * 4 + k % 8 / 2)->b[k / 8];
       sum += half(x, k % 2) * half(y, k % 2);
     }
     c[i] = sum;
   }
+  emulation::exchanged(~0u);
 }
 
 inline void ldmatrix4(uint32_t (&r)[4], const void* row) {
@@ -37,6 +34,23 @@ inline void ldmatrix4(uint32_t (&r)[4], const void* row) {
   const int lane = emulation::current->lane;
   for (int j = 0; j < 4; ++j) memcpy(&r[j], reinterpret_cast<const char*>(all[j * 8 + lane / 4]) + lane % 4 * 4, 4);
   emulation::exchanged(~0u);
+}
+
+inline void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) emulation::die("ldmatrix reads a row that is not aligned to 16 bytes");
+  const uint64_t* all = emulation::exchange(~0u, reinterpret_cast<uint64_t>(row));
+  const int lane = emulation::current->lane;
+  for (int j = 0; j < 4; ++j) {
+    uint16_t pair[2];
+    for (int i = 0; i < 2; ++i)
+      memcpy(&pair[i], reinterpret_cast<const char*>(all[j * 8 + lane % 4 * 2 + i]) + lane / 4 * 2, 2);
+    memcpy(&r[j], pair, 4);
+  }
+  emulation::exchanged(~0u);
+}
+
+inline uint32_t pack_bf16(float low, float high) {
+  return __float2bfloat16(low).bits | static_cast<uint32_t>(__float2bfloat16(high).bits) << 16;
 }
 
 struct Copy {
