@@ -88,7 +88,7 @@ const text = `# Operators, their kernels and what tests them
 
 Written by \`npm run kernels\` from the tables of functions, the definitions' headers and the list of tests; CI fails when this
 page is stale, or when an operator lacks a definition, a kernel, a bench line or a test it needs. What an operator computes
-stands in [kernels.h](../native/kernels/kernels.h); \`credence bench operators\` measures each.
+stands in [kernels.h](../native/kernels/kernels.h); \`credence bench kernels\` measures each.
 
 The last five columns count tests: against the definition, of the definition's gradient against the quotient of differences
 (\`-\`: no gradient of its own), at sizes that are multiples of nothing, of equal bits (over threads, in any batch, beside any

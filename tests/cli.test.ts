@@ -28,7 +28,7 @@ t.test("wrong usage is exit code 2, a sentence, and nothing on standard output",
     [["doctor", "--threads", "2", "--threads", "3"], /--threads: expected one whole number/],
     [["golden"], /Not enough non-option arguments/],
     [["golden", ".", "--dtype", "f16"], /Invalid values[\s\S]*dtype/],
-    [["bench", "sft"], /bench sft: --model is missing/],
+    [["bench", "sft"], /bench sft: --model is missing, or --shape for random weights/],
     [["bench", "sft", "--model", "m", "--device", "tpu"], /--device tpu: expected auto, cpu or cuda/],
   ] as [string[], RegExp][]) {
     const { status, stdout, stderr } = credence(...args);

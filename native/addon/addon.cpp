@@ -144,7 +144,14 @@ Napi::Value run_bench(const Napi::CallbackInfo& call) {
     if (!absent(call[1])) {
       const Napi::Object object = object_of(call[1], "options");
       options.model = string_or(object, "model", "");
+      options.shape = string_or(object, "shape", "");
+      options.workload = string_or(object, "workload", "full");
+      options.only = string_or(object, "only", "");
+      options.batch = integer_or(object, "batch", options.batch);
+      options.length = integer_or(object, "length", options.length);
+      options.rank = integer_or(object, "rank", options.rank);
       options.repeats = integer_or(object, "repeats", options.repeats);
+      options.tokens = integer_or(object, "tokens", options.tokens);
     }
     return run_apart<std::string>(env, [what, options](Job&) { return bench(what, options).text(); }, text);
   });

@@ -133,15 +133,19 @@ credence_shape shape_of(const Family& f) {
 }  // namespace
 
 std::shared_ptr<Base> Base::open(const std::string& path, const DeviceOptions& options) {
+  return open(BaseFiles::open(path, options.dry), options);
+}
+
+std::shared_ptr<Base> Base::open(std::unique_ptr<BaseFiles> files, const DeviceOptions& options) {
   std::shared_ptr<Base> base(new Base());
-  base->files_ = BaseFiles::open(path, options.dry);
+  base->files_ = std::move(files);
   base->device_ = Device::open(options);
   if (options.max_memory && !options.dry) {
     const size_t need = base->twin()->device()->memory().peak;
     if (need > options.max_memory) {
       fail("NO_MEMORY",
            "%s: its weights take %zu bytes here; the limit is %zu. Allow more memory, or use a smaller model",
-           path.c_str(), need, options.max_memory);
+           base->files_->path.c_str(), need, options.max_memory);
     }
   }
   base->load();

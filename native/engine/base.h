@@ -36,6 +36,7 @@ class Base {
  public:
   /// Throws Error "NO_MEMORY" saying what the weights need where the device's limit is below that.
   static std::shared_ptr<Base> open(const std::string& path, const DeviceOptions& options);
+  static std::shared_ptr<Base> open(std::unique_ptr<BaseFiles> files, const DeviceOptions& options);
   /// The same weights on a dry device, packed for what this base has packed them for.
   std::shared_ptr<Base> twin() const;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <set>
 #include <unordered_map>
@@ -235,6 +236,37 @@ class GgufFiles final : public BaseFiles {
   std::unordered_map<std::string, Stored> stored_;
 };
 
+// --------------------------------------------------------------------------------------------------------- random weights
+
+class RandomFiles final : public BaseFiles {
+ public:
+  explicit RandomFiles(const Family& of) {
+    path = "random weights";
+    family = of;
+    storage_type = "F32";
+  }
+
+ protected:
+  void load(const WeightSpec& weight, int64_t first, int64_t count, float* out) const override {
+    const int64_t width = row_width(weight);
+    if (weight.shape.size() < 2) std::fill_n(out, count, weight.name.ends_with(".bias") ? 0.0f : 1.0f);
+    else random_rows(std::hash<std::string>()(weight.name), first, count, width, out);
+  }
+  const std::string& file_of(const std::string&) const override { return path; }
+
+ private:
+  /// A row's numbers are the row's own, in whatever blocks it is read.
+  static void random_rows(size_t seed, int64_t first, int64_t count, int64_t width, float* out) {
+    for (int64_t row = first; row < first + count; ++row) {
+      auto state = static_cast<uint32_t>(seed + 0x9E3779B9u * static_cast<uint64_t>(row));
+      for (int64_t i = 0; i < width; ++i) {
+        state = state * 1664525u + 1013904223u;
+        *out++ = 0.05f * (static_cast<float>(state >> 8) * 0x1p-23f - 1);
+      }
+    }
+  }
+};
+
 }  // namespace
 
 std::string gguf_name(const std::string& name) {
@@ -267,10 +299,19 @@ std::unique_ptr<BaseFiles> BaseFiles::open(const std::string& path, bool shape_a
   else if (file_exists(name)) base = std::make_unique<GgufFiles>(name);
   else fail("NO_FILE", "there is no model at %s: expected a Hugging Face model folder or a .gguf file", path.c_str());
   base->path = path;
-  base->specs_ = weight_specs(base->family);
-  std::sort(base->specs_.begin(), base->specs_.end(),
-            [](const WeightSpec& a, const WeightSpec& b) { return a.name < b.name; });
+  base->list_weights();
   return base;
+}
+
+std::unique_ptr<BaseFiles> BaseFiles::random(const Family& family) {
+  std::unique_ptr<BaseFiles> base = std::make_unique<RandomFiles>(family);
+  base->list_weights();
+  return base;
+}
+
+void BaseFiles::list_weights() {
+  specs_ = weight_specs(family);
+  std::sort(specs_.begin(), specs_.end(), [](const WeightSpec& a, const WeightSpec& b) { return a.name < b.name; });
 }
 
 bool BaseFiles::has(const std::string& name) const {

@@ -17,6 +17,8 @@ class BaseFiles {
   /// A folder with config.json and safetensors (one file or sharded), or a .gguf file. Where `shape_alone` is enough, a
   /// folder may have config.json and no weights: then `files` is empty and nothing can be read.
   static std::unique_ptr<BaseFiles> open(const std::string& path, bool shape_alone = false);
+  /// Random weights of a family behind no file: a model of any size to measure. Matrices are even in +-0.05, norms are 1.
+  static std::unique_ptr<BaseFiles> random(const Family& family);
   virtual ~BaseFiles() = default;
 
   /// As given to open.
@@ -43,6 +45,7 @@ class BaseFiles {
   virtual const std::string& file_of(const std::string& name) const = 0;
 
  private:
+  void list_weights();
   const WeightSpec& spec(const std::string& name) const;
   std::vector<WeightSpec> specs_;  // sorted by name
 };

@@ -1,114 +1,129 @@
 #include "bench.h"
 
 #include <algorithm>
-#include <chrono>
-#include <random>
-
-#include "bench_operators.h"
-#include "machine.h"
-#include "trainer.h"
 
 namespace credence {
 
 namespace {
 
-constexpr int kSequences = 4, kLength = 512, kWarmUp = 2;
+struct Size {
+  const char* name;
+  int layers, hidden, intermediate, heads, kv_heads, vocabulary;
+  bool tied;
+};
+// stories15M and stories42M of llama2.c, SmolLM2-135M and 360M, TinyLlama-1.1B.
+constexpr Size kSizes[] = {{"15m", 6, 288, 768, 6, 6, 32000, true},
+                           {"42m", 8, 512, 1376, 8, 8, 32000, true},
+                           {"135m", 30, 576, 1536, 9, 3, 49152, true},
+                           {"360m", 32, 960, 2560, 15, 5, 49152, true},
+                           {"1.1b", 22, 2048, 5632, 32, 4, 32000, false}};
 
-double median(std::vector<double> values) {
+}  // namespace
+
+std::vector<std::string> bench_shapes() {
+  std::vector<std::string> names;
+  for (const Size& size : kSizes) names.emplace_back(size.name);
+  return names;
+}
+
+Family bench_shape(const std::string& name) {
+  for (const Size& size : kSizes) {
+    if (name != size.name) continue;
+    Family f;
+    f.architecture = "llama";
+    f.layers = size.layers;
+    f.hidden = size.hidden;
+    f.intermediate = size.intermediate;
+    f.heads = size.heads;
+    f.kv_heads = size.kv_heads;
+    f.head_dim = f.rotary_dims = size.hidden / size.heads;
+    f.vocabulary = size.vocabulary;
+    f.context = 16384;
+    f.norm_eps = 1e-5;
+    f.tied_head = size.tied;
+    f.windows.assign(f.layers, 0);
+    f.eos = {2};
+    check_family(f, "shape " + name);
+    return f;
+  }
+  std::string known;
+  for (const Size& size : kSizes) known += std::string(known.empty() ? "" : ", ") + size.name;
+  fail("BAD_OPTION", "shape: \"%s\" is not one of %s", name.c_str(), known.c_str());
+}
+
+std::shared_ptr<Base> bench_base(const BenchOptions& options) {
+  if (options.model.empty() == options.shape.empty())
+    fail("BAD_OPTION", "bench: give a model or a shape of random weights, and not both");
+  if (!options.model.empty()) return Base::open(options.model, options.device);
+  return Base::open(BaseFiles::random(bench_shape(options.shape)), options.device);
+}
+
+double median_of(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t n = values.size();
   return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-Json sft(const BenchOptions& options) {
-  const auto base = Base::open(options.model, options.device);
-  AdapterSpec adapter;
-  adapter.config.r = 16;
-  adapter.config.alpha = 32;
-  adapter.config.targets.assign(kProjections.begin(), kProjections.end());
-  const auto policy = std::make_shared<Policy>(base, std::optional(adapter), std::vector<HeadSpec>{});
-  OptimizerSpec optimizer;
-  optimizer.weight_decay = 0.01;  // PyTorch's default for AdamW, which the peer keeps
-  Trainer trainer(policy, optimizer);
-
-  HostBatch batch;
-  std::mt19937 random(1234);
-  for (int i = 0; i < kSequences * kLength; ++i)
-    batch.tokens.push_back(static_cast<int32_t>(random() % base->family().vocabulary));
-  Loss loss;
-  loss.nll_weights.assign(batch.tokens.size(), 1.0f);
-  for (int b = 0; b <= kSequences; ++b) batch.offsets.push_back(b * kLength);
-  for (int b = 0; b < kSequences; ++b) loss.nll_weights[batch.offsets[b]] = 0;  // nothing comes before a first token
-  const double count = kSequences * (kLength - 1);
-  std::vector<double> losses, seconds;
-  for (int step = 0; step < kWarmUp + options.repeats; ++step) {
-    const auto start = std::chrono::steady_clock::now();
-    losses.push_back(trainer.accumulate(batch, loss) / count);
-    trainer.update(2e-4, count);
-    if (step >= kWarmUp)
-      seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  const double tokens = kSequences * kLength, best = *std::min_element(seconds.begin(), seconds.end()),
-               middle = median(seconds);
+Json bench_document(const BenchOptions& options, const Base& base) {
+  const Device& device = *base.device();
   Json out = Json::object();
   out.set("engine", "credence");
-  out.set("workload", "full");
-  out.set("batch", kSequences);
-  out.set("seq", kLength);
-  out.set("isa", base->device()->table().isa);
-  out.set("dtype", base->device()->dtype() == CREDENCE_BF16 ? "bf16" : "f32");
-  out.set("threads", base->device()->threads());
-  out.set("trainable", policy->count());
-  out.set("tokens_per_s_best", tokens / best);
-  out.set("tokens_per_s_median", tokens / middle);
-  out.set("ms_best", best * 1e3);
-  out.set("ms_median", middle * 1e3);
-  out.set("repeats", options.repeats);
-  out.set("loss_first", losses.front());
-  out.set("loss_last", losses.back());
-  out.set("peak_rss_mb", static_cast<int64_t>(peak_memory() >> 20));
+  if (options.model.empty()) out.set("shape", options.shape);
+  out.set("parameters", parameter_count(base.family()));
+  out.set("storage", base.files().storage_type);
+  out.set("isa", device.table().isa);
+  out.set("dtype", device.dtype() == CREDENCE_BF16 ? "bf16" : "f32");
+  out.set("threads", device.threads());
   return out;
 }
 
-Json operators(const BenchOptions& options) {
-  constexpr int kTokens = 2048;
-  const auto device = Device::open(options.device);
-  const std::vector<OperatorLine> lines = bench_operators(device, kTokens, 0.2);
-  const Peaks peaks = measure_peaks(device->threads(), device->table().isa);
-  Json out = Json::object(), list = Json::array();
-  out.set("isa", device->table().isa);
-  out.set("dtype", device->dtype() == CREDENCE_BF16 ? "bf16" : "f32");
-  out.set("threads", device->threads());
-  out.set("tokens", kTokens);
-  Json top = Json::object();  // measured beside the operators: each line is a share of one of them
-  top.set("f32Gflops", peaks.f32_gflops);
-  top.set("bf16Gflops", peaks.bf16_gflops);
-  top.set("readGBs", peaks.read_gbs);
-  out.set("peaks", std::move(top));
-  for (const OperatorLine& line : lines) {
-    const PeakShare share = peak_share(line, peaks, device->dtype());
-    Json row = Json::object();
-    row.set("operator", line.name);
-    row.set("shape", line.shape);
-    row.set("ms_best", line.best * 1e3);
-    row.set("ms_median", line.median * 1e3);
-    row.set("gflops", line.flop / line.best * 1e-9);
-    row.set("gbs", line.bytes / line.best * 1e-9);
-    row.set("share_of_peak", share.share);
-    row.set("bound", share.memory ? "memory" : "product");
-    list.as_array().push_back(std::move(row));
+Json peaks_document(const Peaks& peaks) {
+  Json out = Json::object();
+  out.set("f32Gflops", peaks.f32_gflops);
+  out.set("bf16Gflops", peaks.bf16_gflops);
+  out.set("readGBs", peaks.read_gbs);
+  return out;
+}
+
+Json lacks_of(const Device& device) {
+  Json out = Json::array();
+  const std::string isa = device.table().isa;
+  if (isa != "avx512bf16") out.as_array().push_back("no bf16 dot product in " + isa + ": bf16 runs at float32's rate");
+  return out;
+}
+
+ModelWork work_of(const Family& f) {
+  ModelWork work;
+  for (const Projection projection : kProjections) {
+    if (projection == Projection::kGate && !f.gated_mlp) continue;
+    const double in = projection_in(f, projection), out = projection_out(f, projection);
+    work.blocks += f.layers * in * out;
+    work.adapter += f.layers * (in + out);
   }
-  out.set("operators", std::move(list));
-  return out;
+  work.head = static_cast<double>(f.vocabulary) * f.hidden;
+  work.attention = 4.0 * f.layers * f.query_width();
+  return work;
 }
 
-}  // namespace
+void set_rates(Json* out, double tokens, const std::vector<double>& seconds) {
+  const double best = *std::min_element(seconds.begin(), seconds.end()), middle = median_of(seconds);
+  out->set("tokens_per_s_best", tokens / best);
+  out->set("tokens_per_s_median", tokens / middle);
+  out->set("ms_best", best * 1e3);
+  out->set("ms_median", middle * 1e3);
+}
 
 Json bench(const std::string& what, const BenchOptions& options) {
-  if (options.repeats < 1) fail("BAD_OPTION", "repeats: expected 1 or more but received %d", options.repeats);
-  if (what == "sft") return sft(options);
-  if (what == "operators") return operators(options);
-  fail("BAD_OPTION", "bench: no workload \"%s\"; there are sft and operators", what.c_str());
+  for (const auto& [name, value] :
+       {std::pair{"repeats", options.repeats}, {"length", options.length}, {"rank", options.rank}}) {
+    if (value < 1) fail("BAD_OPTION", "%s: expected 1 or more but received %d", name, value);
+  }
+  if (options.batch < 0) fail("BAD_OPTION", "batch: expected 1 or more but received %d", options.batch);
+  if (what == "sft") return bench_sft(options);
+  if (what == "generate") return bench_generate(options);
+  if (what == "samples") return bench_samples(options);
+  if (what == "kernels") return bench_kernel_lines(options);
+  fail("BAD_OPTION", "bench: no workload \"%s\"; there are sft, generate, samples and kernels", what.c_str());
 }
 
 }  // namespace credence

@@ -18,7 +18,7 @@ struct BareProduct {
 };
 
 struct OperatorLine {
-  std::string name;  // as in CREDENCE_OPERATORS
+  std::string name;  // as in CREDENCE_OPERATORS; of bench_kernels.h, what is measured
   std::string shape;
   double best = 0, median = 0;  // seconds
   double flop = 0, bytes = 0;   // what the definition needs: multiply-adds count two, each input and output moves once

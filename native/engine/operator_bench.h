@@ -2,6 +2,7 @@
 // leaves.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -139,6 +140,43 @@ struct Layer {
   std::shared_ptr<Device> device;
 };
 
+/// Segments of these lengths whose keys begin at `before`, each on pages of its own.
+inline credence_batch batch_of(Room* room, const std::vector<int>& lengths, int vocabulary, int before = 0) {
+  const int segments = static_cast<int>(lengths.size()), longest = *std::max_element(lengths.begin(), lengths.end());
+  const int pages = (before + longest + CREDENCE_PAGE - 1) / CREDENCE_PAGE;
+  std::vector<int32_t> ids, ends = {0}, positions, table;
+  for (const int length : lengths) {
+    for (int t = 0; t < length; ++t) positions.push_back(before + t);
+    ends.push_back(ends.back() + length);
+  }
+  const int count = ends.back();
+  for (int t = 0; t < count; ++t) ids.push_back(static_cast<int32_t>(t * 7919LL % vocabulary));
+  for (int i = 0; i < segments * pages; ++i) table.push_back(i);
+  credence_batch out = {};
+  out.token_capacity = count;
+  out.segment_capacity = segments;
+  out.pages_per_segment = pages;
+  out.counts = room->numbers(std::vector<int32_t>{count, segments});
+  out.tokens = room->numbers(ids);
+  out.cu_seqlens = room->numbers(ends);
+  out.positions = room->numbers(positions);
+  out.key_start = room->numbers(std::vector<int32_t>(segments, before));
+  out.page_table = room->numbers(table);
+  return out;
+}
+
+/// [positions, dims / 2, 2] cos, sin at a base of 10,000.
+inline const float* rotary_of(Room* room, int positions, int dims) {
+  std::vector<float> turns;
+  for (int position = 0; position < positions; ++position)
+    for (int i = 0; i < dims / 2; ++i) {
+      const double angle = position * std::pow(1e4, -2.0 * i / dims);
+      turns.push_back(static_cast<float>(std::cos(angle)));
+      turns.push_back(static_cast<float>(std::sin(angle)));
+    }
+  return room->numbers(turns);
+}
+
 struct OperatorBench {
   std::shared_ptr<Device> device;
   int tokens;
@@ -164,40 +202,13 @@ struct OperatorBench {
 
   // A batch of `count` tokens in `segments` segments of equal length whose keys begin at `before`.
   credence_batch batch(Room* room, int count, int segments, int before = 0) const {
-    const int length = count / segments, pages = (before + length + CREDENCE_PAGE - 1) / CREDENCE_PAGE;
-    std::vector<int32_t> ids, ends, positions, table;
-    for (int t = 0; t < count; ++t) {
-      ids.push_back(static_cast<int32_t>(t * 7919LL % vocabulary()));
-      positions.push_back(before + t % length);
-    }
-    for (int b = 0; b <= segments; ++b) ends.push_back(b * length);
-    for (int i = 0; i < segments * pages; ++i) table.push_back(i);
-    credence_batch out = {};
-    out.token_capacity = count;
-    out.segment_capacity = segments;
-    out.pages_per_segment = pages;
-    out.counts = room->numbers(std::vector<int32_t>{count, segments});
-    out.tokens = room->numbers(ids);
-    out.cu_seqlens = room->numbers(ends);
-    out.positions = room->numbers(positions);
-    out.key_start = room->numbers(std::vector<int32_t>(segments, before));
-    out.page_table = room->numbers(table);
-    return out;
+    return batch_of(room, std::vector<int>(segments, count / segments), vocabulary(), before);
   }
   void* pages(Room* room, const credence_batch& b) const {
     const credence_shape shape = smollm2();
     return room->space(device->table().page_bytes(&shape, device->dtype()) * b.segment_capacity * b.pages_per_segment);
   }
-  const float* rotary(Room* room, int positions) const {
-    std::vector<float> turns;
-    for (int position = 0; position < positions; ++position)
-      for (int i = 0; i < kHeadDim / 2; ++i) {
-        const double angle = position * std::pow(1e4, -2.0 * i / kHeadDim);
-        turns.push_back(static_cast<float>(std::cos(angle)));
-        turns.push_back(static_cast<float>(std::sin(angle)));
-      }
-    return room->numbers(turns);
-  }
+  const float* rotary(Room* room, int positions) const { return rotary_of(room, positions, kHeadDim); }
   /// Query-key pairs of segments of a length.
   static double causal_pairs(int segments, int length) { return segments * (length * (length + 1.0) / 2); }
 

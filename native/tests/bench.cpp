@@ -1,17 +1,19 @@
-// credence_bench WHAT [--threads N] [--isa ISA] [--dtype f32|bf16]: times of the CPU's operators at SmolLM2-135M's shapes, beside
-// the peaks of the same machine in the same process.
-//   product     dense products alone: GFLOP/s and the share of peak
-//   operators   each operator of the contract: GFLOP/s, GB/s and the share of the peak that binds it
+// credence_bench WHAT [--threads N] [--isa ISA] [--dtype f32|bf16]: the CPU's kernels, with no Node in sight.
+//   kernels     what `credence bench kernels` measures: GFLOP/s, GB/s and the share of the peak that binds it, a line each;
+//               --only products|lora|attention|operators, --tokens N
+//   onednn      the products beside oneDNN's packed ones, in turn: --rounds 5, --only MODEL, --tokens N; one JSON document
 //   launch      what a launch costs when there is next to nothing to do
 //   --list      no measurement: a line for each operator and each table that has it, and one for its bench line, with a tab
 //               between; docs/kernels.md is made from it
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
-#include <thread>
 
-#include "engine/bench_operators.h"
+#include "bench_onednn.h"
+#include "engine/bench.h"
+#include "engine/bench_kernels.h"
 #include "linear_support.h"
 
 using namespace credence;
@@ -19,56 +21,87 @@ using namespace credence::testing;
 
 namespace {
 
-void line(const char* name, int rows, RunTimes t, double flop, double top) {
-  std::printf("%-26s %6d rows  best %9.3f ms  median %9.3f ms %8.1f GFLOP/s  %5.1f %% of peak\n", name, rows,
-              t.best * 1e3, t.median * 1e3, flop / t.best * 1e-9, 100 * flop / t.best / top);
-}
-
-#define TIME_OPERATOR(backend, operation, parameters)                                     \
-  [&] {                                                                                   \
-    const Memory workspace(backend, (backend).table->operation##_workspace(&parameters)); \
-    return times_of(threads, 0.2, [&] {                                                   \
-      if ((backend).table->operation((backend).handle, &parameters, workspace.raw())) {   \
-        std::fprintf(stderr, "%s\n", (backend).table->last_error((backend).handle));      \
-        std::exit(1);                                                                     \
-      }                                                                                   \
-    });                                                                                   \
-  }()
-
-void product(Backend& backend, int threads, double top) {
-  const struct {
-    const char* name;
-    int outputs, columns;
-  } shapes[] = {{"q|k|v    576 ->   960", 960, 576},
-                {"o        576 ->   576", 576, 576},
-                {"gate|up  576 ->  3072", 3072, 576},
-                {"down    1536 ->   576", 576, 1536},
-                {"head     576 -> 49152", 49152, 576}};
-  for (const auto& shape : shapes) {
-    const std::vector<double> values = normal(1, static_cast<size_t>(shape.outputs) * shape.columns, 0.05);
-    const Weights weights(backend, values, shape.outputs, shape.columns);
-    for (int rows : {2048, 256, 64, 12, 1}) {
-      if (shape.outputs > 10000 && rows > 256)
-        continue;  // the operator writes its outputs: the read-outs of the head do not
-      const auto count = one(backend, rows),
-                 in = act_on_device(backend, normal(4, static_cast<size_t>(rows) * shape.columns));
-      const auto x = floats_on_device(backend, std::vector<double>(static_cast<size_t>(rows) * shape.outputs));
-      const auto out = float_space(backend, static_cast<size_t>(rows) * shape.outputs);
-      credence_project o = {};
-      o.rows = *count;
-      o.capacity = rows;
-      o.dtype = backend.dtype;
-      o.weights = weights;
-      o.in = in->raw();
-      o.x = *x;
-      o.x_out = *out;
-      o.ldx = shape.outputs;
-      line(shape.name, rows, TIME_OPERATOR(backend, project, o), 2.0 * rows * shape.outputs * shape.columns, top);
-    }
+void kernels(const BenchOptions& options) {
+  const Json measured = bench("kernels", options);
+  const Json& peaks = measured.at("peaks");
+  std::printf("%s %s, %lld threads; float32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, reading %.1f GB/s\n",
+              measured.at("isa").as_string().c_str(), measured.at("dtype").as_string().c_str(),
+              static_cast<long long>(measured.at("threads").as_integer()), peaks.at("f32Gflops").as_number(),
+              peaks.at("bf16Gflops").as_number(), peaks.at("readGBs").as_number());
+  for (const Json& l : measured.at("lora").as_array()) {
+    std::printf("%-24s %-42s bare %9.3f ms  adapted %9.3f ms  %+.1f %%\n", "four products",
+                l.at("pass").as_string().c_str(), l.at("ms_bare").as_number(), l.at("ms_adapted").as_number(),
+                100 * l.at("overhead").as_number());
+  }
+  for (const Json& l : measured.at("kernels").as_array()) {
+    std::printf("%-24s %-42s best %9.3f ms  median %9.3f ms %8.1f GFLOP/s %7.1f GB/s  %5.1f %% of peak %s\n",
+                l.at("kernel").as_string().c_str(), l.at("shape").as_string().c_str(), l.at("ms_best").as_number(),
+                l.at("ms_median").as_number(), l.at("gflops").as_number(), l.at("gbs").as_number(),
+                100 * l.at("share_of_peak").as_number(), l.at("bound").as_string().c_str());
   }
 }
 
-void launch(Backend& backend, int threads) {
+/// Best of as many runs as fit into 0.1 s, one at least. Runs that are short warm up first: the other side ran before.
+double best_run(const std::function<void()>& body) {
+  const auto seconds = [&] {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  double best = seconds();
+  if (best < 0.1) best = seconds();
+  for (double spent = best; spent < 0.1;) {
+    const double took = seconds();
+    best = std::min(best, took);
+    spent += took;
+  }
+  return best;
+}
+
+void onednn(const BenchOptions& options, int rounds) {
+  const auto device = Device::open(options.device);
+  const bool bf16 = device->dtype() == CREDENCE_BF16;
+  yardstick::onednn_threads(device->threads());
+  Json out = Json::object(), list = Json::array();
+  for (const ProductCase& c : product_cases(options.tokens)) {
+    if (!options.only.empty() && options.only != c.model) continue;
+    Json row = Json::object();
+    row.set("product", c.model + " " + c.product);
+    row.set("rows", c.rows);
+    row.set("columns", c.columns);
+    row.set("outputs", c.outputs);
+    std::string why;
+    const auto theirs = yardstick::OneDnnProduct::open(c.rows, c.outputs, c.columns, bf16, &why);
+    const auto ours = open_product(device, c);
+    std::vector<double> peer, own;
+    for (int round = 0; round < rounds; ++round) {
+      if (theirs) peer.push_back(best_run([&] { theirs->run(); }));
+      own.push_back(best_run([&] { ours->run(); }));
+    }
+    const double gflop = 2e-9 * c.rows * c.outputs * c.columns;
+    row.set("credence_gflops", gflop / median_of(own));
+    if (theirs) {
+      row.set("onednn_gflops", gflop / median_of(peer));
+      row.set("ratio", median_of(peer) / median_of(own));
+    } else {
+      row.set("missing", why);
+    }
+    list.as_array().push_back(std::move(row));
+  }
+  out.set("onednn", yardstick::onednn_version());
+  out.set("isa", device->table().isa);
+  out.set("dtype", bf16 ? "bf16" : "f32");
+  out.set("threads", device->threads());
+  out.set("rounds", rounds);
+  out.set("products", std::move(list));
+  out.set("peaks", peaks_document(measure_peaks(device->threads(), device->table().isa)));
+  out.set("lacks", lacks_of(*device));
+  std::printf("%s\n", out.text().c_str());
+}
+
+void launch(const DeviceOptions& options) {
+  const auto device = Device::open(options);
+  Backend backend(&device->table(), device->dtype(), device->threads());
   const int width = 64;
   for (int rows : {1, 512}) {  // one item, which the caller does; two, which wake a thread
     const auto count = one(backend, rows), x = floats_on_device(backend, normal(1, static_cast<size_t>(rows) * width));
@@ -82,21 +115,12 @@ void launch(Backend& backend, int threads) {
     o.ldx = o.ldy_f32 = width;
     o.weight = *weight;
     o.y_f32 = *x;
-    std::printf("norm of %d rows of %d: %.2f us\n", rows, width, TIME_OPERATOR(backend, norm, o).median * 1e6);
-  }
-}
-
-void operators(const DeviceOptions& options) {
-  const auto device = Device::open(options);
-  const std::vector<OperatorLine> lines = bench_operators(device, 2048, 0.2);
-  const Peaks peaks = measure_peaks(device->threads(), device->table().isa);
-  std::printf("float32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, reading %.1f GB/s\n", peaks.f32_gflops, peaks.bf16_gflops,
-              peaks.read_gbs);
-  for (const OperatorLine& l : lines) {
-    const PeakShare share = peak_share(l, peaks, device->dtype());
-    std::printf("%-24s %-30s best %9.3f ms  median %9.3f ms %8.1f GFLOP/s %7.1f GB/s  %5.1f %% of peak %s\n",
-                l.name.c_str(), l.shape.c_str(), l.best * 1e3, l.median * 1e3, l.flop / l.best * 1e-9,
-                l.bytes / l.best * 1e-9, 100 * share.share, share.memory ? "reading" : "product");
+    const Memory workspace(backend, backend.table->norm_workspace(&o));
+    const RunTimes t = times_of(device->threads(), 0.2, [&] {
+      if (backend.table->norm(backend.handle, &o, workspace.raw()))
+        fail("KERNEL", "%s", backend.table->last_error(backend.handle));
+    });
+    std::printf("norm of %d rows of %d: %.2f us\n", rows, width, t.median * 1e6);
   }
 }
 
@@ -124,41 +148,35 @@ void list() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  DeviceOptions options;
-  options.device = "cpu";
+  BenchOptions options;
+  options.device.device = "cpu";
+  int rounds = 5;
   std::string what;
   for (int i = 1; i < argc; ++i) {
     const auto value = [&](const char* flag) -> const char* {
       return std::strcmp(argv[i], flag) == 0 && i + 1 < argc ? argv[++i] : nullptr;
     };
-    if (const char* threads = value("--threads")) options.threads = std::atoi(threads);
-    else if (const char* isa = value("--isa")) options.isa = isa;
-    else if (const char* dtype = value("--dtype")) options.dtype = dtype;
+    if (const char* threads = value("--threads")) options.device.threads = std::atoi(threads);
+    else if (const char* isa = value("--isa")) options.device.isa = isa;
+    else if (const char* dtype = value("--dtype")) options.device.dtype = dtype;
+    else if (const char* only = value("--only")) options.only = only;
+    else if (const char* tokens = value("--tokens")) options.tokens = std::atoi(tokens);
+    else if (const char* number = value("--rounds")) rounds = std::max(1, std::atoi(number));
     else if (what.empty()) what = argv[i];
     else what = "more than one";
   }
-  if (what != "product" && what != "operators" && what != "launch" && what != "--list") {
-    std::fprintf(stderr, "usage: %s product|operators|launch|--list [--threads N] [--isa ISA] [--dtype f32|bf16]\n",
-                 argv[0]);
-    return 2;
-  }
-  if (what == "--list") {
-    list();
-    return 0;
-  }
   try {
-    const auto device = Device::open(options);
-    const int threads = device->threads();
-    std::printf("%s %s, %d threads\n", device->table().isa, device->dtype() == CREDENCE_BF16 ? "bf16" : "float32",
-                threads);
-    if (what == "operators") {
-      operators(options);
-      return 0;
+    if (what == "kernels") kernels(options);
+    else if (what == "onednn") onednn(options, rounds);
+    else if (what == "launch") launch(options.device);
+    else if (what == "--list") list();
+    else {
+      std::fprintf(stderr,
+                   "usage: %s kernels|onednn|launch|--list [--threads N] [--isa ISA] [--dtype f32|bf16] [--only WHAT] "
+                   "[--tokens N] [--rounds N]\n",
+                   argv[0]);
+      return 2;
     }
-    Backend backend(&device->table(), device->dtype(), threads);
-    const Peaks peaks = measure_peaks(threads, device->table().isa);
-    if (what == "product") product(backend, threads, 1e9 * (backend.bf16() ? peaks.bf16_gflops : peaks.f32_gflops));
-    if (what == "launch") launch(backend, threads);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -4,37 +4,69 @@ import { native } from "../native.js";
 import { baseOptions, type EngineArguments, engineOptions, modelOption, positiveInteger } from "./options.js";
 import { note, print, printJson, table, UsageError } from "./output.js";
 
-const workloads = ["sft", "operators"] as const;
+const workloads = ["sft", "generate", "samples", "kernels", "load"] as const;
+const shapes = ["15m", "42m", "135m", "360m", "1.1b"] as const;
+const groups = ["products", "lora", "attention", "operators"] as const;
+const count = (name: string, describe: string) =>
+  ({ type: "number", requiresArg: true, describe, coerce: positiveInteger(name) }) as const;
 
 export const command = "bench <what>";
 export const describe =
-  "Measure the engine; sft: LoRA fine-tuning steps of a model as bench/peers/torch_lora_sft.py takes them; operators: each of its operators";
+  "Measure the engine beside the peaks of the same process; docs/measurements says how figures are got";
 export const builder = (line: Argv) =>
   line
-    .positional("what", { choices: workloads, describe: "What is measured" })
+    .positional("what", {
+      choices: workloads,
+      describe:
+        "sft: LoRA fine-tuning steps as bench/peers/torch_lora_sft.py takes them; generate: prefill and decoding on the prompts of " +
+        "bench/peers/llama_cpp.mjs; samples: ten answers to each of 16 prompts; kernels: the engine's operators and products " +
+        "alone; load: from Model.load to the first token of a prompt of 32",
+    })
     .options(modelOption)
     .options(engineOptions)
-    .option("repeats", {
-      type: "number",
-      default: 6,
-      describe: "sft: steps measured",
-      coerce: positiveInteger("repeats"),
+    .option("shape", { choices: shapes, describe: "Random weights of this size instead of --model" })
+    .option("repeats", { ...count("repeats", "Steps or calls measured"), default: 6 })
+    .option("workload", {
+      choices: ["full", "ragged"] as const,
+      default: "full" as const,
+      describe: "sft: every token supervised, or the last fifth of 64 sequences of 40 to 200",
     })
-    .check(({ what, model }) => {
-      if (what === "sft" && !model) throw new UsageError("bench sft: --model is missing");
+    .option(
+      "batch",
+      count("batch", "sft: sequences of a step [default: 4]; generate: sequences decoded [default: 1, 16]"),
+    )
+    .option("length", {
+      ...count("length", "sft: tokens of a sequence; generate: of the prefilled prompt"),
+      default: 512,
+    })
+    .option("rank", { ...count("rank", "sft: of the adapter"), default: 16 })
+    .option("only", { choices: groups, describe: "kernels: one group of them" })
+    .option("tokens", { ...count("tokens", "kernels: rows of a micro-batch, a multiple of 64"), default: 2048 })
+    .check(({ what, model, shape }) => {
+      if (what === "kernels") return true;
+      if (model && shape) throw new UsageError(`bench ${what}: give --model or --shape, not both`);
+      if (what === "load" && !model) throw new UsageError("bench load: --model is missing");
+      if (!model && !shape) throw new UsageError(`bench ${what}: --model is missing, or --shape for random weights`);
       return true;
     });
 
 interface BenchArguments extends EngineArguments {
   what: (typeof workloads)[number];
   model?: string;
+  shape?: (typeof shapes)[number];
+  workload: "full" | "ragged";
+  batch?: number;
+  length: number;
+  rank: number;
+  only?: (typeof groups)[number];
+  tokens: number;
   repeats: number;
   json: boolean;
 }
 
-/** One operator at one shape; a rate is of the best time, and so is the share of the peak that binds it. */
-interface OperatorLine {
-  operator: string;
+/** A kernel at one shape; a rate is of the best time, and so is the share of the peak that binds it. */
+interface KernelLine {
+  kernel: string;
   shape: string;
   ms_best: number;
   ms_median: number;
@@ -44,30 +76,84 @@ interface OperatorLine {
   bound: "product" | "memory";
 }
 
-type Measured = Record<string, unknown> & { isa: string; threads: number; operators?: OperatorLine[] };
+/** The four fused products of a layer, adapted beside bare. */
+interface AdapterLine {
+  pass: "forward" | "backward";
+  rows: number;
+  ms_bare: number;
+  ms_adapted: number;
+  overhead: number;
+}
 
 export async function handler(args: BenchArguments): Promise<void> {
   const { resolveModel } = await import("../model/resolve.js");
+  const { what, shape, workload, batch, length, rank, only, tokens, repeats } = args;
   const model = args.model === undefined ? undefined : (await resolveModel(args.model, { note })).path;
-  const measured = JSON.parse(
-    await native().bench(args.what, { ...baseOptions(args), model, repeats: args.repeats }),
-  ) as Measured;
-  // After the workload, so that measuring the peaks does not warm or cool it.
-  const peaks = measured.peaks ?? (await native().peaks(measured.threads, measured.isa));
-  const { operators = [], ...result } = { ...measured, peaks };
+  const result =
+    what === "load"
+      ? await load(model!, args)
+      : (JSON.parse(
+          await native().bench(what, {
+            ...baseOptions(args),
+            ...{ model, shape, workload, batch, length, rank, only, tokens, repeats },
+          }),
+        ) as Record<string, unknown>);
   if (args.json) {
-    printJson(args.what === "operators" ? { ...result, operators } : result);
+    printJson(result);
     return;
   }
-  print(table(Object.entries(result).map(([name, value]) => [name, shown(value)])));
-  if (operators.length > 0) print(table([heading, ...operators.map(cells)]));
+  const { kernels = [], lora = [], ...rest } = result as { kernels?: KernelLine[]; lora?: AdapterLine[] };
+  print(table(Object.entries(rest).map(([name, value]) => [name, shown(value)])));
+  for (const { pass, rows, ms_bare, ms_adapted, overhead } of lora) {
+    const times = `${ms_bare.toFixed(2)} ms bare, ${ms_adapted.toFixed(2)} ms with r 16`;
+    print(`four fused products, ${pass}, ${rows} rows: ${times}: ${(100 * overhead).toFixed(1)} % more`);
+  }
+  if (kernels.length > 0) print(table([heading, ...kernels.map(cells)]));
 }
 
-const heading = ["operator", "shape", "best", "median", "GFLOP/s", "GB/s", "of peak"];
+/**
+ * Seconds from `Model.load` until the first token of a 32-token prompt is there, each time from nothing: the file is in the
+ * system's cache after the first, which is not counted.
+ */
+async function load(path: string, args: BenchArguments): Promise<Record<string, unknown>> {
+  const { Model } = await import("../policy/model.js");
+  const loading: number[] = [];
+  const all: number[] = [];
+  for (let i = 0; i <= args.repeats; i++) {
+    const start = performance.now();
+    await using model = await Model.load(path, baseOptions(args));
+    const loaded = performance.now();
+    await using policy = await model.policy();
+    const prompt = Int32Array.from({ length: 32 }, (_, k) => (k * 7919 + 11) % model.info.vocabularySize);
+    for await (const _ of policy.generate([prompt], { maxNewTokens: 1 }));
+    if (i === 0) continue;
+    loading.push((loaded - start) / 1000);
+    all.push((performance.now() - start) / 1000);
+  }
+  const threads = args.threads ?? native().machine().cores;
+  return {
+    engine: "credence",
+    threads,
+    prompt: 32,
+    load_s_median: median(loading),
+    first_token_s_median: median(all),
+    first_token_s_best: Math.min(...all),
+    repeats: args.repeats,
+    peaks: await native().peaks(threads, args.isa),
+  };
+}
 
-function cells(line: OperatorLine): string[] {
+function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+const heading = ["kernel", "shape", "best", "median", "GFLOP/s", "GB/s", "of peak"];
+
+function cells(line: KernelLine): string[] {
   return [
-    line.operator,
+    line.kernel,
     line.shape,
     `${line.ms_best.toFixed(3)} ms`,
     `${line.ms_median.toFixed(3)} ms`,
