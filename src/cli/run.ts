@@ -4,7 +4,7 @@ import type { Argv } from "yargs";
 import { interruptible } from "./interrupt.js";
 import { judgeServer, judgingOptions, type ServerArguments } from "./judge.js";
 import { baseOptions, type EngineArguments, engineOptions, modelOption, positiveInteger } from "./options.js";
-import { logs, print, printJson } from "./output.js";
+import { logs, print, printJson, UsageError } from "./output.js";
 
 export const command = "run <recipe>";
 export const describe =
@@ -68,6 +68,11 @@ export async function handler(args: RunArguments): Promise<void> {
   const recipe = loadRecipe(args.recipe, settings);
   const directory = args.runDir ?? join("runs", basename(args.recipe, extname(args.recipe)));
   const progress = logs("info") ? progressOn() : silent;
+  const unused = (["keyVariable", "priceIn", "priceOut"] as const).some((name) => args[name] !== undefined);
+  if (unused && recipe.judge.by !== "server")
+    throw new UsageError("--key-variable, --price-in and --price-out are of a server; the recipe's judge is none");
+  if (args.answers !== undefined && recipe.judge.by === "string")
+    throw new UsageError("--answers: the recipe's judge is no model that replies; set judge.by to local or server");
   const judging = { ...judgeServer(args), ...(args.answers === undefined ? {} : { answers: args.answers }) };
   const options = { directory, progress, engine: baseOptions(args), judging, resumeInexact: args.resumeInexact };
   const summary = await interruptible((signal) => runRecipe(recipe, { ...options, signal }));
