@@ -214,7 +214,7 @@ void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t l
 #pragma GCC unroll 32
       for (int v = 0; v < V; ++v) c[r][v] = Isa::zero();
     bool last = true;  // this pass ends K
-    if constexpr (Isa::kDeepSteps) {
+    if constexpr (Isa::kDeepSteps > 0) {
       if (p.from)
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
@@ -395,7 +395,7 @@ void deep_block(const Product<T>& p, int64_t row0, int64_t row1, int64_t panel0,
 template <class Isa, class T, class Finish, class Prepare = NoPrepare>
 static inline void product_block(const Product<T>& p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
                                  const Finish& finish, [[maybe_unused]] const Prepare& prepare = {}) {
-  if constexpr (Isa::kDeepSteps) {
+  if constexpr (Isa::kDeepSteps > 0) {
     if (is_deep<Isa>(p.k, row1 - row0)) return deep_block<Isa>(p, row0, row1, panel0, panel1, finish, prepare);
   }
   constexpr int kMost = 4;
