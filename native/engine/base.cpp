@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <mutex>
 #include <utility>
 
 namespace credence {
@@ -47,11 +48,12 @@ void Weights::release() {
 
 namespace {
 
-/// Rows of matrices that stand one below the other. An exception must not cross the table: it is kept and thrown after.
+/// Rows of matrices that stand one below the other. An exception must not cross the table: the first is kept and thrown after.
 struct StackedReader {
   const BaseFiles* files;
   std::vector<std::pair<std::string, int>> parts;  // name, rows
   int columns;
+  std::mutex mutex;  // of error: threads read at once
   std::exception_ptr error;
 
   static void read(void* context, int32_t row, int32_t count, float* out) {
@@ -69,14 +71,15 @@ struct StackedReader {
         if (!count) break;
       }
     } catch (...) {
-      self->error = std::current_exception();
+      const std::lock_guard lock(self->mutex);
+      if (!self->error) self->error = std::current_exception();
     }
   }
 };
 
 Weights pack(const std::shared_ptr<Device>& device, const BaseFiles& files,
              std::vector<std::pair<std::string, int>> parts, int columns, bool backward, bool gatherable) {
-  StackedReader reader{&files, std::move(parts), columns, nullptr};
+  StackedReader reader{&files, std::move(parts), columns, {}, nullptr};
   credence_weights_source source{};
   for (const auto& part : reader.parts) source.rows += part.second;
   source.columns = columns;

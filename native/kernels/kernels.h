@@ -63,8 +63,8 @@ typedef struct {
 
 // ---------------------------------------------------------------------------------------------------------------- weights
 
-// A matrix [rows (outputs), columns (inputs)], given in float32 on the host a block of rows at a time, so that a file is
-// never held twice. Stacked matrices (q|k|v, gate|up) are one matrix.
+// A matrix [rows (outputs), columns (inputs)], given in float32 on the host a block of rows at a time, perhaps to several threads
+// at once, so that a file is never held twice. Stacked matrices (q|k|v, gate|up) are one matrix.
 typedef struct {
   int32_t rows, columns;
   credence_dtype dtype;

@@ -25,12 +25,14 @@ struct Shape {
   bool bias;
   double drop = 0;
 };
-const Shape kShapes[] = {
-    {1, 1, 1, 0, false},       {1, 37, 51, 1, true},       {2, 64, 32, 2, false},         {5, 97, 33, 2, true},
-    {12, 40, 64, 1, false},    {13, 130, 97, 2, true},     {47, 33, 7, 1, true},          {130, 160, 96, 2, false},
-    {301, 70, 45, 2, true},    {3, 17, 1, 1, true},        {17, 1, 3, 1, false},          {33, 9, 33, 2, true},
-    {1, 17, 1, 1, false, 0.5}, {5, 33, 65, 2, true, 0.25}, {13, 130, 97, 2, true, 0.125}, {130, 40, 33, 1, false, 0.75},
-    {97, 9, 33, 1, true},      {257, 17, 9, 2, false},     {1025, 9, 17, 1, true}};
+// The last two have so many columns, or outputs on the way back, that a product may take them in blocks.
+const Shape kShapes[] = {{1, 1, 1, 0, false},           {1, 37, 51, 1, true},       {2, 64, 32, 2, false},
+                         {5, 97, 33, 2, true},          {12, 40, 64, 1, false},     {13, 130, 97, 2, true},
+                         {47, 33, 7, 1, true},          {130, 160, 96, 2, false},   {301, 70, 45, 2, true},
+                         {3, 17, 1, 1, true},           {17, 1, 3, 1, false},       {33, 9, 33, 2, true},
+                         {1, 17, 1, 1, false, 0.5},     {5, 33, 65, 2, true, 0.25}, {13, 130, 97, 2, true, 0.125},
+                         {130, 40, 33, 1, false, 0.75}, {97, 9, 33, 1, true},       {257, 17, 9, 2, false},
+                         {1025, 9, 17, 1, true},        {150, 33, 2101, 2, true},   {9, 1100, 40, 1, true, 0.5}};
 
 struct Projected {
   std::vector<double> out, s;
@@ -87,8 +89,8 @@ OPERATOR_TEST("project", "reference odd-shapes", is_the_reference) {
 }
 
 OPERATOR_TEST("project", "bits", a_row_has_the_same_bits_alone_in_any_batch_and_on_any_number_of_threads) {
-  for (double drop : {0.0, 0.5}) {
-    const reference::Linear p = layer(79, 70, 101, 2, true, drop);
+  for (const auto& [columns, drop] : {std::pair{101, 0.0}, {101, 0.5}, {1061, 0.0}}) {
+    const reference::Linear p = layer(79, 70, columns, 2, true, drop);
     const auto residual = normal(9, static_cast<size_t>(p.rows) * p.outputs);
     std::vector<std::vector<uint8_t>> all;
     for (int threads : {1, 2, 3}) {

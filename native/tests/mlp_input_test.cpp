@@ -22,7 +22,7 @@ const Shape kShapes[] = {
     {150, 40, 70, true, false, silu},      {3, 17, 33, true, false, silu, 0.5}, {140, 33, 17, true, false, silu, 0.125},
     {13, 64, 40, false, true, gelu, 0.25}, {1, 1, 1, true, false, silu},        {3, 3, 17, false, true, gelu_tanh},
     {4, 17, 3, true, true, relu},          {17, 33, 1, true, false, gelu},      {97, 9, 17, true, false, silu},
-    {257, 8, 5, true, false, silu},        {1025, 5, 7, true, false, silu}};
+    {257, 8, 5, true, false, silu},        {1025, 5, 7, true, false, silu},     {150, 1061, 45, true, false, silu}};
 
 reference::MlpInput mlp(const Shape& s) {
   reference::MlpInput p;

@@ -25,6 +25,8 @@ struct Avx512Lanes {
   static constexpr int kTileRows = 12;
   // 12 x 32 sums fill 24 of 32 registers; 2 for weights, the rest for a row's broadcast.
   static constexpr int tile_vectors(int rows) { return rows > 6 ? 2 : rows > 3 ? 4 : 8; }
+  static constexpr bool kSpreadFetch = false;
+  static constexpr int64_t kDeepSteps = 0;
   static constexpr int kRowsAtOnce = 6, kVectorsAtOnce = 4;
   using F = __m512;
   using M = __mmask16;

@@ -15,6 +15,8 @@ struct Scalar {
   static constexpr int kTileRows = 4;  // rows of the tallest product tile
   /// How many vectors of sums a row of a product tile has: as many as stay in registers, and enough to hide the latency of a step.
   static constexpr int tile_vectors(int) { return 32; }
+  static constexpr bool kSpreadFetch = false;  // a tile fetches its share of what the next one reads
+  static constexpr int64_t kDeepSteps = 0;     // K in blocks of so many steps (linear.h, deep_rows); 0: in one
   static constexpr int kRowsAtOnce = 6, kVectorsAtOnce = 4;  // the same for attention's products
   using F = float;                                           // a vector of floats
   using M = bool;                                            // which lanes count

@@ -32,6 +32,7 @@ struct Product {
   int64_t ldx = 0;
   int64_t k = 0;
   const T* panels = nullptr;
+  int64_t from = 0, count = 0;  // steps [from, from + count) of K alone (deep_block); count 0: all of K
   // The second segment, in the same sums; tail null: none.
   const T* s = nullptr;  // [M, R]
   int64_t lds = 0;
@@ -75,6 +76,12 @@ struct NoPrepare {};
 template <class T>
 struct Ahead {
   const T *first, *second;
+};
+
+/// The same spread over all passes over a panel: as many bytes a step as bring the next panel in by the time this one is done.
+struct SpreadAhead {
+  const char* next;
+  int64_t bytes;
 };
 
 // The rows of a tile as one pointer for three of them: with the leading dimension that is 5 registers of addresses, where 12
@@ -132,7 +139,8 @@ template <class Isa, int R, int NV, int V, class Next = NoPrepare>
     return Isa::pairs(w + v / kVectors * stride + v % kVectors * 2 * Isa::W);
   };
   for (int64_t i = 0; i < pairs; ++i, x_at.advance(2), w += 2 * kPanel) {
-    if constexpr (!__is_same(Next, NoPrepare)) {
+    if constexpr (__is_same(Next, SpreadAhead)) Isa::will_need(ahead.next + i * ahead.bytes);
+    if constexpr (__is_same(Next, Ahead<bf16>)) {
       Isa::will_need(ahead.first + i * kPanel);
       Isa::will_need(ahead.second + i * kPanel);
     }
@@ -167,7 +175,8 @@ template <class Isa, int R, int NV, int V, class Next = NoPrepare>
   constexpr int kVectors = kPanel / Isa::W;
   RowPointers<float> x_at(a, lda);
   for (int64_t i = 0; i < k; ++i, x_at.advance(1), w += kPanel) {
-    if constexpr (!__is_same(Next, NoPrepare)) {
+    if constexpr (__is_same(Next, SpreadAhead)) Isa::will_need(ahead.next + i * ahead.bytes);
+    if constexpr (__is_same(Next, Ahead<float>)) {
       Isa::will_need(ahead.first + i * kPanel / 2);
       Isa::will_need(ahead.second + i * kPanel / 2);
     }
@@ -204,6 +213,15 @@ void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t l
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
       for (int v = 0; v < V; ++v) c[r][v] = Isa::zero();
+    bool last = true;  // this pass ends K
+    if constexpr (Isa::kDeepSteps > 0) {
+      if (p.from)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+          for (int v = 0; v < V; ++v) c[r][v] = Isa::load(out + r * ldo + (first + v) * Isa::W);
+      last = p.count == 0 || p.from + p.count == p.k;
+    }
     if (p.k) {
       const int64_t stride = panel_elements(dtype, p.k);
       const T *w = p.panels + panel * stride, *begin = w + vector_at<Isa, T>(first, stride);
@@ -216,16 +234,29 @@ void tile(const Product<T>& p, int64_t row, int64_t panel, float* out, int64_t l
                                                   : w,
                                 share.part == 0 && share.parts == 1 ? half : w};
         steps<Isa, R, V, V>(c, 0, p.x + row * p.ldx, p.ldx, p.k, begin, stride, ahead);
+      } else if constexpr (Isa::kSpreadFetch) {
+        const int64_t k = p.count ? p.count : p.k;
+        const T *x = p.x + row * p.ldx + p.from, *from = begin + p.from * kPanel;
+        if constexpr (R == 1) {  // one stream of weights, which the machine fetches by itself
+          steps<Isa, R, V, V>(c, 0, x, p.ldx, k, from, stride);
+        } else {
+          // What is read next lies behind what is read now, be it the next panel or more of this one.
+          constexpr int kPasses = P * kVectors / V, kStepBytes = 4 * kPanel;
+          const int64_t bytes = ceil_div(P * kStepBytes, share.parts * kPasses), words = sizeof(T) * k / 4;
+          const char* next = reinterpret_cast<const char*>(p.count ? w + (p.from + k) * kPanel : w + P * stride);
+          const SpreadAhead ahead = {next + (share.part * kPasses + first / V) * bytes * words, bytes};
+          steps<Isa, R, V, V>(c, 0, x, p.ldx, k, from, stride, ahead);
+        }
       } else {
         steps<Isa, R, V, V>(c, 0, p.x + row * p.ldx, p.ldx, p.k, begin, stride);
       }
     }
-    if (p.whole_tail) {
+    if (p.whole_tail && last) {
       const int64_t stride = panel_elements(dtype, p.ranks);
       steps<Isa, R, V, V>(c, 0, p.s + row * p.lds, p.lds, p.ranks,
                           p.whole_tail + panel * stride + vector_at<Isa, T>(first, stride), stride);
     }
-    if (p.tail) {
+    if (p.tail && last) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; v += kOfPanel) {
         const PanelRange range = p.tail->ranges[panel + (first + v) / kVectors];
@@ -316,12 +347,57 @@ static inline void for_tiles(int64_t row0, int64_t row1, const Body& body) {
   }
 }
 
+// Where K is long its steps go in blocks, so that a block of a panel stays in L2 beside the rows' share of it. The sums wait in
+// memory meanwhile, as float32: the same bits.
+template <class Isa>
+constexpr int64_t kDeepRows = 24 * Isa::kTileRows;
+
+template <class Isa>
+static inline bool is_deep(int64_t k, int64_t rows) {
+  return Isa::kDeepSteps > 0 && k > Isa::kDeepSteps && rows > Isa::kTileRows;
+}
+
+/// Rows [begin, end) of one panel into sums [rows][ld]; on_last(row, rows, before) around each tile of the last block of K.
+template <class Isa, class T, class OnLast>
+void deep_rows(const Product<T>& p, int64_t begin, int64_t end, int64_t panel, float* sums, int64_t ld,
+               const OnLast& on_last) {
+  const int64_t blocks = ceil_div(p.k, Isa::kDeepSteps), steps = ceil_div(ceil_div(p.k, blocks), 2) * 2;
+  Product<T> part = p;
+  for (part.from = 0; part.from < p.k; part.from += steps) {
+    part.count = least(steps, p.k - part.from);
+    const bool last = part.from + part.count == p.k;
+    for_tiles<Isa>(begin, end, [&](int64_t row, int64_t rows, Share share) {
+      if (last) on_last(row, rows, true);
+      tile_of<Isa, T>(part, row, rows, panel, 1, sums + (row - begin) * ld, ld, share);
+      if (last) on_last(row, rows, false);
+    });
+  }
+}
+
+/// product_block where K is long.
+template <class Isa, class T, class Finish, class Prepare>
+void deep_block(const Product<T>& p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, const Finish& finish,
+                [[maybe_unused]] const Prepare& prepare) {
+  alignas(64) float sums[kDeepRows<Isa> * kPanel];
+  for (int64_t begin = row0; begin < row1; begin += kDeepRows<Isa>) {
+    const int64_t end = least(begin + kDeepRows<Isa>, row1);
+    for (int64_t panel = panel0; panel < panel1; ++panel)
+      deep_rows<Isa>(p, begin, end, panel, sums, kPanel, [&](int64_t row, int64_t rows, bool before) {
+        if (!before) finish(row, rows, panel, sums + (row - begin) * kPanel, kPanel);
+        else if constexpr (!__is_same(Prepare, NoPrepare)) prepare(row, rows, panel);
+      });
+  }
+}
+
 /// Rows x panels of Y, a tile at a time: finish(row, rows, panel, tile, ld) with tile [rows][32] float32. Panels outermost: a
 /// panel is read from far away once and then for every tile of rows from L1 or L2. prepare(row, rows, panel) comes before a
 /// tile is computed: what finish will touch can be on its way meanwhile.
 template <class Isa, class T, class Finish, class Prepare = NoPrepare>
 static inline void product_block(const Product<T>& p, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
                                  const Finish& finish, [[maybe_unused]] const Prepare& prepare = {}) {
+  if constexpr (Isa::kDeepSteps > 0) {
+    if (is_deep<Isa>(p.k, row1 - row0)) return deep_block<Isa>(p, row0, row1, panel0, panel1, finish, prepare);
+  }
   constexpr int kMost = 4;
   alignas(64) float out[Isa::kTileRows * kPanel > 3 * kMost * kPanel ? Isa::kTileRows * kPanel : 3 * kMost * kPanel];
   const int at_once = tile_panels<Isa>(least(row1 - row0, Isa::kTileRows));
@@ -349,9 +425,10 @@ struct Split {
 };
 
 template <class Isa>
-static inline Split split_of(int64_t rows, int64_t panels, int64_t row_bytes, int threads) {
+static inline Split split_of(int64_t rows, int64_t panels, int64_t k, int64_t element_bytes, int threads) {
   // The rows of an item stay in L2 beside a panel while the panels stream by.
   constexpr int64_t kBytes = 320 << 10;
+  const int64_t row_bytes = element_bytes * (Isa::kDeepSteps > 0 ? least(k, Isa::kDeepSteps) : k);
   Split s;
   s.rows = rows;
   s.panels = panels;
@@ -371,7 +448,7 @@ template <class Isa, class T, class Finish, class Prepare = NoPrepare>
 static inline void product_all(credence_backend* backend, const Product<T>& p, int64_t rows, int64_t panels,
                                const Finish& finish, const Prepare& prepare = {}) {
   if (rows == 0) return;
-  const Split s = split_of<Isa>(rows, panels, p.k * static_cast<int64_t>(sizeof(T)), backend->pool.threads());
+  const Split s = split_of<Isa>(rows, panels, p.k, sizeof(T), backend->pool.threads());
   backend->pool.parallel(s.row_blocks * s.panel_blocks, [&](int64_t i, int) {
     const int64_t row = i / s.panel_blocks * s.block_rows, panel = i % s.panel_blocks * s.block_panels;
     product_block<Isa, T>(p, row, least(row + s.block_rows, rows), panel, least(panel + s.block_panels, panels), finish,

@@ -88,10 +88,38 @@ static inline void finish_mlp_tile(const credence_mlp_input* p, int64_t row, int
   }
 }
 
+/// gated_block where the hidden size is long: see deep_rows.
+template <class Isa, class T, credence_activation A>
+void deep_gated_block(const credence_mlp_input* p, const Product<T>& product, int64_t row0, int64_t row1,
+                      int64_t panel0, int64_t panel1) {
+  constexpr int64_t kRows = kDeepRows<Isa>, kWide = 2 * kPanel;
+  alignas(64) float gate[kRows * kPanel], up[kRows * kWide];
+  const int64_t width = p->shape.intermediate;
+  const auto nothing = [](int64_t, int64_t, bool) {};
+  for (int64_t begin = row0; begin < row1; begin += kRows) {
+    const int64_t end = least(begin + kRows, row1);
+    for (int64_t panel = panel0; panel < panel1; ++panel) {
+      const int64_t up_column = width + panel * kPanel, first = up_column / kPanel, shift = up_column % kPanel;
+      const int64_t up_panels = least(shift ? 2 : 1, panels_of(2 * width) - first);
+      deep_rows<Isa>(product, begin, end, panel, gate, kPanel, nothing);
+      for (int64_t i = 0; i < up_panels; ++i)
+        deep_rows<Isa>(product, begin, end, first + i, up + i * kPanel, kWide, nothing);
+      for_tiles<Isa>(begin, end, [&](int64_t row, int64_t rows) {
+        finish_mlp_tile<Isa, T, A>(p, row, rows, panel * kPanel, gate + (row - begin) * kPanel, kPanel,
+                                   up + shift + (row - begin) * kWide, kWide);
+      });
+    }
+  }
+}
+
 /// Rows x gate panels of a gated MLP. When the intermediate size is no multiple of 32, up's columns straddle two panels.
 template <class Isa, class T, credence_activation A>
 void gated_block(const credence_mlp_input* p, const Product<T>& product, int64_t row0, int64_t row1, int64_t panel0,
                  int64_t panel1) {
+  if constexpr (Isa::kDeepSteps > 0) {
+    if (is_deep<Isa>(product.k, row1 - row0))
+      return deep_gated_block<Isa, T, A>(p, product, row0, row1, panel0, panel1);
+  }
   alignas(64) float gate[12 * kPanel], up[12 * 2 * kPanel];  // 12 rows of 1 panel, 6 of 2 or 3 of 4; up: one panel more
   const int64_t width = p->shape.intermediate, all_panels = panels_of(2 * width);
   const int at_once = tile_panels<Isa>(least(row1 - row0, Isa::kTileRows));
@@ -134,8 +162,7 @@ static inline void mlp_input_of(credence_backend* backend, const credence_mlp_in
                        });
       return;
     }
-    const Split s = split_of<Isa>(rows, panels_of(p->shape.intermediate), hidden * static_cast<int64_t>(sizeof(T)),
-                                  backend->pool.threads());
+    const Split s = split_of<Isa>(rows, panels_of(p->shape.intermediate), hidden, sizeof(T), backend->pool.threads());
     backend->pool.parallel(s.row_blocks * s.panel_blocks, [&](int64_t i, int) {
       const int64_t row = i / s.panel_blocks * s.block_rows, panel = i % s.panel_blocks * s.block_panels;
       gated_block<Isa, T, A>(p, product, row, least(row + s.block_rows, rows), panel,

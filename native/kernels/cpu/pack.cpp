@@ -22,20 +22,33 @@ bf16 narrow(float x) {
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
+float as(float value, float) { return value; }
+bf16 as(float value, bf16) { return narrow(value); }
+
 // Steps [k0, k1) of one panel at `panel`, whose outputs are o0 .. o0 + 31 of `outputs` and whose inputs are [0, inputs):
 // element (o, k) is get(o, k), zero outside. k0 is even; k1 may be one past `inputs`, for the second half of an odd pair.
+// 16 steps at a time: whichever way the matrix lies, both sides stay in L1.
+template <class T, class Get>
+void fill_panel(T* panel, int64_t o0, int64_t outputs, int64_t k0, int64_t k1, int64_t inputs, const Get& get) {
+  constexpr credence_dtype dtype = sizeof(T) == 2 ? CREDENCE_BF16 : CREDENCE_F32;
+  const int count = static_cast<int>(std::min<int64_t>(kPanel, outputs - o0));
+  const int64_t end = std::min(k1, inputs);
+  for (int64_t first = k0; first < end; first += 16) {
+    const int64_t last = std::min(first + 16, end);
+    for (int o = 0; o < count; ++o)
+      for (int64_t k = first; k < last; ++k) panel[panel_element(dtype, o, k)] = as(get(o0 + o, k), T{});
+    for (int o = count; o < kPanel; ++o)
+      for (int64_t k = first; k < last; ++k) panel[panel_element(dtype, o, k)] = T{};
+  }
+  for (int64_t k = std::max(k0, end); k < k1; ++k)
+    for (int o = 0; o < kPanel; ++o) panel[panel_element(dtype, o, k)] = T{};
+}
+
 template <class Get>
 void fill_panel(credence_dtype dtype, void* panel, int64_t o0, int64_t outputs, int64_t k0, int64_t k1, int64_t inputs,
                 const Get& get) {
-  const int count = static_cast<int>(std::min<int64_t>(kPanel, outputs - o0));
-  for (int64_t k = k0; k < k1; ++k) {
-    for (int o = 0; o < kPanel; ++o) {
-      const float value = o < count && k < inputs ? get(o0 + o, k) : 0.0f;
-      const int64_t at = panel_element(dtype, o, k);
-      if (dtype == CREDENCE_BF16) static_cast<bf16*>(panel)[at] = narrow(value);
-      else static_cast<float*>(panel)[at] = value;
-    }
-  }
+  if (dtype == CREDENCE_BF16) fill_panel(static_cast<bf16*>(panel), o0, outputs, k0, k1, inputs, get);
+  else fill_panel(static_cast<float*>(panel), o0, outputs, k0, k1, inputs, get);
 }
 
 size_t element_bytes(credence_dtype dtype) { return dtype == CREDENCE_BF16 ? 2 : 4; }
@@ -55,25 +68,17 @@ void fill_panels(credence_backend* backend, credence_dtype dtype, void* data, in
   });
 }
 
-// Rows [row, row + count) of a matrix into both sets of panels. Rows are outputs of one and inputs of the other; row is a
-// multiple of 32.
-void fill_rows(credence_backend* backend, credence_weights* w, int64_t row, int64_t count, const float* values) {
-  const int64_t columns = w->columns, rows = w->rows;
-  const auto get = [&](int64_t r, int64_t c) { return values[(r - row) * columns + c]; };
-  const int64_t first = row / kPanel, forward = panels_of(count);
-  const int64_t backward = w->transposed ? panels_of(columns) : 0;
-  const int64_t end = row + count == rows ? even(w->dtype, rows) : row + count;
-  backend->pool.parallel(forward + backward, [&](int64_t i, int) {
-    if (i < forward) {
-      const int64_t p = first + i;
-      fill_panel(w->dtype, at(w->dtype, w->panels, p * panel_elements(w->dtype, columns)), p * kPanel, rows, 0,
-                 even(w->dtype, columns), columns, get);
-    } else {
-      const int64_t p = i - forward;
-      fill_panel(w->dtype, at(w->dtype, w->transposed, p * panel_elements(w->dtype, rows)), p * kPanel, columns, row,
-                 end, rows, [&](int64_t c, int64_t r) { return get(r, c); });
-    }
-  });
+// Rows [row, row + 32) of a matrix (fewer at its end), `values`, into both sets of panels. Rows are outputs of one and inputs of
+// the other; row is a multiple of 32.
+void fill_rows(credence_weights* w, int64_t row, const float* values) {
+  const int64_t columns = w->columns, rows = w->rows, end = std::min<int64_t>(row + kPanel, rows);
+  fill_panel(w->dtype, at(w->dtype, w->panels, row / kPanel * panel_elements(w->dtype, columns)), row, rows, 0,
+             even(w->dtype, columns), columns, [&](int64_t r, int64_t c) { return values[(r - row) * columns + c]; });
+  if (!w->transposed) return;
+  for (int64_t p = 0; p < panels_of(columns); ++p)
+    fill_panel(w->dtype, at(w->dtype, w->transposed, p * panel_elements(w->dtype, rows)), p * kPanel, columns, row,
+               end == rows ? even(w->dtype, rows) : end, rows,
+               [&](int64_t c, int64_t r) { return values[(r - row) * columns + c]; });
 }
 
 // Which inputs a panel of outputs meets: the union over the slices it holds rows of.
@@ -121,9 +126,9 @@ credence_weights* pack(credence_backend* backend, const credence_weights_source*
     return nullptr;
   }
   auto* weights = new (std::nothrow) credence_weights{source->rows, source->columns, source->dtype, nullptr, nullptr};
-  constexpr int32_t kRows = 128;  // a multiple of 32: panels are written whole
-  const std::unique_ptr<float[]> block(new (std::nothrow) float[static_cast<size_t>(kRows) * source->columns]);
-  if (!weights || !block) {
+  const size_t strip = static_cast<size_t>(kPanel) * source->columns;  // what a thread reads at a time
+  const std::unique_ptr<float[]> strips(new (std::nothrow) float[backend->pool.threads() * strip]);
+  if (!weights || !strips) {
     fail(backend, "not enough memory to pack a matrix of %d x %d", source->rows, source->columns);
     delete weights;
     return nullptr;
@@ -139,16 +144,21 @@ credence_weights* pack(credence_backend* backend, const credence_weights_source*
     free_weights(backend, weights);
     return nullptr;
   }
-  for (int32_t row = 0; row < source->rows && !backend->dry; row += kRows) {
-    const int32_t count = std::min(kRows, source->rows - row);
-    source->read(source->context, row, count, block.get());
-    fill_rows(backend, weights, row, count, block.get());
-  }
+  if (backend->dry) return weights;
+  backend->pool.parallel(panels_of(source->rows), [&](int64_t panel, int thread) {
+    const int32_t row = static_cast<int32_t>(panel * kPanel), count = std::min<int32_t>(kPanel, source->rows - row);
+    float* values = strips.get() + thread * strip;
+    source->read(source->context, row, count, values);
+    fill_rows(weights, row, values);
+  });
   return weights;
 }
 
 int repack(credence_backend* backend, credence_weights* weights, const float* master) {
-  if (!backend->dry) fill_rows(backend, weights, 0, weights->rows, master);
+  if (backend->dry) return 0;
+  backend->pool.parallel(panels_of(weights->rows), [&](int64_t panel, int) {
+    fill_rows(weights, panel * kPanel, master + panel * kPanel * weights->columns);
+  });
   return 0;
 }
 

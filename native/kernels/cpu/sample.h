@@ -253,25 +253,53 @@ struct SamplePass {
     return true;
   }
 
+  // Candidates [from, to) of a row's logits by value, in the order of ids; returns how many.
+  int64_t take(const float* z, float from, float to, Candidate* out) const {
+    const auto low = Isa::set(from), high = Isa::set(to);
+    int64_t count = 0;
+    for (int64_t i = 0; i < p->vocabulary; i += Isa::W) {
+      const auto lanes = Isa::first(p->vocabulary - i);
+      const auto x = Isa::load(z + i, lanes);
+      uint32_t bits = (Isa::bits(Isa::less(low, x)) | Isa::bits(Isa::equal(low, x))) & Isa::bits(lanes);
+      bits &= to == INFINITY ? ~0u : Isa::bits(Isa::less(x, high));
+      for (; bits; bits &= bits - 1) {
+        const int64_t at = i + __builtin_ctz(bits);
+        out[count++] = {z[at], static_cast<int32_t>(at)};
+      }
+    }
+    return count;
+  }
+
+  // Nearly all the mass lies within kNear of the largest: the others are listed only if the drawn number goes beyond.
   bool draw_whole(int64_t r, int64_t row0) const {
+    constexpr float kNear = 10;  // exponents: each of the others weighs less than e^-10 of the largest
     const int64_t vocabulary = p->vocabulary;
     const float* z = whole(r - row0);
     Candidate* all = order(r - row0);
     int64_t count = 0;
-    for (int64_t i = 0; i < vocabulary; ++i)
-      if (z[i] == z[i]) all[count++] = {z[i], static_cast<int32_t>(i)};
+    typename Isa::F high = Isa::set(-INFINITY);
+    for (int64_t i = 0; i < vocabulary; i += Isa::W) {
+      const auto x = Isa::load(z + i, Isa::first(vocabulary - i));
+      const auto numbers = Isa::both(Isa::first(vocabulary - i), Isa::equal(x, x));
+      high = Isa::max(high, Isa::select(numbers, x, Isa::set(-INFINITY)));
+      count += __builtin_popcount(Isa::bits(numbers));
+    }
     if (count == 0) return false;
-    const float most = std::min_element(all, all + count, Before())->value,
-                factor = std::min(1 / p->temperature[r], 1e30f);
+    const float most = Isa::reduce_max(high), factor = std::min(1 / p->temperature[r], 1e30f);
     const auto weigh = [&](int64_t i) { return static_cast<double>(exp_of<Isa>((all[i].value - most) * factor)); };
-    int64_t kept = count, ready = 0;
+    int64_t kept = count, ready = 0, listed = 0;
+    const float near = most - kNear / std::max(factor, 1e-30f);
+    double total = 0;
     if (cut_of(r) > 0 && cut_of(r) < count) {
       kept = cut_of(r);
+      take(z, -INFINITY, INFINITY, all);
       std::nth_element(all, all + kept - 1, all + count, Before());
-    }
-    // The total in the order of ids, whatever order the candidates are brought into.
-    double total = 0;
-    if (kept == count) {
+      std::sort(all, all + kept, Before());
+      ready = listed = kept;
+      for (int64_t i = 0; i < kept; ++i) total += weigh(i);
+    } else {
+      listed = take(z, near, INFINITY, all);
+      // In the order of ids, whatever order the candidates are brought into.
       for (int64_t block = 0; block < plan.blocks; ++block) {
         typename Isa::F sum = Isa::zero();
         const int64_t end = least(vocabulary, (block + 1) * kVocabularyBlock);
@@ -283,15 +311,12 @@ struct SamplePass {
         }
         total += Isa::reduce_add(sum);
       }
-    } else {
-      std::sort(all, all + kept, Before());
-      ready = kept;
-      for (int64_t i = 0; i < kept; ++i) total += weigh(i);
     }
     const auto more = [&](int64_t i) {
       while (i >= ready) {
-        const int64_t next = least(kept, ready ? ready * 8 : 1024);
-        if (next < kept) std::nth_element(all + ready, all + next, all + kept, Before());
+        if (ready == listed) listed += take(z, -INFINITY, near, all + listed);
+        const int64_t next = least(listed, ready ? ready * 8 : 1024);
+        if (next < listed) std::nth_element(all + ready, all + next, all + listed, Before());
         std::sort(all + ready, all + next, Before());
         ready = next;
       }

@@ -75,9 +75,9 @@ void block_logits(const Product<T>& p, int64_t row0, int64_t row1, int64_t block
   const int at_once = tile_panels<Isa>(least(row1 - row0, Isa::kTileRows));
   for (int64_t panel = first; panel < last; panel += at_once) {
     const int panels = static_cast<int>(least(at_once, last - panel));
-    for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows) {
+    for_tiles<Isa>(row0, row1, [&](int64_t row, int64_t rows, Share share) {
       tile_of<Isa, T>(p, row, rows, panel, panels, out + (row - row0) * kVocabularyBlock + (panel - first) * kPanel,
-                      kVocabularyBlock);
+                      kVocabularyBlock, Isa::kSpreadFetch ? share : Share{2, 3});
     });
   }
 }
