@@ -2,6 +2,7 @@ import { type SpawnSyncReturns, spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const credence = (...args: string[]): SpawnSyncReturns<string> =>
@@ -51,6 +52,23 @@ t.test("completion prints a script, and completes commands", async (t) => {
   t.match(credence("completion").stdout, "begin-credence-completions");
   const { stdout } = credence("--get-yargs-completions", "credence", "do");
   t.match(stdout, /^doctor/m);
+});
+
+t.test("device auto says why it did not take cuda where there was a choice", async (t) => {
+  const folder = t.testdir({ "questions.jsonl": '{"question":"a","answer":["b"]}\n' });
+  const model = writeTinyModel(join(folder, "model"));
+  const told = (device: string) => {
+    const args = ["generate", join(folder, "questions.jsonl"), "--model", model, "--device", device];
+    const { status, stderr } = spawnSync(
+      process.execPath,
+      [join(root, "dist", "cli", "bin.js"), ...args, "--max-new-tokens", "1", "--samples", "0"],
+      { encoding: "utf8", env: { ...process.env, CREDENCE_CUDA_LIBRARY: "no/such.so" } },
+    );
+    t.equal(status, 0, stderr);
+    return stderr;
+  };
+  t.match(told("auto"), /device auto: cpu \(\w+, \w+\); not cuda: CREDENCE_CUDA_LIBRARY: no\/such\.so/);
+  t.notMatch(told("cpu"), "device auto");
 });
 
 t.test("doctor measures this machine", async (t) => {

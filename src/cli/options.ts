@@ -18,7 +18,8 @@ export const engineOptions = {
   device: {
     type: "string",
     default: "auto",
-    describe: "auto, cpu or cuda; cuda fails where it cannot be had, auto falls back and says so",
+    describe:
+      "auto, cpu or cuda; auto takes cuda where it can be had and says, on a machine with a GPU, why it does not",
     coerce: device,
   },
   dtype: {
