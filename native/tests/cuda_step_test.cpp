@@ -143,8 +143,7 @@ class Step {
     credence_attention attention = {};
     attention.batch = batch, attention.shape = shape_, attention.dtype = b_.dtype, attention.scale = 0.3f;
     attention.q = q_->raw(), attention.pages = pages_->raw(), attention.o = o_->raw(), attention.lse = *lse_;
-    if (t.attention) RUN(attention, attention);
-    else EXPECT_EQ(t.copy(b_.handle, o_->raw(), q_->raw(), q_->bytes()), 0);
+    RUN(attention, attention);
     project(out, lora_[1], *o_, *x_, *middle_, *s_[1]);
     credence_mlp_input mlp = {};
     mlp.rows = *rows_, mlp.capacity = kTokens, mlp.shape = shape_, mlp.dtype = b_.dtype, mlp.x = *middle_;
@@ -175,19 +174,14 @@ class Step {
     of_mlp.weights = up, of_mlp.lora = lora_[2], of_mlp.h = h_up_->raw(), of_mlp.u = u_->raw();
     of_mlp.s = s_[2]->raw(), of_mlp.da = da_->raw(), of_mlp.dx = *dx_, of_mlp.gradients = *g_;
     RUN(mlp_input_backward, of_mlp);
-    project_backward(out, lora_[1], *o_, *s_[1], *dq_);
-    EXPECT_EQ(t.copy(b_.handle, dk_->raw(), k_->raw(), k_->bytes()), 0);
-    EXPECT_EQ(t.copy(b_.handle, dv_->raw(), value_->raw(), value_->bytes()), 0);
-    if (t.attention_backward) {
-      EXPECT_EQ(t.copy(b_.handle, d_o_->raw(), dq_->raw(), dq_->bytes()), 0);
-      credence_attention_backward of_attention = {};
-      of_attention.batch = batch, of_attention.shape = shape_, of_attention.dtype = b_.dtype;
-      of_attention.scale = 0.3f, of_attention.q = q_->raw(), of_attention.k = k_->raw();
-      of_attention.v = value_->raw(), of_attention.o = o_->raw(), of_attention.lse = *lse_;
-      of_attention.d_o = d_o_->raw(), of_attention.dq = dq_->raw(), of_attention.dk = dk_->raw();
-      of_attention.dv = dv_->raw();
-      RUN(attention_backward, of_attention);
-    }
+    project_backward(out, lora_[1], *o_, *s_[1], *d_o_);
+    credence_attention_backward of_attention = {};
+    of_attention.batch = batch, of_attention.shape = shape_, of_attention.dtype = b_.dtype;
+    of_attention.scale = 0.3f, of_attention.q = q_->raw(), of_attention.k = k_->raw();
+    of_attention.v = value_->raw(), of_attention.o = o_->raw(), of_attention.lse = *lse_;
+    of_attention.d_o = d_o_->raw(), of_attention.dq = dq_->raw(), of_attention.dk = dk_->raw();
+    of_attention.dv = dv_->raw();
+    RUN(attention_backward, of_attention);
     credence_attention_input_backward of_in = {};
     of_in.batch = batch, of_in.shape = shape_, of_in.dtype = b_.dtype, of_in.x = *x_, of_in.ldx = of_in.lddx = kHidden;
     of_in.norm_weight = *ones_, of_in.inv_rms = *inv_in_, of_in.qkv = qkv, of_in.lora = lora_[0];
