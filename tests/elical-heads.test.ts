@@ -81,6 +81,24 @@ t.test("a head begins at the mean of what it learns", async (t) => {
   t.ok(Math.abs(sigmoid(said!) - 0.3) < 1e-6, `${sigmoid(said!)}: one and a half of five`);
 });
 
+t.test("one logit's loss and gradient are the published loss's", async (t) => {
+  await using policy = await headPolicy(model, "linear", 2, 0);
+  policy.native.setTensors(
+    policy.native.tensors().heads.map((tensor) => ({
+      ...tensor,
+      data: tensor.data.map(() => (tensor.name.endsWith(".bias") ? 0.4 : 0)),
+    })),
+  );
+  const trainer = policy.native.trainer({ beta1: 0, beta2: 0, epsilon: 1, weightDecay: 0, maxGradientNorm: 0 });
+  t.teardown(() => trainer.dispose());
+  // (sigmoid(0.4) - 0.75)^2; on a state of zeros the offset alone has a gradient.
+  const loss = await trainer.accumulateHead(confidence, new Float32Array(width), Float32Array.of(0.75));
+  t.ok(Math.abs(loss - 0.022895) < 1e-6, `${loss}`);
+  const gradient = trainer.gradients().flatMap(({ name, data }) => (name.endsWith(".bias") ? Array.from(data) : []));
+  t.equal(gradient.length, 1);
+  t.ok(Math.abs(gradient[0]! + 0.072709) < 1e-6, `${gradient[0]}`);
+});
+
 t.test("a signal stops", async (t) => {
   await using policy = await headPolicy(model, "linear", 2, 0);
   const lesson = { states: new Float32Array(2 * width), width, rows: [0, 1], targets: [0, 1], epochs: 1, seed: 0 };
