@@ -19,6 +19,7 @@ import { Model } from "../src/policy/model.js";
 import { answerKey } from "../src/remote/answer-store.js";
 import { silent } from "../src/tracking/progress.js";
 import { bestCheckpoint, newestCheckpoint } from "../src/training/checkpoint.js";
+import { ended } from "./fixtures/child.js";
 import { type Behaviour, type Call, fakeServer } from "./fixtures/fake-server.js";
 import { runBytes, tinySettings } from "./fixtures/runs.js";
 import { writeTinyModel, writeTinyQuestions } from "./fixtures/tiny-model.js";
@@ -225,14 +226,6 @@ t.test(
     const start = (directory: string) =>
       spawn(process.execPath, [bin, "run", path, "--run-dir", directory, "--threads", "1", ...prices], {
         stdio: ["ignore", "ignore", "pipe"],
-      });
-    const ended = (child: ChildProcess) =>
-      new Promise<{ code: number | null; told: string }>((resolve) => {
-        let told = "";
-        child.stderr!.on("data", (text) => {
-          told += text;
-        });
-        child.on("close", (code) => resolve({ code, told }));
       });
     const whole = join(folder, "whole");
     const first = await ended(start(whole));

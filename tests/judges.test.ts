@@ -16,6 +16,7 @@ import { Model } from "../src/policy/model.js";
 import { AnswerStore, answerKey } from "../src/remote/answer-store.js";
 import { ChatServer, type ServerOptions } from "../src/remote/chat-server.js";
 import { inOrder } from "../src/remote/in-order.js";
+import { ended } from "./fixtures/child.js";
 import { fakeEngine } from "./fixtures/fake-native.js";
 import { type Behaviour, type Call, fakeServer } from "./fixtures/fake-server.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
@@ -474,14 +475,6 @@ t.test(
         ],
         { stdio: ["ignore", "ignore", "pipe"] },
       );
-    const ended = (child: ChildProcess) =>
-      new Promise<{ code: number | null; told: string }>((resolve) => {
-        let told = "";
-        child.stderr!.on("data", (text) => {
-          told += text;
-        });
-        child.on("close", (code) => resolve({ code, told }));
-      });
     const whole = join(folder, "whole.jsonl");
     const first = await ended(label(whole));
     t.equal(first.code, 0, first.told);
