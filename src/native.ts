@@ -149,6 +149,8 @@ export interface NativeSample {
   /** Natural log-probability of each token under the model's distribution at temperature 1, the stop token's last when it was one. */
   logprobs: Float32Array;
   finish: "stop" | "length";
+  /** The stop token that was chosen; absent where the length ran out or a stop string ended it. */
+  stopToken?: number;
   /** [depths.length * hiddenSize] each, when asked for. The mean is over the answer's tokens without the stop token; no token: the row that chose to stop. */
   promptHidden?: Float32Array;
   answerHidden?: Float32Array;

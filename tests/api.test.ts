@@ -57,13 +57,19 @@ t.test("a program's use", async (t) => {
 
   t.test("what was scored while sampling is what a later pass scores", async (t) => {
     const policy = await model.policy();
+    let stopped = 0;
     for (const question of questions) {
       const prompt = await model.promptTokens(question);
-      const [sample] = await collect(policy.generate([prompt], { temperature: 1, maxNewTokens: 5, seed: 3 }));
-      const whole = Int32Array.from([...prompt, ...sample!.tokens]);
-      const { logprobs } = await policy.forward([whole], { logprobs: true });
-      t.same(logprobs!.subarray(prompt.length), sample!.logprobs.subarray(0, sample!.tokens.length));
+      const settings = { samples: 40, temperature: 1, maxNewTokens: 5, seed: 3 };
+      for (const { tokens, stopToken, finish, logprobs } of await collect(policy.generate([prompt], settings))) {
+        t.equal(stopToken, finish === "stop" ? 2 : undefined);
+        stopped += Number(finish === "stop");
+        const whole = Int32Array.from([...prompt, ...tokens, ...(stopToken === undefined ? [] : [stopToken])]);
+        const scored = await policy.forward([whole], { logprobs: true });
+        t.same(scored.logprobs!.subarray(prompt.length), logprobs);
+      }
     }
+    t.ok(stopped > 3);
   });
 
   t.test("abort ends a generation, and what follows works", async (t) => {

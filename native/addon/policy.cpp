@@ -59,6 +59,7 @@ Napi::Object sample_object(Napi::Env env, const Sample& sample) {
   out.Set("tokens", int_array(env, sample.tokens));
   out.Set("logprobs", float_array(env, sample.logprobs));
   out.Set("finish", sample.stopped ? "stop" : "length");
+  if (sample.stop_token >= 0) out.Set("stopToken", sample.stop_token);
   auto put = [&](const char* name, const std::vector<float>& values) {
     if (!values.empty()) out.Set(name, float_array(env, values));
   };

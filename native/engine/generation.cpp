@@ -405,6 +405,7 @@ class Generator {
       // A dry device samples nothing: its memory does not depend on what follows, so every sequence ends here.
       if (device_->dry() || std::count(options_.stop_tokens.begin(), options_.stop_tokens.end(), tokens[i])) {
         out.stopped = true;
+        out.stop_token = tokens[i];
       } else {
         out.tokens.push_back(tokens[i]);
         sequence.next = tokens[i];

@@ -33,6 +33,7 @@ struct Sample {
   std::vector<int32_t> tokens;  // without the stop token
   std::vector<float> logprobs;  // at temperature 1, nothing cut; the stop token's last when it was one
   bool stopped = false;         // else the length ran out
+  int32_t stop_token = -1;      // which stop token was chosen; -1: none
   std::vector<float> prompt_hidden, answer_hidden;  // [depths, H]
   std::vector<float> prompt_heads, answer_heads;    // one logit a head
 };

@@ -167,12 +167,14 @@ TEST(stop_tokens_strings_and_lengths) {
   EXPECT_EQ(token_stopped.at({0, 0}).tokens.size(), place);
   EXPECT_EQ(token_stopped.at({0, 0}).logprobs.size(), place + 1);
   EXPECT(token_stopped.at({0, 0}).stopped);
+  EXPECT_EQ(token_stopped.at({0, 0}).stop_token, tokens[2]);
   // The same by a string that spans two tokens.
   options.stop_tokens.clear();
   for (int id = 0; id < 97; ++id) policy->base()->vocabulary_pieces.push_back("<" + std::to_string(id) + ">");
   options.stop_strings = {std::to_string(tokens[1]) + "><" + std::to_string(tokens[2]) + ">"};
   const Sample string_stopped = run(policy, options).at({0, 0});
   EXPECT(string_stopped.stopped);
+  EXPECT_EQ(string_stopped.stop_token, -1);
   EXPECT_EQ(string_stopped.tokens.size(), 3u);
 }
 

@@ -50,6 +50,8 @@ export interface Sample {
   /** Natural logarithms, the stop token's last when one was chosen. */
   logprobs: Float32Array;
   finish: "stop" | "length";
+  /** The stop token that was chosen; absent where the length ran out or a stop string ended it. */
+  stopToken?: number;
   /** [depths, hidden size] at the prompt's last token, and the mean over the answer's tokens, when collected. */
   promptHidden?: Float32Array;
   answerHidden?: Float32Array;
