@@ -1,6 +1,6 @@
 /**
  * Answers that were paid for, in an embedded database (LevelDB): a folder of a few files, one process at a time. What
- * `put` was awaited for is on the disk.
+ * `put` was awaited for is on the disk. An answer is a model's reply, or whatever else JSON holds.
  */
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync } from "node:fs";
@@ -23,11 +23,11 @@ export const answerKey = (...parts: unknown[]): string =>
 
 const databaseFile = /^(CURRENT|LOCK|LOG|LOG\.old|MANIFEST-\d+|\d+\.(log|ldb|sst|dbtmp)|lost)$/;
 
-export class AnswerStore implements AsyncDisposable {
+export class AnswerStore<T = StoredReply> implements AsyncDisposable {
   readonly folder: string;
-  private readonly database: ClassicLevel<string, StoredReply>;
+  private readonly database: ClassicLevel<string, T>;
 
-  private constructor(folder: string, database: ClassicLevel<string, StoredReply>) {
+  private constructor(folder: string, database: ClassicLevel<string, T>) {
     this.folder = folder;
     this.database = database;
   }
@@ -37,7 +37,7 @@ export class AnswerStore implements AsyncDisposable {
    *
    * @throws CredenceError "STORE" where another process has it open, it is damaged, or the folder holds something else
    */
-  static async open(folder: string): Promise<AnswerStore> {
+  static async open<T = StoredReply>(folder: string): Promise<AnswerStore<T>> {
     if (existsSync(folder)) {
       const other = readdirSync(folder).find((name) => !databaseFile.test(name));
       if (other !== undefined)
@@ -45,7 +45,7 @@ export class AnswerStore implements AsyncDisposable {
     }
     makeFolder(folder);
     const { ClassicLevel } = await import("classic-level");
-    const database = new ClassicLevel<string, StoredReply>(folder, { valueEncoding: "json" });
+    const database = new ClassicLevel<string, T>(folder, { valueEncoding: "json" });
     try {
       await database.open();
     } catch (error) {
@@ -56,21 +56,21 @@ export class AnswerStore implements AsyncDisposable {
           : `it cannot be opened (${cause?.message ?? (error as Error).message}). Remove it to pay for its answers again`;
       throw new CredenceError("STORE", `the answers in ${folder}: ${why}`, { cause: error });
     }
-    return new AnswerStore(folder, database);
+    return new AnswerStore<T>(folder, database);
   }
 
-  get(key: string): Promise<StoredReply | undefined> {
+  get(key: string): Promise<T | undefined> {
     return this.database.get(key);
   }
 
-  /** Resolves once the reply is on the disk. */
-  async put(key: string, reply: StoredReply): Promise<void> {
-    await this.putAll([[key, reply]]);
+  /** Resolves once the answer is on the disk. */
+  async put(key: string, answer: T): Promise<void> {
+    await this.putAll([[key, answer]]);
   }
 
   /** Several at once, with one wait for the disk. */
-  async putAll(replies: [string, StoredReply][]): Promise<void> {
-    const entries = replies.map(([key, value]) => ({ type: "put" as const, key, value }));
+  async putAll(answers: [string, T][]): Promise<void> {
+    const entries = answers.map(([key, value]) => ({ type: "put" as const, key, value }));
     try {
       await this.database.batch(entries, { sync: true });
     } catch (error) {
