@@ -4,7 +4,7 @@ import { join } from "node:path";
 import t from "tap";
 import { likeliestTemperature } from "../src/evaluation/calibrators.js";
 import { rougeL } from "../src/evaluation/rouge.js";
-import { publishedScore, statedScore } from "../src/evaluation/stated.js";
+import { confidenceFormats } from "../src/evaluation/stated.js";
 import { shotRows, verbalRequest, yesAndNo } from "../src/methods/elical/asking.js";
 import {
   lexicalConsistency,
@@ -69,8 +69,9 @@ t.test("the score that a reply states", async (t) => {
     ["It is 0.9 of 1,000", 0.9, 1],
   ];
   for (const [reply, corrected, published] of cases) {
-    t.equal(statedScore(reply), corrected, `${JSON.stringify(reply)}, corrected`);
-    t.equal(publishedScore(reply), published, `${JSON.stringify(reply)}, as published`);
+    const read = (format: "score" | "elical-published") => confidenceFormats[format].find(reply)?.value ?? null;
+    t.equal(read("score"), corrected, `${JSON.stringify(reply)}, corrected`);
+    t.equal(read("elical-published") ?? 0, published, `${JSON.stringify(reply)}, as published`);
   }
 });
 

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { NumpyRandom, PythonRandom, permutation, shuffle } from "../../data/random.js";
 import { CredenceError } from "../../errors.js";
 import { ownWords } from "../../evaluation/match.js";
-import { publishedScore, statedScore } from "../../evaluation/stated.js";
+import { confidenceFormats } from "../../evaluation/stated.js";
 import { writeJsonAtomic } from "../../files.js";
 import { sigmoid } from "../../model/calibrator.js";
 import type { GenerateStats } from "../../native.js";
@@ -133,14 +133,14 @@ export async function askVerbally(stage: AskingStage, divisions: NamedDivision[]
     },
   );
   // As published, a reply without a score is 0 and any digits at a boundary are one.
-  const read = unparsed === 0 ? publishedScore : statedScore;
-  const scores = replies.map(({ reply }) => read(reply));
+  const read = confidenceFormats[unparsed === 0 ? "elical-published" : "score"];
+  const scores = replies.map(({ reply }) => read.find(reply)?.value);
   const predictions: StagePrediction[] = [];
   for (let seed = 0; seed < recipe.seeds; seed++) {
     for (const [i, index] of rows.entries())
       predictions.push({ row: `verbal-${shots}`, labels: null, seed, index, confidence: scores[i] ?? unparsed });
   }
-  const without = replies.filter(({ reply }) => statedScore(reply) === null).length;
+  const without = replies.filter(({ reply }) => !confidenceFormats.score.find(reply)).length;
   if (without)
     context.progress.note(`${without} of ${replies.length} replies hold no score; their confidence is ${unparsed}`);
   writeNote(context.directory, {

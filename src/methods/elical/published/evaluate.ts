@@ -9,7 +9,7 @@ import { toJsonLines } from "../../../data/readers.js";
 import { CredenceError } from "../../../errors.js";
 import { rougeL } from "../../../evaluation/rouge.js";
 import type { Prediction } from "../../../evaluation/rows.js";
-import { publishedScore } from "../../../evaluation/stated.js";
+import { confidenceFormats } from "../../../evaluation/stated.js";
 import { readJson, writeFileAtomic, writeJsonAtomic } from "../../../files.js";
 import type { ElicalCompat } from "./compat.js";
 import { likelihoods, matched, readPredicted } from "./confidences.js";
@@ -200,7 +200,7 @@ async function readQuestions(set: string, settings: EvaluationSettings): Promise
 function statedScores(path: string, replies: readonly AnswersRow[], asked: readonly string[]): number[] {
   if (replies.length !== asked.length || replies.some(({ question }, i) => question !== asked[i]))
     throw new CredenceError("BAD_INPUT", `${path}: its questions are not those that were answered; ask them again`);
-  return replies.map(({ response }) => publishedScore(response[0] ?? ""));
+  return replies.map(({ response }) => confidenceFormats["elical-published"].find(response[0] ?? "")?.value ?? 0);
 }
 
 const mean = (values: readonly number[]): number => values.reduce((sum, one) => sum + one, 0) / values.length;
