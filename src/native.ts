@@ -90,6 +90,8 @@ export interface HeadSpec {
   /** Hidden widths of an MLP (ReLU between). */
   widths?: number[];
   outputs?: number;
+  /** Whether its layers add a bias; default true. */
+  bias?: boolean;
   /** PyTorch's Linear initialisation from this seed; absent: zeros. */
   seed?: number;
 }
@@ -260,7 +262,7 @@ export interface NativeTrainer {
 
 export interface NativePolicy {
   readonly trainable: number;
-  /** PEFT names for the adapter's tensors, `NAME.weight`, `NAME.bias` (or `NAME.0.weight`, ...) for a head's. */
+  /** PEFT names for the adapter's tensors, `NAME.weight`, `NAME.bias` (or `NAME.0.weight`, ...) for a head's, a bias where it has one. */
   tensors(): { adapter: TensorData[]; heads: TensorData[] };
   /** Replaces the tensors named; an unknown name or another shape throws. */
   setTensors(tensors: TensorData[]): void;

@@ -176,6 +176,7 @@ std::vector<HeadSpec> heads_of(const Napi::Value& value) {
     } else if (kind != "linear") {
       fail("BAD_OPTION", "head.kind: expected linear or mlp but received \"%s\"", kind.c_str());
     }
+    head.bias = boolean_or(object, "bias", true);
     if (!absent(object.Get("seed"))) head.seed = static_cast<uint64_t>(number_of(object.Get("seed"), "head.seed"));
     return head;
   });

@@ -175,7 +175,7 @@ std::vector<float> apply_head(const Policy& policy, const Head& head, const std:
     Buffer y(device, static_cast<size_t>(rows) * layer.out * 4);
     device->dense({count.i32(), rows, layer.in, layer.out,
                    i + 1 < head.layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY, x.f32(),
-                   policy.parameters() + layer.weight, policy.parameters() + layer.bias, y.f32()});
+                   policy.parameters() + layer.weight, policy.bias_of(layer), y.f32()});
     x = std::move(y);
   }
   return x.download<float>(static_cast<size_t>(rows) * head.layers.back().out);

@@ -147,7 +147,7 @@ void Policy::lay_out(const std::vector<HeadSpec>& heads) {
       const std::string name = spec.widths.empty() ? spec.name : spec.name + "." + std::to_string(2 * i);
       HeadLayer layer{in, widths[i], 0, 0};
       layer.weight = add(head_parameters_, name + ".weight", {widths[i], in});
-      layer.bias = add(head_parameters_, name + ".bias", {widths[i]});
+      layer.bias = spec.bias ? add(head_parameters_, name + ".bias", {widths[i]}) : -1;
       head.layers.push_back(layer);
       in = widths[i];
     }
@@ -171,11 +171,12 @@ void Policy::initialise(std::optional<uint64_t> adapter_seed, std::vector<float>
   }
   size_t at = 0;
   for (size_t h = 0; h < heads_.size(); ++h) {
-    for (size_t i = 0; i < heads_[h].layers.size(); ++i, at += 2) {
-      if (!heads_[h].spec.seed) continue;
+    const HeadSpec& spec = heads_[h].spec;
+    for (size_t i = 0; i < heads_[h].layers.size(); ++i, at += spec.bias ? 2 : 1) {
+      if (!spec.seed) continue;
       const double bound = 1 / std::sqrt(static_cast<double>(heads_[h].layers[i].in));
-      uniform(head_parameters_[at], bound, *heads_[h].spec.seed, 2 * i + (h << 32));
-      uniform(head_parameters_[at + 1], bound, *heads_[h].spec.seed, 2 * i + 1 + (h << 32));
+      uniform(head_parameters_[at], bound, *spec.seed, 2 * i + (h << 32));
+      if (spec.bias) uniform(head_parameters_[at + 1], bound, *spec.seed, 2 * i + 1 + (h << 32));
     }
   }
 }

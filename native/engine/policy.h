@@ -17,6 +17,7 @@ struct HeadSpec {
   int layer = -1;           // 0: embedding, k: after block k, layers: after the last norm; -1: layers
   std::vector<int> widths;  // hidden widths, ReLU between; empty: linear
   int outputs = 1;
+  bool bias = true;
   std::optional<uint64_t> seed;  // PyTorch's Linear initialisation; absent: zeros
 };
 
@@ -33,7 +34,8 @@ struct Parameter {
   int64_t count() const;
 };
 
-/// A head's dense layers, in order: weight [out, in] at `weight`, bias [out] at `bias` (offsets into the flat buffer).
+/// A head's dense layers, in order: weight [out, in] at `weight`, bias [out] at `bias` (offsets into the flat buffer); -1:
+/// no bias.
 struct HeadLayer {
   int in = 0, out = 0;
   int64_t weight = 0, bias = 0;
@@ -84,6 +86,8 @@ class Policy {
 
   int64_t count() const { return count_; }
   float* parameters() const { return parameters_.f32(); }
+  /// Null where the layer has none.
+  const float* bias_of(const HeadLayer& layer) const { return layer.bias < 0 ? nullptr : parameters() + layer.bias; }
   const std::vector<Parameter>& adapter_parameters() const { return adapter_parameters_; }
   const std::vector<Parameter>& head_parameters() const { return head_parameters_; }
   std::vector<float> read_parameters() const { return parameters_.download<float>(count_); }

@@ -72,8 +72,7 @@ void Pass::read_head(HeadState& state, PassResult& result) {
     state.outputs.emplace_back(device_, std::max<size_t>(1, state.spans) * layers[i].out * 4);
     device_->dense({state.count.i32(), state.spans, layers[i].in, layers[i].out,
                     i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY, x,
-                    policy_->parameters() + layers[i].weight, policy_->parameters() + layers[i].bias,
-                    state.outputs.back().f32()});
+                    policy_->parameters() + layers[i].weight, policy_->bias_of(layers[i]), state.outputs.back().f32()});
     x = state.outputs.back().f32();
   }
   result.heads[state.head->spec.name] =
@@ -113,12 +112,13 @@ void Pass::backward_head(HeadState& state, const std::vector<float>& upstream, f
   for (size_t i = layers.size(); i-- > 0;) {
     const bool first = i == 0;
     Buffer dx(device_, static_cast<size_t>(state.spans) * layers[i].in * 4);
-    device_->dense_backward(
-        {state.count.i32(), state.spans, layers[i].in, layers[i].out,
-         i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY,
-         first ? state.pooled.f32() : state.outputs[i - 1].f32(), policy_->parameters() + layers[i].weight,
-         state.outputs[i].f32(), dy.f32(), gradients ? gradients + layers[i].weight : nullptr,
-         gradients ? gradients + layers[i].bias : nullptr, first && !into_residual ? nullptr : dx.f32()});
+    device_->dense_backward({state.count.i32(), state.spans, layers[i].in, layers[i].out,
+                             i + 1 < layers.size() ? CREDENCE_RELU : CREDENCE_IDENTITY,
+                             first ? state.pooled.f32() : state.outputs[i - 1].f32(),
+                             policy_->parameters() + layers[i].weight, state.outputs[i].f32(), dy.f32(),
+                             gradients ? gradients + layers[i].weight : nullptr,
+                             gradients && layers[i].bias >= 0 ? gradients + layers[i].bias : nullptr,
+                             first && !into_residual ? nullptr : dx.f32()});
     dy = std::move(dx);
   }
   if (!into_residual) return;
