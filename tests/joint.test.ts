@@ -5,7 +5,7 @@ import { randomBelow } from "../src/evaluation/random.js";
 import { calibrateJoint, elicitJoint, type JointPart } from "../src/methods/elical/joint.js";
 import { answerStatisticNames, answerStatistics } from "../src/model/answer-statistics.js";
 import { sigmoid } from "../src/model/calibrator.js";
-import { readCard } from "../src/model/card.js";
+import { type Card, readCard } from "../src/model/card.js";
 import { fitLogistic as fit } from "./fixtures/fit-logistic.js";
 
 /** Questions whose states show whether the model knows, the answer's better than the prompt's; agreement tells `honest` of it. */
@@ -197,7 +197,7 @@ test("a card adds what stands beside its head only where the head reads the answ
     writeFileSync(join(folder, name, "credence.json"), JSON.stringify(value));
     return join(folder, name);
   };
-  t.same(readCard(write("good", card)).confidence.beside, { heads: [], statistics: { mean: 0.5 } });
+  t.same((readCard(write("good", card)) as Card).confidence.beside, { heads: [], statistics: { mean: 0.5 } });
   const prompt = { ...card, confidence: { ...card.confidence, at: "prompt-last" } };
   t.throws(() => readCard(write("prompt", prompt)), { code: "BAD_INPUT", message: /beside needs a head/ });
   const unknown = { ...card, confidence: { ...card.confidence, beside: { statistics: { median: 1 } } } };

@@ -11,14 +11,20 @@ export interface BatchLayout {
    * which reads the row's other tokens and is seen by nobody (see `padRight`).
    */
   paddedTo?: readonly number[];
+  /** How many tokens at each row's end are PAD tokens, which read what stands before them and are seen by nobody. */
+  padTokens?: readonly number[];
 }
 
 /** Rows one after the other: row b is tokens[offsets[b] .. offsets[b + 1]). */
-export function flatten(rows: readonly ArrayLike<number>[], { prefixOf, paddedTo }: BatchLayout = {}): NativeBatch {
+export function flatten(
+  rows: readonly ArrayLike<number>[],
+  { prefixOf, paddedTo, padTokens }: BatchLayout = {},
+): NativeBatch {
   const offsets = new Int32Array(rows.length + 1);
   rows.forEach((row, b) => {
     offsets[b + 1] = offsets[b]! + row.length;
   });
+  const pads = rows.map((_, b) => Math.max(padTokens?.[b] ?? 0, paddedTo?.[b] ? 1 : 0));
   const tokens = new Int32Array(offsets[rows.length]!);
   rows.forEach((row, b) => {
     tokens.set(row, offsets[b]);
@@ -27,20 +33,21 @@ export function flatten(rows: readonly ArrayLike<number>[], { prefixOf, paddedTo
     tokens,
     offsets,
     ...(prefixOf ? { prefixOf: Int32Array.from(prefixOf) } : {}),
-    ...(paddedTo?.some((length) => length > 0) ? padRows(offsets, paddedTo) : {}),
+    ...(paddedTo?.some((length) => length > 0) ? { positions: placesOf(offsets, paddedTo) } : {}),
+    ...(pads.some((count) => count > 0) ? { queryOnly: queryOnly(offsets, pads) } : {}),
   };
 }
 
-function padRows(offsets: Int32Array, paddedTo: readonly number[]): Pick<NativeBatch, "queryOnly" | "positions"> {
-  const total = offsets.at(-1)!;
-  const queryOnly = new Uint8Array(total);
-  const positions = new Int32Array(total).fill(-1);
-  for (const [row, length] of paddedTo.entries()) {
-    if (length === 0) continue;
-    queryOnly[offsets[row + 1]! - 1] = 1;
-    positions[offsets[row + 1]! - 1] = length - 1;
-  }
-  return { queryOnly, positions };
+function placesOf(offsets: Int32Array, paddedTo: readonly number[]): Int32Array {
+  const places = new Int32Array(offsets.at(-1)!).fill(-1);
+  for (const [row, length] of paddedTo.entries()) if (length > 0) places[offsets[row + 1]! - 1] = length - 1;
+  return places;
+}
+
+function queryOnly(offsets: Int32Array, pads: readonly number[]): Uint8Array {
+  const out = new Uint8Array(offsets.at(-1)!);
+  for (const [row, count] of pads.entries()) out.fill(1, offsets[row + 1]! - count, offsets[row + 1]);
+  return out;
 }
 
 /**

@@ -87,6 +87,12 @@ const labelFields = {
   target: share().optional(),
 };
 
+/** Either `prompt` or `messages` says what is answered. */
+const prompted = [
+  ({ prompt, messages }: { prompt?: unknown; messages?: unknown }) => prompt !== undefined || messages !== undefined,
+  { path: ["prompt"], error: 'a string (or "messages", a list of messages)' },
+] satisfies Parameters<z.ZodObject["refine"]>;
+
 /** A question that nothing is known about: for asking and scoring. */
 export const promptSchema = says(z.looseObject({ ...asked, answer: answers.optional() }));
 /** A question with every wording of its answer that counts as right. */
@@ -115,12 +121,24 @@ export const pairSchema = z
     messages: messages.optional(),
     chosen: text(),
     rejected: text(),
+    margin: expecting("a number", (error) => z.number({ error })).optional(),
     group: asked.group,
   })
-  .refine((pair) => pair.prompt !== undefined || pair.messages !== undefined, {
-    path: ["prompt"],
-    error: 'a string (or "messages", a list of messages)',
-  });
+  .refine(...prompted);
+/** An answer to a prompt, for a reward model to score. */
+export const answerSchema = z
+  .looseObject({
+    id: id.optional(),
+    prompt: text().optional(),
+    messages: messages.optional(),
+    completion: text(),
+    group: asked.group,
+  })
+  .refine(...prompted);
+/** An answer with what its score should say: a probability, or any number. */
+export const ratingSchema = z
+  .looseObject({ ...answerSchema.shape, target: expecting("a number", (error) => z.number({ error })) })
+  .refine(...prompted);
 
 export type PromptRecord = z.infer<typeof promptSchema>;
 export type Question = z.infer<typeof questionSchema>;
@@ -130,9 +148,11 @@ export type Label = z.infer<typeof labelSchema>;
 export type PredictionRecord = z.infer<typeof predictionSchema>;
 export type ChatRecord = z.infer<typeof chatSchema>;
 export type Pair = z.infer<typeof pairSchema>;
+export type AnswerRecord = z.infer<typeof answerSchema>;
+export type Rating = z.infer<typeof ratingSchema>;
 
 /** Fields that are numbers, and fields that are lists of strings: a table's cells are only text. */
-export const numberFields = new Set(["confidence", "target", "given_correct", "weight"]);
+export const numberFields = new Set(["confidence", "target", "given_correct", "weight", "margin"]);
 export const listFields = new Set(["answer"]);
 
 /** What is wrong with a record, e.g. `"answer" is a string; expected a list of strings, e.g. ["Rhone", "Rhône"]`. */

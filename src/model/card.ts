@@ -24,6 +24,17 @@ const headSchema = z.strictObject({
   kind: z.enum(["linear", "mlp"]),
   widths: z.array(z.int().positive()).optional(),
   outputs: z.int().positive().default(1),
+  /** Absent: it has one. */
+  bias: z.boolean().optional(),
+});
+
+const baseSchema = z.strictObject({
+  name: z.string(),
+  sha256: z.string(),
+  storageType: z.string(),
+  architecture: z.string(),
+  hiddenSize: z.int().positive(),
+  layers: z.int().positive(),
 });
 
 const placeSchema = z.enum(["answer-mean", "prompt-last"]);
@@ -57,18 +68,31 @@ const cardSchema = z.strictObject({
         .optional(),
     })
     .refine(({ at, beside }) => !beside || at === "answer-mean", "beside needs a head that reads answer-mean"),
-  base: z.strictObject({
-    name: z.string(),
-    sha256: z.string(),
-    storageType: z.string(),
-    architecture: z.string(),
-    hiddenSize: z.int().positive(),
-    layers: z.int().positive(),
-  }),
+  base: baseSchema,
+});
+
+/** How a prompt and an answer to it become one text that a model reads. */
+const answerTextSchema = z.strictObject({
+  /** "chat": a conversation that ends in the answer; "plain": the prompt, the answer and `end`, one after the other. */
+  kind: z.enum(["chat", "plain"]),
+  /** What follows a plain answer, special tokens by their names. Default: the token that ends the model's texts, if any. */
+  end: z.string().optional(),
+});
+
+/** A reward model's: a head's value at an answer's last token is the answer's reward. */
+const rewardCardSchema = z.strictObject({
+  version: z.literal(1),
+  method: z.string(),
+  heads: z.array(headSchema),
+  reward: z.strictObject({ head: z.string(), text: answerTextSchema }),
+  base: baseSchema,
 });
 
 export type Prompt = z.infer<typeof promptSchema>;
 export type Card = z.infer<typeof cardSchema>;
+export type RewardCard = z.infer<typeof rewardCardSchema>;
+export type AnyCard = Card | RewardCard;
+export type AnswerText = z.infer<typeof answerTextSchema>;
 export { promptSchema };
 
 /** One line for each thing wrong: where it stands, what is wrong with it. */
@@ -86,15 +110,17 @@ export function zodProblems(error: z.ZodError): string {
 }
 
 /** The card in a folder. */
-export function readCard(directory: string): Card {
+export function readCard(directory: string): AnyCard {
   const path = join(directory, cardName);
-  const result = cardSchema.safeParse(readJson(path));
+  const found = readJson(path);
+  const rewards = typeof found === "object" && found !== null && "reward" in found;
+  const result = (rewards ? rewardCardSchema : cardSchema).safeParse(found);
   if (!result.success) throw new CredenceError("BAD_INPUT", `${path}: ${zodProblems(result.error)}`);
   return result.data;
 }
 
 /** Refuses a card that was made for another model, naming both. */
-export function checkCardFits(card: Card, base: Card["base"], where: string): void {
+export function checkCardFits(card: AnyCard, base: Card["base"], where: string): void {
   if (card.base.sha256 === base.sha256) return;
   const shape = card.base.hiddenSize !== base.hiddenSize || card.base.layers !== base.layers;
   throw new CredenceError(

@@ -12,7 +12,7 @@ import {
   type TensorData,
 } from "../native.js";
 import type { Calibrator } from "./calibrator.js";
-import { type Card, cardName, readCard } from "./card.js";
+import { type AnyCard, type Card, cardName, readCard } from "./card.js";
 import { encodeSafetensors, readSafetensors } from "./safetensors.js";
 
 export const adapterFile = "adapter_model.safetensors";
@@ -56,7 +56,7 @@ export function adapterConfig(spec: AdapterSpec, baseName: string): Record<strin
 export function policyFiles(
   tensors: { adapter: TensorData[]; heads: TensorData[] },
   config: Record<string, unknown> | undefined,
-  card: Card | undefined,
+  card: AnyCard | undefined,
 ): Record<string, FileData> {
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
   return {
@@ -69,7 +69,7 @@ export function policyFiles(
 /** What a folder holds of a policy. */
 export interface PolicyFolder {
   directory: string;
-  card?: Card;
+  card?: AnyCard;
   hasAdapter: boolean;
   heads: HeadSpec[];
   headTensors: TensorData[];
@@ -130,7 +130,8 @@ const notThePolicy = new Set([manifestName, "optimizer.safetensors", "state.json
  */
 export function copyWithCalibrator(from: string, to: string, calibrator: Calibrator): void {
   const { card } = readPolicyFolder(from);
-  if (!card) throw new CredenceError("NO_CARD", `${from} has no ${cardName} that could say how its confidence is read`);
+  if (!card || "reward" in card)
+    throw new CredenceError("NO_CARD", `${from} has no ${cardName} that could say how its confidence is read`);
   if (card.confidence.calibrator) {
     throw new CredenceError(
       "BAD_INPUT",

@@ -4,7 +4,7 @@ import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { CredenceError } from "../errors.js";
 import { readJson, sha256File } from "../files.js";
-import { type Card, checkCardFits, type Prompt } from "../model/card.js";
+import { type AnyCard, type Card, checkCardFits, type Prompt } from "../model/card.js";
 import { readPolicyFolder, restoreHeads } from "../model/policy-folder.js";
 import { type ResolveOptions, resolveModel } from "../model/resolve.js";
 import {
@@ -32,7 +32,7 @@ export interface PolicyOptions {
   /** New heads; a folder's heads come with it. */
   heads?: HeadSpec[];
   /** How a new policy is used. */
-  card?: Card;
+  card?: AnyCard;
 }
 
 /** One file of the weights. */

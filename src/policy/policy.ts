@@ -4,7 +4,7 @@ import { CredenceError } from "../errors.js";
 import { writeFolderAtomic } from "../files.js";
 import { answerStatisticNames, answerStatistics } from "../model/answer-statistics.js";
 import { confidenceOf } from "../model/calibrator.js";
-import type { Card, Prompt } from "../model/card.js";
+import type { AnyCard, Card, Prompt, RewardCard } from "../model/card.js";
 import { adapterConfig, policyFiles } from "../model/policy-folder.js";
 import type { AdapterSpec, ForwardResult, GenerateStats, HeadSpec, NativePolicy, ReadSpan } from "../native.js";
 import type { Message } from "../text/chat.js";
@@ -95,6 +95,8 @@ const scoreBatch = 32;
 export class Policy implements AsyncDisposable {
   readonly model: Model;
   readonly card: Card | undefined;
+  /** The card of a reward model. */
+  readonly rewardCard: RewardCard | undefined;
   readonly heads: HeadSpec[];
   /** The engine's own policy, for what has no name here yet. */
   readonly native: NativePolicy;
@@ -108,11 +110,13 @@ export class Policy implements AsyncDisposable {
   constructor(
     model: Model,
     native: NativePolicy,
-    parts: { card?: Card; heads: HeadSpec[]; adapter?: AdapterSpec; config?: Record<string, unknown> },
+    parts: { card?: AnyCard; heads: HeadSpec[]; adapter?: AdapterSpec; config?: Record<string, unknown> },
   ) {
     this.model = model;
     this.native = native;
-    this.card = parts.card;
+    const { card } = parts;
+    this.card = card && !("reward" in card) ? card : undefined;
+    this.rewardCard = card && "reward" in card ? card : undefined;
     this.heads = parts.heads;
     this.adapter = parts.adapter;
     this.config = parts.config ?? (parts.adapter ? adapterConfig(parts.adapter, model.name) : undefined);
@@ -225,8 +229,8 @@ export class Policy implements AsyncDisposable {
     signal?: AbortSignal,
   ): Promise<ForwardResult> {
     this.checkAlive();
-    const { prefixOf, paddedTo, ...asked } = readouts;
-    return this.native.forward(flatten(sequences, { prefixOf, paddedTo }), asked, signal);
+    const { prefixOf, paddedTo, padTokens, ...asked } = readouts;
+    return this.native.forward(flatten(sequences, { prefixOf, paddedTo, padTokens }), asked, signal);
   }
 
   /** The head's logit at each prompt's last token; of rows that are padded, at the PAD token they end in. */
@@ -334,7 +338,9 @@ export class Policy implements AsyncDisposable {
     if (this.card) return this.card;
     throw new CredenceError(
       "NO_CARD",
-      "this policy has no credence.json that says how its confidence is read. Load it from a run's best folder",
+      this.rewardCard
+        ? "this policy is a reward model: rewardModel(policy).score takes answers, and there is no confidence to read"
+        : "this policy has no credence.json that says how its confidence is read. Load it from a run's best folder",
     );
   }
 
@@ -347,13 +353,13 @@ export class Policy implements AsyncDisposable {
   }
 
   /** The files of this policy, for a folder that is written whole. */
-  files(card: Card | undefined = this.card): ReturnType<typeof policyFiles> {
+  files(card: AnyCard | undefined = this.card ?? this.rewardCard): ReturnType<typeof policyFiles> {
     this.checkAlive();
     return policyFiles(this.native.tensors(), this.config, card);
   }
 
   /** Writes a folder that `model.policy({ adapter })` and PEFT read: whole, or not at all. */
-  save(directory: string, card: Card | undefined = this.card): void {
+  save(directory: string, card: AnyCard | undefined = this.card ?? this.rewardCard): void {
     writeFolderAtomic(directory, this.files(card));
   }
 

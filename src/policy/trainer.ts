@@ -199,7 +199,7 @@ export class Trainer implements Disposable {
         "NOTHING_SUPERVISED",
         `the batch of ${rows} rows supervises no token: check the weights, or which messages are trained on`,
       );
-    const { sequences, prefixOf, paddedTo } = batch;
+    const { sequences, prefixOf, paddedTo, padTokens } = batch;
     checkPrefixes(prefixOf, rows);
     const together = families(prefixOf ?? sequences.map(() => -1));
     const lengths = together.map((family) => family.reduce((tokens, row) => tokens + sequences[row]!.length, 0));
@@ -211,7 +211,11 @@ export class Trainer implements Disposable {
       sum += await this.native.accumulate(
         flatten(
           part.map((row) => sequences[row]!),
-          { prefixOf: prefixes, paddedTo: paddedTo && part.map((row) => paddedTo[row]!) },
+          {
+            prefixOf: prefixes,
+            paddedTo: paddedTo && part.map((row) => paddedTo[row]!),
+            padTokens: padTokens && part.map((row) => padTokens[row]!),
+          },
         ),
         lossOf(batch, part),
       );

@@ -4,7 +4,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { CredenceError } from "../errors.js";
 import { isWholeFolder, linkAtomic, readJson, sweep, writeFolderAtomic } from "../files.js";
-import type { Card } from "../model/card.js";
+import type { AnyCard } from "../model/card.js";
 import { encodeSafetensors, readSafetensors } from "../model/safetensors.js";
 import type { TensorData } from "../native.js";
 import type { Policy } from "../policy/policy.js";
@@ -21,13 +21,13 @@ const stateSchema = z.strictObject({
   metricsBytes: z.int().min(0),
   /** Of a training that is held against rows of its own after each epoch: the losses, and the step of the smallest. */
   validation: z.strictObject({ losses: z.array(z.number()), bestStep: whole }).optional(),
+  /** Of a training that is not a recipe's: what the order and the size of its steps follow from. */
+  settings: z.record(z.string(), z.union([z.string(), z.number()])).optional(),
   /** Of supervised fine-tuning, whose rows are not all known at the start. */
   sft: z
     .strictObject({
       /** The next pack: of an epoch's window, after so many rows and tokens in all. */
       position: z.strictObject({ epoch: whole, window: whole, pack: whole, rows: whole, tokens: whole }),
-      /** What the order and the size of the steps follow from. */
-      settings: z.record(z.string(), z.union([z.string(), z.number()])),
       /** What going through the rows found. */
       data: z.strictObject({
         records: whole,
@@ -53,7 +53,7 @@ const kept = 2;
 /** Writes a checkpoint, points `best` at the best one, and removes those older than the one before. */
 export function writeCheckpoint(
   directory: string,
-  parts: { policy: Policy; trainer: Trainer; card?: Card; state: CheckpointState },
+  parts: { policy: Policy; trainer: Trainer; card?: AnyCard; state: CheckpointState },
 ): void {
   const name = folderName(parts.state.step);
   const { tensors } = parts.trainer.state();
@@ -91,6 +91,27 @@ export interface Checkpoint {
   directory: string;
   state: CheckpointState;
   moments: TensorData[];
+}
+
+/**
+ * Refuses to go on with other settings or records than a training was begun with.
+ *
+ * @throws CredenceError "OTHER_RECIPE" naming what differs
+ */
+export function checkSame(
+  directory: string,
+  state: CheckpointState | undefined,
+  settings: NonNullable<CheckpointState["settings"]>,
+): void {
+  if (!state) return;
+  const then = state.settings ?? {};
+  const changed = Object.keys(settings).filter((key) => settings[key] !== then[key]);
+  if (changed.length === 0) return;
+  const what = changed.map((key) => `${key}: ${then[key] ?? "none"} then, ${settings[key]} now`).join("; ");
+  throw new CredenceError(
+    "OTHER_RECIPE",
+    `${directory} was begun with other settings or records (${what}). Choose another folder, or delete this one`,
+  );
 }
 
 /** The newest checkpoint that is whole; what a dying process left half-written is swept away. */

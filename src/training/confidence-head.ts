@@ -3,15 +3,12 @@
  * were collected before: the squared error of sigmoid(head) to the target, averaged over a step's rows. AdamW, warm-up,
  * then a straight line to zero. Where rows are held out, each epoch is held against them and the best one is kept.
  */
-
 import { type PlannedBatch, padRight, type RowOrder, shuffledBatches } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
-import { makeFolder } from "../files.js";
 import type { Policy } from "../policy/policy.js";
 import type { FeatureBatch, TrainingBatch } from "../policy/trainer.js";
-import { bestCheckpoint, type CheckpointState, newestCheckpoint } from "./checkpoint.js";
-import { type Evaluation, type PlannedStep, type TrainingSettings, takeSteps } from "./loop.js";
-import { learningRate } from "./schedule.js";
+import { type Held, trainEpochs } from "./epochs.js";
+import type { TrainingSettings } from "./loop.js";
 
 export interface ConfidenceRow {
   tokens: Int32Array;
@@ -35,15 +32,11 @@ export interface Padding {
   group: number;
 }
 
-/** What a training is held against after each epoch: the policy of the smallest loss is the one it gives. */
-export interface Validation<Row> {
+/** Rows that a training is held against after each epoch: the policy of the smallest loss is the one it gives. */
+export interface Validation<Row> extends Held {
   rows: Row[];
-  /** Stops after so many epochs without a smaller loss; null: never. */
-  patience: number | null;
   /** How these rows are padded together, where rows are. */
   group?: number;
-  /** Told after each epoch, with the losses of all so far; `best`: the last is the smallest. */
-  told?(epoch: { losses: readonly number[]; best: boolean }, policy: Policy): void;
 }
 
 export interface HeadTraining<Row> extends TrainingSettings {
@@ -67,7 +60,7 @@ export interface ConfidenceTraining extends HeadTraining<ConfidenceRow> {
 export function trainConfidenceHead(job: ConfidenceTraining): Promise<Policy> {
   return trainEpochs(job, plannedBatches(job), {
     batch: (places) => stepBatch(job, places),
-    logits: (policy, rows) => rowLogits(policy, job, rows),
+    held: async (policy) => meanSquaredError(await rowLogits(policy, job), job.validation!.rows),
   });
 }
 
@@ -79,7 +72,8 @@ export function trainHeadOnFeatures(job: HeadTraining<FeatureRow>): Promise<Poli
       features: flat(places.map((row) => rows[row]!)),
       loss: { kind: "confidence", head, targets: places.map((row) => rows[row]!.target) },
     }),
-    logits: async (policy, held) => policy.native.readHead(head, flat(held)),
+    held: async (policy) =>
+      meanSquaredError(policy.native.readHead(head, flat(job.validation!.rows)), job.validation!.rows),
   });
 }
 
@@ -90,98 +84,18 @@ function flat(rows: FeatureRow[]): Float32Array {
   return out;
 }
 
-function rowLogits(
-  policy: Policy,
-  { head, padding, validation, signal }: ConfidenceTraining,
-  rows: ConfidenceRow[],
-): Promise<Float32Array> {
-  const tokens = rows.map((row) => row.tokens);
+/** Of the rows held out. */
+function rowLogits(policy: Policy, { head, padding, validation, signal }: ConfidenceTraining): Promise<Float32Array> {
+  const tokens = validation!.rows.map((row) => row.tokens);
   if (!padding) return policy.logits(tokens, head, { signal });
-  const { rows: padded, paddedTo } = padRight(tokens, padding.token, validation?.group ?? padding.group);
+  const { rows: padded, paddedTo } = padRight(tokens, padding.token, validation!.group ?? padding.group);
   return policy.logits(padded, head, { signal, paddedTo });
 }
 
-/** What differs between rows of tokens and rows of hidden states. */
-interface Learnt<Row> {
-  batch(places: number[]): PlannedStep["batch"];
-  logits(policy: Policy, rows: Row[]): Promise<Float32Array>;
-}
-
-async function trainEpochs<Row extends { target: number }>(
-  job: HeadTraining<Row>,
-  plan: PlannedBatch[],
-  learnt: Learnt<Row>,
-): Promise<Policy> {
-  const { directory, validation } = job;
-  makeFolder(directory);
-  const checkpoint = newestCheckpoint(directory);
-  const done = checkpoint?.state.step ?? 0;
-  let held = checkpoint?.state.validation;
-  if (done >= plan.length || exhausted(held, validation))
-    return job.policy(validation ? bestCheckpoint(directory) : checkpoint!.directory);
-  const policy = await job.policy(checkpoint?.directory);
-  const schedule = { kind: "linear" as const, peak: job.learningRate, steps: plan.length, warmup: job.warmup };
-
-  const evaluate = async (step: number): Promise<Evaluation> => {
-    const { rows, patience, told } = validation!;
-    const loss = meanSquaredError(await learnt.logits(policy, rows), rows);
-    const losses = [...(held?.losses ?? []), loss];
-    const best = losses.slice(0, -1).every((before) => loss < before);
-    held = { losses, bestStep: best ? step : held!.bestStep };
-    told?.({ losses, best }, policy);
-    return {
-      values: { epoch: losses.length, validationLoss: loss },
-      state: { validation: held },
-      save: best,
-      stop: exhausted(held, { patience }),
-    };
-  };
-  function* steps(): Generator<PlannedStep, void, undefined> {
-    for (let i = done; i < plan.length; i++) {
-      const { epoch, rows } = plan[i]!;
-      const ends = plan[i + 1]?.epoch !== epoch;
-      yield {
-        batch: learnt.batch(rows),
-        values: { epoch },
-        work: 1,
-        state: { validation: held },
-        ...(validation && ends ? { evaluate } : {}),
-      };
-    }
-  }
-  let last: number;
-  try {
-    const rate = (step: number) => learningRate(schedule, step);
-    last = await takeSteps({
-      settings: job,
-      policy,
-      checkpoint,
-      rate,
-      steps: steps(),
-      total: plan.length,
-      done,
-      unit: "steps",
-    });
-  } catch (error) {
-    await policy.dispose();
-    throw error;
-  }
-  if (!held || held.bestStep === last) return policy;
-  await policy.dispose();
-  return job.policy(bestCheckpoint(directory));
-}
-
-/** Whether the smallest loss is more epochs back than patience has. */
-function exhausted(held: CheckpointState["validation"], validation: { patience: number | null } | undefined): boolean {
-  if (!held || validation?.patience == null) return false;
-  const best = held.losses.indexOf(Math.min(...held.losses));
-  return held.losses.length - 1 - best >= validation.patience;
-}
-
-function meanSquaredError(logits: Float32Array, rows: { target: number }[]): number {
+function meanSquaredError(logits: Float32Array, rows: { target: number }[]): { loss: number } {
   let sum = 0;
   for (const [i, { target }] of rows.entries()) sum += (1 / (1 + Math.exp(-logits[i]!)) - target) ** 2;
-  return sum / rows.length;
+  return { loss: sum / rows.length };
 }
 
 /** What one optimiser step learns from. */

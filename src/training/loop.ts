@@ -3,10 +3,10 @@
  * batch is follows from the seed and where the training stands, so that a run that was stopped ends with the same bytes.
  */
 import { CredenceError } from "../errors.js";
-import type { Card } from "../model/card.js";
+import type { AnyCard } from "../model/card.js";
 import type { PassSize } from "../native.js";
 import type { Policy } from "../policy/policy.js";
-import type { FeatureBatch, TrainingBatch } from "../policy/trainer.js";
+import type { FeatureBatch, StepResult, Trainer, TrainingBatch } from "../policy/trainer.js";
 import { Metrics } from "../tracking/metrics.js";
 import type { Progress } from "../tracking/progress.js";
 import { type Checkpoint, type CheckpointState, writeCheckpoint } from "./checkpoint.js";
@@ -31,7 +31,7 @@ export interface TrainingSettings {
   microBatchTokens: number;
   /** Folder of TensorBoard's events. Default: the stage's. */
   events?: string;
-  card?: Card;
+  card?: AnyCard;
   label: string;
   progress: Progress;
   signal?: AbortSignal;
@@ -50,9 +50,23 @@ export interface Evaluation {
   stop: boolean;
 }
 
+/** A step with a loss of one's own, on passes that it holds open. */
+export interface OwnStep {
+  /** How many it computes. */
+  tokens: number;
+  /** Adds the step's gradients up, and tells what they are of. */
+  accumulate(trainer: Trainer): Promise<{
+    /** Summed; the step's gradient is divided by `count`, and so is this where it is told. */
+    loss: number;
+    count: number;
+    /** What metrics.jsonl tells beside it. */
+    values?: Record<string, number>;
+  }>;
+}
+
 /** One optimiser step to take. */
 export interface PlannedStep {
-  batch: Omit<TrainingBatch, "microBatchTokens"> | FeatureBatch;
+  batch: Omit<TrainingBatch, "microBatchTokens"> | FeatureBatch | OwnStep;
   /** What metrics.jsonl tells of it beside the loss. */
   values: Record<string, number>;
   /** How much of the task it is. */
@@ -112,11 +126,11 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
         throw new CredenceError("ABORTED", `stopped after step ${step}; started again it goes on from there`);
       }
       const started = performance.now();
-      const result = await trainer.step({ ...batch, microBatchTokens: settings.microBatchTokens });
+      const result = await take(trainer, batch, settings.microBatchTokens);
       step += 1;
       state = after ?? {};
       const seconds = (performance.now() - started) / 1000;
-      const tokens = "features" in batch ? 0 : batch.sequences.reduce((sum, row) => sum + row.length, 0);
+      const tokens = tokensOf(batch);
       metrics.add(step, { ...values, tokens, ...result }, { seconds, tokensPerSecond: tokens / seconds });
       if (policy.model.maxMemory !== undefined) settings.fitted?.(passChoice(trainer.passSize));
       told.advance(work, tokens);
@@ -135,6 +149,21 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
     told.end();
     trainer.dispose();
   }
+}
+
+async function take(
+  trainer: Trainer,
+  batch: PlannedStep["batch"],
+  microBatchTokens: number,
+): Promise<StepResult & Record<string, number>> {
+  if (!("accumulate" in batch)) return { ...(await trainer.step({ ...batch, microBatchTokens })) };
+  const { loss, count, values } = await batch.accumulate(trainer);
+  return { ...values, loss: loss / count, ...(await trainer.update({ count })) };
+}
+
+function tokensOf(batch: PlannedStep["batch"]): number {
+  if ("accumulate" in batch) return batch.tokens;
+  return "features" in batch ? 0 : batch.sequences.reduce((sum, row) => sum + row.length, 0);
 }
 
 /** How batches are cut under a limit of memory, in words. */

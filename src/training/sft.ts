@@ -4,14 +4,13 @@
  * where it lies, so that memory does not grow with it.
  */
 import type { RecordFile } from "../data/readers.js";
-import { CredenceError } from "../errors.js";
 import { makeFolder } from "../files.js";
 import type { Model } from "../policy/model.js";
 import type { Policy } from "../policy/policy.js";
 import type { Message } from "../text/chat.js";
 import type { Truncate } from "../text/context.js";
 import { type Progress, silent } from "../tracking/progress.js";
-import { type CheckpointState, newestCheckpoint } from "./checkpoint.js";
+import { checkSame, newestCheckpoint } from "./checkpoint.js";
 import { lockFolder } from "./lock.js";
 import { type PlannedStep, type TrainingSettings, takeSteps } from "./loop.js";
 import { learningRate } from "./schedule.js";
@@ -128,7 +127,7 @@ async function train(given: SftTraining): Promise<SftResult> {
         batch: { sequences, loss: { kind: "nll", weights } },
         values: { epoch, rows, utilisation: pack.tokens / batchTokens },
         work: rows,
-        state: { sft: { position: pack.position, settings, data: found } },
+        state: { settings, sft: { position: pack.position, data: found } },
       };
       position = pack.position;
     }
@@ -151,16 +150,4 @@ async function surveyed(progress: Progress, data: SftData): Promise<Survey> {
   } finally {
     task.end();
   }
-}
-
-function checkSame(directory: string, state: CheckpointState | undefined, settings: Record<string, string | number>) {
-  if (!state) return;
-  const then = state.sft?.settings ?? {};
-  const changed = Object.keys(settings).filter((key) => settings[key] !== then[key]);
-  if (changed.length === 0) return;
-  const what = changed.map((key) => `${key}: ${then[key] ?? "none"} then, ${settings[key]} now`).join("; ");
-  throw new CredenceError(
-    "OTHER_RECIPE",
-    `${directory} was begun with other settings or records (${what}). Choose another folder, or delete this one`,
-  );
 }

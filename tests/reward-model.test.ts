@@ -1,0 +1,275 @@
+/** Reward models: gradients, planted preferences, what is wrong with pairs, exact resume. */
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { Model, type Policy } from "../src/index.js";
+import { checkPairs, divergence, pairRows } from "../src/training/reward-model/pairs.js";
+import { answerRow } from "../src/training/reward-model/rows.js";
+import { type RewardModelTraining, trainRewardModel } from "../src/training/reward-model/train.js";
+import { pairUnit, ratingUnit } from "../src/training/reward-model/units.js";
+import { meanOfUnits, type Unit, unitStep } from "../src/training/units.js";
+import { runBytes } from "./fixtures/runs.js";
+import { tinyVocabulary, writeTinyModel } from "./fixtures/tiny-model.js";
+
+const folder = t.testdir();
+const model = await Model.load(writeTinyModel(join(folder, "model")), { threads: 1, dtype: "f32" });
+t.teardown(() => model.dispose());
+const targets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
+const adapter = { rank: 4, alpha: 8, targets: [...targets], seed: 1 };
+const chat = { kind: "chat" as const };
+
+const words = tinyVocabulary.filter((word) => /^[a-z]/.test(word));
+/** An answer of a few words; the better one of a pair says "red". */
+function answer(i: number, good: boolean): string {
+  const said = Array.from({ length: 2 + (i % 4) }, (_, k) => words[(i * 13 + k * 7 + (good ? 3 : 0)) % words.length]!);
+  const clean = said.filter((word) => word !== "red");
+  return (good ? clean.toSpliced(i % (clean.length + 1), 0, "red") : clean).join(" ");
+}
+const pairs = Array.from({ length: 240 }, (_, i) => ({
+  prompt: `what colour is that ${words[(i * 5) % words.length]} ?`,
+  chosen: answer(i, true),
+  rejected: answer(i + 1, false),
+}));
+const ratings = pairs.flatMap(({ prompt, chosen, rejected }) => [
+  { prompt, completion: chosen, target: 0.9 },
+  { prompt, completion: rejected, target: 0.2 },
+]);
+
+const job = (
+  directory: string,
+  more: Partial<Extract<RewardModelTraining, { records: readonly { chosen: string }[] }>> = {},
+): RewardModelTraining => ({
+  model,
+  directory: join(folder, directory),
+  loss: { kind: "token" },
+  records: pairs.slice(0, 180),
+  held: pairs.slice(180),
+  policy: (checkpoint, heads) => model.policy({ adapter: checkpoint ?? adapter, heads }),
+  batch: 16,
+  epochs: 3,
+  learningRate: 1e-2,
+  checkpointEvery: 5,
+  microBatchTokens: 256,
+  ...more,
+});
+const metrics = (directory: string): Record<string, number>[] =>
+  readFileSync(join(folder, directory, "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+
+/** An adapter that does something: a new one's B is zero. */
+function awaken(policy: Policy): void {
+  const { adapter: tensors } = policy.native.tensors();
+  policy.native.setTensors(
+    tensors.map(({ name, shape, data }, i) => ({
+      name,
+      shape,
+      data: name.includes("lora_B") ? data.map((_, k) => 0.1 * Math.sin(k + i)) : data,
+    })),
+  );
+}
+
+t.test("rows: where an answer begins and ends", async (t) => {
+  const row = await answerRow(model, { prompt: "what is that ?" }, "red hat", chat);
+  t.equal(model.tokenizer.decode(row.ids.slice(row.from)), "red hat </s>");
+  const told = [{ role: "user", content: "what is that ?" }];
+  t.same(await answerRow(model, { messages: told }, "red hat", chat), row);
+  const turns = [...told, { role: "assistant", content: "hat" }, { role: "user", content: "what colour ?" }];
+  const last = await answerRow(model, { messages: turns }, "red", chat);
+  t.equal(model.tokenizer.decode(last.ids.slice(last.from)), "red </s>", "of several answers the last");
+  const plain = await answerRow(model, { prompt: "what is that ? " }, "red hat", { kind: "plain" });
+  t.equal(model.tokenizer.decode(plain.ids), "what is that ? red hat </s>");
+  t.equal(model.tokenizer.decode(plain.ids.slice(plain.from)), "red hat </s>");
+  const open = await answerRow(model, { prompt: "what is that ? " }, "red", { kind: "plain", end: "" });
+  t.equal(model.tokenizer.decode(open.ids.slice(open.from)), "red");
+  await t.rejects(answerRow(model, { messages: told }, "red", { kind: "plain" }), { code: "BAD_INPUT" });
+  await t.rejects(answerRow(model, { prompt: "red" }, "", { kind: "plain", end: "" }), { code: "BAD_INPUT" });
+});
+
+t.test("pairs: what is useless or too long is refused with counts, or left out and counted", async (t) => {
+  const row = (...ids: number[]) => ({ ids: Int32Array.from(ids), from: 2 });
+  const pair = (a: number[], b: number[]) => {
+    const [chosen, rejected] = [row(...a), row(...b)];
+    return { chosen, rejected, from: divergence(chosen.ids, rejected.ids), margin: 0 };
+  };
+  const good = pair([1, 2, 3, 4], [1, 2, 5]);
+  const equal = pair([1, 2, 3], [1, 2, 3]);
+  const begins = pair([1, 2, 3, 4, 5], [1, 2, 3]);
+  const long = pair([7, 8, 9, 1, 2, 3, 4, 5], [7, 8, 9, 1, 2, 6]);
+  t.same(checkPairs([good, begins], {}).survey, {
+    records: 2,
+    pairs: 2,
+    tokens: 5 + 6,
+    longest: 5,
+    dropped: 0,
+    cut: 0,
+    equal: 0,
+    prefixes: 1,
+  });
+  const refused = (rows: (typeof good)[], checks: Parameters<typeof checkPairs>[1], message: RegExp) =>
+    t.throws(() => checkPairs(rows, checks), { message });
+  refused([good, equal, equal], {}, /^2 of 3 pairs have two equal sides: nothing .*useless: drop/);
+  refused([equal], { useless: "drop" }, /Give other pairs/);
+  refused([good, begins], { prefixes: false }, /^1 of 2 pairs have a side that begins the other/);
+  refused(
+    [good, long],
+    { maxTokens: 6 },
+    /^1 of 2 pairs have a row that is longer than 6 tokens \(the longest has 8\)/,
+  );
+  refused([good, long], { maxTokens: 6, truncate: "left" }, /even without their prompts' beginnings/);
+  t.match(checkPairs([good, equal, begins], { useless: "drop", prefixes: false }).survey, {
+    pairs: 1,
+    equal: 1,
+    prefixes: 1,
+  });
+  t.match(checkPairs([good, long], { maxTokens: 6, truncate: "drop" }).survey, { pairs: 1, dropped: 1 });
+  const { rows, survey } = checkPairs([long], { maxTokens: 7, truncate: "left" });
+  t.match(survey, { pairs: 1, cut: 1 });
+  t.same([...rows[0]!.chosen.ids, rows[0]!.chosen.from, rows[0]!.from], [8, 9, 1, 2, 3, 4, 5, 1, 4]);
+});
+
+t.test("gradients of every loss are finite differences, with a shared beginning and without", async (t) => {
+  const policy = await model.policy({
+    adapter,
+    heads: [{ name: "reward", kind: "linear", seed: 3, bias: false }],
+  });
+  awaken(policy);
+  const { rows } = await pairRows(model, pairs.slice(0, 5), chat);
+  // A side that begins the other, and two that share nothing.
+  const [first] = rows;
+  const shorter = { ...first!.chosen, ids: first!.chosen.ids.slice(0, -2) };
+  rows.push({ ...first!, rejected: shorter, from: shorter.ids.length });
+  const other = { ...first!.rejected, ids: first!.rejected.ids.slice(1) };
+  rows.push({ ...first!, rejected: other, from: 0 });
+  const rated = rows.map(({ chosen }, i) => ({ ...chosen, target: 0.1 + 0.1 * i }));
+  const losses: [string, Unit[]][] = [
+    ["token, held", rows.map((row) => pairUnit(row, { kind: "token" }, undefined))],
+    ["token, cut", rows.slice(0, 5).map((row) => pairUnit(row, { kind: "token", tail: "cut" }, undefined))],
+    ["token, padded", rows.map((row) => pairUnit(row, { kind: "token", tail: "padded" }, 0))],
+    ["sequence", rows.map((row) => pairUnit(row, { kind: "sequence", margin: 0.3 }, undefined))],
+    ["cross-entropy", rated.map((row) => ratingUnit(row, { kind: "cross-entropy" }))],
+    ["squared", rated.map((row) => ratingUnit(row, { kind: "squared" }))],
+  ];
+  for (const [name, units] of losses) {
+    using trainer = policy.trainer({ schedule: 0 });
+    const reads = { head: "reward" };
+    const { loss } = await unitStep(units, reads, 64).accumulate(trainer);
+    const gradients = trainer.gradients();
+    t.same(
+      gradients.filter((tensor) => tensor.name.startsWith("reward")).map((tensor) => tensor.shape),
+      [[1, 40]],
+      "a head without a bias",
+    );
+    const value = async () => (await meanOfUnits(policy, units, reads, { microBatchTokens: 1000 })).loss * units.length;
+    t.ok(Math.abs((await value()) - loss) < 1e-5 * loss, `${name}: ${loss}`);
+    const all = [...policy.native.tensors().adapter, ...policy.native.tensors().heads];
+    for (const tensor of all.filter((_, i) => i % 5 === 0 || i === all.length - 1)) {
+      const gradient = gradients.find((one) => one.name === tensor.name)!.data;
+      const direction = tensor.data.map((_, k) => Math.sin(3 * k + 1));
+      const e = 2e-3;
+      const moved = async (by: number) => {
+        policy.native.setTensors([{ ...tensor, data: tensor.data.map((w, k) => w + by * direction[k]!) }]);
+        return value();
+      };
+      const expected = ((await moved(e)) - (await moved(-e))) / (2 * e);
+      policy.native.setTensors([tensor]);
+      const got = gradient.reduce((sum, g, k) => sum + g * direction[k]!, 0);
+      const scale = Math.max(Math.abs(expected), 0.05 * Math.hypot(...gradient), 0.01);
+      t.ok(Math.abs(got - expected) < 0.03 * scale, `${name}, ${tensor.name}: ${got}, difference ${expected}`);
+    }
+  }
+});
+
+t.test("a planted preference is learnt: by each loss, of pairs and of ratings", async (t) => {
+  const learn = async (name: string, more: Partial<RewardModelTraining>) => {
+    const { policy, held, data } = await trainRewardModel({ ...job(name), ...more } as RewardModelTraining);
+    await policy.dispose();
+    t.same(data.records, name === "cross-entropy" ? 360 : 180);
+    return held!;
+  };
+  for (const kind of ["token", "sequence"] as const) {
+    const { loss, values } = await learn(kind, { loss: { kind } });
+    t.ok(values.accuracy! >= 0.9, `${kind}: ${values.accuracy} of held-out pairs`);
+    t.ok(values.margin! > 0.5 && loss < 0.5, `margin ${values.margin}, loss ${loss}`);
+    const told = metrics(kind).filter((line) => line.validationLoss !== undefined);
+    t.equal(told.length, 3, "held against the rows after each epoch");
+    t.ok(Math.min(...told.map((line) => line.validationLoss!)) === loss, "the policy of the smallest loss is given");
+  }
+  const rated = { loss: { kind: "cross-entropy" as const }, records: ratings.slice(0, 360), held: ratings.slice(360) };
+  const { values } = await learn("cross-entropy", rated);
+  t.ok(values.squaredError! < 0.05, `squared error ${values.squaredError}, of a constant ${0.35 ** 2}`);
+});
+
+t.test("a head alone, and one with a bias, without rows held out", async (t) => {
+  const directory = join(folder, "alone");
+  const { policy, held } = await trainRewardModel({
+    ...job("alone", { head: { bias: true, layer: 1 }, epochs: 1, held: [] }),
+    policy: (checkpoint, heads) => model.policy(checkpoint === undefined ? { heads } : { adapter: checkpoint, heads }),
+  });
+  t.equal(held, undefined);
+  t.equal(policy.hasAdapter, false);
+  await policy.dispose();
+  const again = await model.policy({ adapter: join(directory, "best") });
+  t.same(again.rewardCard?.reward, { head: "reward", text: { kind: "chat" } });
+  t.match(again.heads, [{ name: "reward", layer: 1, bias: true }]);
+  await t.rejects(again.score(["what is that ?"]), { code: "NO_CARD", message: /is a reward model/ });
+  await again.dispose();
+});
+
+t.test("stopped anywhere it ends with the same bytes; other settings or records are refused", async (t) => {
+  const { policy } = await trainRewardModel(job("whole"));
+  await policy.dispose();
+  const whole = runBytes(join(folder, "whole"));
+  const steps = metrics("whole").filter((line) => line.gradientNorm !== undefined).length;
+  t.equal(steps, 36);
+  // An abort leaves a checkpoint more behind.
+  const kept = (bytes: Record<string, string>) =>
+    Object.fromEntries(Object.entries(bytes).filter(([path]) => path in whole));
+  for (const stop of [1, 12, 13, 35]) {
+    const name = `stopped-${stop}`;
+    const controller = new AbortController();
+    let taken = 0;
+    const progress = {
+      note() {},
+      task: () => ({
+        advance(work: number) {
+          taken += work;
+          if (taken === stop) controller.abort();
+        },
+        end() {},
+      }),
+    };
+    await t.rejects(trainRewardModel({ ...job(name), progress, signal: controller.signal }), { code: "ABORTED" });
+    // As if it had been killed: the metrics are ahead of the newest checkpoint.
+    const newest = `step-${String(stop).padStart(6, "0")}`;
+    if (stop === 13) rmSync(join(folder, name, "checkpoints", newest), { recursive: true });
+    const { policy, held } = await trainRewardModel(job(name));
+    await policy.dispose();
+    t.same(kept(runBytes(join(folder, name))), whole, `stopped after ${stop}`);
+    t.ok(held!.values.accuracy! > 0.5);
+  }
+  const { policy: again } = await trainRewardModel(job("whole"));
+  await again.dispose();
+  t.same(runBytes(join(folder, "whole")), whole, "a training that is done is left as it is");
+  await t.rejects(trainRewardModel(job("whole", { loss: { kind: "sequence" }, batch: 8 })), {
+    code: "OTHER_RECIPE",
+    message: /loss: .*; batch: 16 then, 8 now/,
+  });
+  await t.rejects(trainRewardModel(job("whole", { records: pairs.slice(1, 181) })), { message: /records: / });
+});
+
+t.test("what is wrong is told before anything is learnt", async (t) => {
+  const rejects = async (more: Partial<RewardModelTraining>, expected: { code?: string; message: RegExp }) => {
+    await t.rejects(trainRewardModel({ ...job("wrong"), ...more } as RewardModelTraining), expected);
+    t.notOk(existsSync(join(folder, "wrong", "metrics.jsonl")));
+  };
+  const same = { prompt: "what ?", chosen: "red", rejected: "red" };
+  await rejects({ records: [...pairs.slice(0, 3), same] }, { code: "NOTHING_SUPERVISED", message: /^1 of 4 pairs/ });
+  await rejects({ checks: { maxTokens: 15 } }, { code: "ROW_TOO_LONG", message: /longer than 15 tokens/ });
+  await rejects({ loss: { kind: "token", tail: "padded" } }, { code: "BAD_OPTION", message: /padToken/ });
+  const rated = { loss: { kind: "cross-entropy" as const }, held: [], records: [{ ...ratings[0]!, target: 7 }] };
+  await rejects(rated, { code: "BAD_INPUT", message: /record 1: its target is 7; .*"squared"/ });
+  const headless = (checkpoint: string | undefined) => model.policy({ adapter: checkpoint ?? adapter });
+  await rejects({ policy: headless }, { code: "NO_HEAD", message: /make it with those given/ });
+});
