@@ -8,8 +8,9 @@ import { answerRow } from "../src/training/reward-model/rows.js";
 import { type RewardModelTraining, trainRewardModel } from "../src/training/reward-model/train.js";
 import { pairUnit, ratingUnit } from "../src/training/reward-model/units.js";
 import { meanOfUnits, type Unit, unitStep } from "../src/training/units.js";
+import { redPairs } from "./fixtures/preferences.js";
 import { runBytes } from "./fixtures/runs.js";
-import { tinyVocabulary, writeTinyModel } from "./fixtures/tiny-model.js";
+import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
 const model = await Model.load(writeTinyModel(join(folder, "model")), { threads: 1, dtype: "f32" });
@@ -18,18 +19,7 @@ const targets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
 const adapter = { rank: 4, alpha: 8, targets: [...targets], seed: 1 };
 const chat = { kind: "chat" as const };
 
-const words = tinyVocabulary.filter((word) => /^[a-z]/.test(word));
-/** An answer of a few words; the better one of a pair says "red". */
-function answer(i: number, good: boolean): string {
-  const said = Array.from({ length: 2 + (i % 4) }, (_, k) => words[(i * 13 + k * 7 + (good ? 3 : 0)) % words.length]!);
-  const clean = said.filter((word) => word !== "red");
-  return (good ? clean.toSpliced(i % (clean.length + 1), 0, "red") : clean).join(" ");
-}
-const pairs = Array.from({ length: 240 }, (_, i) => ({
-  prompt: `what colour is that ${words[(i * 5) % words.length]} ?`,
-  chosen: answer(i, true),
-  rejected: answer(i + 1, false),
-}));
+const pairs = redPairs(240);
 const ratings = pairs.flatMap(({ prompt, chosen, rejected }) => [
   { prompt, completion: chosen, target: 0.9 },
   { prompt, completion: rejected, target: 0.2 },

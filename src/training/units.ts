@@ -7,8 +7,8 @@ import type { ReadSpan } from "../native.js";
 import type { Policy } from "../policy/policy.js";
 import type { OwnStep } from "./loop.js";
 
-/** Rows that a loss reads together. */
-export interface Unit {
+/** Rows that are read together. */
+export interface UnitRows {
   sequences: Int32Array[];
   /** Which of its rows each goes on from, or -1. */
   prefixOf: number[];
@@ -16,6 +16,10 @@ export interface Unit {
   padTokens?: number[];
   /** Where a head is read, by the unit's own rows; nothing where log-probabilities are. */
   spans: ReadSpan[];
+}
+
+/** Rows that a loss reads together. */
+export interface Unit extends UnitRows {
   /**
    * @param read the head at each span, or each token's log-probability row after row
    * @returns the loss, its derivative by each number read, and numbers to be averaged over units
@@ -26,10 +30,10 @@ export interface Unit {
 /** What is read of the rows: a head, or every token's log-probability. */
 export type Reads = { head: string } | "logprobs";
 
-export const unitTokens = ({ sequences }: Unit): number => sequences.reduce((sum, row) => sum + row.length, 0);
+export const unitTokens = ({ sequences }: UnitRows): number => sequences.reduce((sum, row) => sum + row.length, 0);
 
 /** Units one after the other as one batch. */
-function layOut(units: readonly Unit[]): { sequences: Int32Array[]; layout: BatchLayout; spans: ReadSpan[] } {
+function layOut(units: readonly UnitRows[]): { sequences: Int32Array[]; layout: BatchLayout; spans: ReadSpan[] } {
   const sequences: Int32Array[] = [];
   const prefixOf: number[] = [];
   const padTokens: number[] = [];
@@ -45,7 +49,11 @@ function layOut(units: readonly Unit[]): { sequences: Int32Array[]; layout: Batc
 }
 
 /** Each unit's part of what was read of all of them, or of its gradient. */
-function* partsOf(units: readonly Unit[], reads: Reads, all: Float32Array): Generator<[Unit, Float32Array]> {
+function* partsOf<Rows extends UnitRows>(
+  units: readonly Rows[],
+  reads: Reads,
+  all: Float32Array,
+): Generator<[Rows, Float32Array]> {
   let at = 0;
   for (const unit of units) {
     const count = reads === "logprobs" ? unitTokens(unit) : unit.spans.length;
@@ -55,7 +63,7 @@ function* partsOf(units: readonly Unit[], reads: Reads, all: Float32Array): Gene
 }
 
 /** Units in their order, cut where the next one would exceed the budget of tokens. */
-const passes = (units: readonly Unit[], tokens: number): Unit[][] =>
+const passes = <Rows extends UnitRows>(units: readonly Rows[], tokens: number): Rows[][] =>
   microBatches(units.map(unitTokens), tokens).map((pass) => pass.map((unit) => units[unit]!));
 
 /** Sums what is told of units. */
@@ -97,12 +105,12 @@ export function unitStep(units: readonly Unit[], reads: Reads, microBatchTokens:
 }
 
 /** What is read of units without learning from them, one array a unit. */
-export async function* readUnits(
+export async function* readUnits<Rows extends UnitRows>(
   policy: Policy,
-  units: readonly Unit[],
+  units: readonly Rows[],
   reads: Reads,
   { microBatchTokens, adapter, signal }: { microBatchTokens: number; adapter?: boolean; signal?: AbortSignal },
-): AsyncGenerator<[Unit, Float32Array], void, undefined> {
+): AsyncGenerator<[Rows, Float32Array], void, undefined> {
   for (const some of passes(units, microBatchTokens)) {
     const { sequences, layout, spans } = layOut(some);
     const asked = reads === "logprobs" ? { logprobs: true } : { spans, heads: [reads.head] };
