@@ -41,6 +41,16 @@ const stateSchema = z.strictObject({
       }),
     })
     .optional(),
+  /** Of reinforcement: where it stands. */
+  ppo: z
+    .strictObject({
+      /** How many are done. */
+      iteration: whole,
+      kl: z.strictObject({ coefficient: z.number() }),
+      moments: z.strictObject({ count: z.number(), mean: z.number(), variance: z.number() }),
+      term: z.strictObject({ average: z.number() }).nullable(),
+    })
+    .optional(),
 });
 
 export type CheckpointState = z.infer<typeof stateSchema>;

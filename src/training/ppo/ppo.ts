@@ -1,0 +1,395 @@
+/**
+ * Proximal policy optimisation (Schulman et al. 2017) on one base: sample, score, learn, again. The sampler's own
+ * log-probabilities are the old ones, since a later pass of the same policy has the same bits.
+ */
+import { NumpyRandom, permutation } from "../../data/random.js";
+import { CredenceError } from "../../errors.js";
+import { makeFolder } from "../../files.js";
+import type { Card } from "../../model/card.js";
+import type { Policy } from "../../policy/policy.js";
+import type { Trainer } from "../../policy/trainer.js";
+import type { BatchTerm } from "../../rewards/batch-terms.js";
+import { type KlController, klController } from "../../rewards/kl-control.js";
+import type { LimitedReward, LimitedScore } from "../../rewards/limited.js";
+import type { Reward } from "../../rewards/reward.js";
+import { RunningMoments } from "../../rewards/running-moments.js";
+import { rewardStream } from "../../rewards/stream.js";
+import { Metrics } from "../../tracking/metrics.js";
+import { type Progress, silent } from "../../tracking/progress.js";
+import { type Checkpoint, checkSame, newestCheckpoint, writeCheckpoint } from "../checkpoint.js";
+import { lockFolder } from "../lock.js";
+import { learningRate } from "../schedule.js";
+import { advantagesOf } from "./advantages.js";
+import { type Scored, scoreRollouts } from "./passes.js";
+import { type Group, promptsOf, type Rollout, sampleRollouts } from "./rollouts.js";
+import type { PpoSettings } from "./settings.js";
+import { type Target, type UpdateResult, updateOn } from "./update.js";
+
+export interface PpoPrompt<Data> {
+  tokens: Int32Array;
+  /** As a reward reads it. */
+  text: string;
+  /** What a reward needs to know: answers, evidence. */
+  data: Data;
+}
+
+export interface PpoTraining<Data> {
+  /** The stage's folder. */
+  directory: string;
+  /** The policy to start from, given the folder of a checkpoint to resume or undefined for a fresh start. */
+  policy(checkpoint: string | undefined): Promise<Policy>;
+  /**
+   * What the policy is kept near: a policy that stays as it is, or the base ("base": the adapter switched off). Absent:
+   * nothing, and its divergence from where it began is not known.
+   */
+  reference?: Policy | "base";
+  prompts: PpoPrompt<Data>[];
+  /** Asked for each completion as soon as it is there; under `limitedReward`'s limits. */
+  reward: Reward<Data> | LimitedReward<Data>;
+  /** What an iteration's rewards become together, where they are compared with each other. */
+  batchTerm?: BatchTerm;
+  /** [tokens] which of a completion's tokens are learnt from, 1 or 0; absent: all. The reward stands on the last of them. */
+  mask?(rollout: Rollout, data: Data): Uint8Array;
+  settings: PpoSettings;
+  /** Name of the head that says a completion's value so far; not needed where completions are held against each other. */
+  valueHead?: string;
+  card?: Card;
+  label?: string;
+  progress?: Progress;
+  signal?: AbortSignal;
+  /** Told after each iteration. */
+  told?(iteration: number, values: Record<string, number>): void;
+}
+
+/** What goes on from iteration to iteration. */
+interface Standing {
+  iteration: number;
+  readonly kl: KlController;
+  /** Of all rewards so far. */
+  readonly moments: RunningMoments;
+}
+
+/** Settings by the names they differ in. */
+const told = (settings: PpoSettings): Record<string, string> =>
+  Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, JSON.stringify(value)]));
+
+/**
+ * Trains to the end, going on from the newest checkpoint in the folder; a run that was killed ends with the same bytes.
+ * Abort stops before an iteration learns, after writing a checkpoint of those before it.
+ *
+ * @throws CredenceError "OTHER_RECIPE" where the folder was begun with other settings; "REWARD_FAILED" where a completion
+ *   got no finite reward; "BAD_RECIPE" for settings that do not go together
+ */
+export async function trainPpo<Data>(job: PpoTraining<Data>): Promise<Policy> {
+  check(job);
+  makeFolder(job.directory);
+  const unlock = lockFolder(job.directory);
+  try {
+    const checkpoint = newestCheckpoint(job.directory);
+    checkSame(job.directory, checkpoint?.state, told(job.settings));
+    const policy = await job.policy(checkpoint?.directory);
+    try {
+      await iterate(job, policy, checkpoint);
+      return policy;
+    } catch (error) {
+      await policy.dispose();
+      throw error;
+    }
+  } finally {
+    unlock();
+  }
+}
+
+function check<Data>({ settings, valueHead, prompts, batchTerm }: PpoTraining<Data>): void {
+  const { advantage, rollout } = settings;
+  const bad = (what: string) => new CredenceError("BAD_RECIPE", what);
+  if (prompts.length === 0) throw bad("there are no prompts to learn from");
+  if (advantage.estimator === "gae" && valueHead === undefined)
+    throw bad("advantage.estimator gae needs a value head; give one, or take rloo or grpo");
+  if (advantage.estimator !== "gae" && rollout.samples < 2)
+    throw bad(
+      `advantage.estimator ${advantage.estimator} holds a prompt's completions against each other; rollout.samples is ${rollout.samples}, expected 2 or more`,
+    );
+  if (batchTerm && rollout.prompts * rollout.samples < 2)
+    throw bad(`${batchTerm.name} compares completions; expected two or more in an iteration`);
+}
+
+async function iterate<Data>(
+  job: PpoTraining<Data>,
+  policy: Policy,
+  checkpoint: Checkpoint | undefined,
+): Promise<void> {
+  const { directory, settings, card, signal, progress = silent } = job;
+  const { seed, iterations, optimizer, epochs, miniBatches } = settings;
+  const steps = iterations * epochs * miniBatches;
+  const schedule = { kind: optimizer.schedule, peak: optimizer.learningRate, steps, warmup: optimizer.warmup };
+  const { beta1, beta2, epsilon, weightDecay, maxGradientNorm } = optimizer;
+  const trainer = policy.trainer({
+    optimizer: { beta1, beta2, epsilon, weightDecay, maxGradientNorm, seed },
+    schedule: (step) => learningRate(schedule, step),
+  });
+  let step = checkpoint?.state.step ?? 0;
+  if (checkpoint) trainer.restore({ step, seed: checkpoint.state.seed, tensors: checkpoint.moments });
+  const standing = stands(settings, checkpoint);
+  if (checkpoint) job.batchTerm?.restore(checkpoint.state.ppo?.term ?? null);
+  let saved = checkpoint ? standing.iteration : -1;
+  const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step);
+  const save = () => {
+    if (saved === standing.iteration) return;
+    const { iteration, kl, moments } = standing;
+    const ppo = { iteration, kl: kl.state(), moments: moments.state(), term: job.batchTerm?.state() ?? null };
+    const state = { step, seed, metricsBytes: metrics.sync(), settings: told(settings), ppo };
+    writeCheckpoint(directory, { policy, trainer, card, state });
+    saved = standing.iteration;
+  };
+  const task = progress.task(job.label ?? "reinforcing", iterations, "iterations", "tokens");
+  task.advance(standing.iteration);
+  try {
+    while (standing.iteration < iterations) {
+      const done = await oneIteration(job, policy, trainer, standing).catch((error) => {
+        // Nothing can stop an iteration once it learns: this one has moved nothing.
+        if (signal?.aborted) save();
+        throw error;
+      });
+      step += done.steps;
+      standing.iteration += 1;
+      metrics.add(step, { iteration: standing.iteration, ...done.values }, done.measured);
+      job.told?.(standing.iteration, done.values);
+      task.advance(1, done.tokens);
+      if (standing.iteration % settings.checkpointEvery === 0) save();
+    }
+    save();
+  } finally {
+    task.end();
+    trainer.dispose();
+  }
+}
+
+function stands({ kl: { controller, coefficient, target, horizon } }: PpoSettings, from?: Checkpoint): Standing {
+  const kl =
+    controller === "fixed"
+      ? klController({ kind: "fixed", coefficient })
+      : klController({ kind: "adaptive", coefficient, target, horizon });
+  const moments = new RunningMoments();
+  const then = from?.state.ppo;
+  if (then) {
+    kl.restore(then.kl);
+    moments.restore(then.moments);
+  }
+  return { iteration: then?.iteration ?? 0, kl, moments };
+}
+
+interface Iteration {
+  steps: number;
+  tokens: number;
+  values: Record<string, number>;
+  measured: Record<string, number>;
+}
+
+async function oneIteration<Data>(
+  job: PpoTraining<Data>,
+  policy: Policy,
+  trainer: Trainer,
+  standing: Standing,
+): Promise<Iteration> {
+  const { settings, signal } = job;
+  if (signal?.aborted)
+    throw new CredenceError(
+      "ABORTED",
+      `stopped after iteration ${standing.iteration}; started again it goes on from there`,
+    );
+  const watch = stopwatch();
+  const { groups, scores } = await rollOut(job, policy, standing.iteration);
+  const rollouts = groups.flatMap((group) => group.rollouts);
+  const masks = rollouts.map((rollout) => maskOf(job, rollout, groups[rollout.group]!.data));
+  const rolloutSeconds = watch();
+
+  const budget = settings.microBatchTokens;
+  const head = settings.advantage.estimator === "gae" ? job.valueHead : undefined;
+  const reference = await referenceOf(job, policy, groups);
+  const values = head === undefined ? undefined : await scoreRollouts(policy, groups, { head, budget, signal });
+  const scoringSeconds = watch();
+
+  const placed = placedRewards(job, scores, standing.moments);
+  const episodes = rollouts.map((rollout, i) => ({
+    logprobs: rollout.logprobs,
+    reference: reference?.get(rollout)?.logprobs ?? rollout.logprobs,
+    values: values?.get(rollout)?.values,
+    score: placed[i]!,
+    group: rollout.group,
+    mask: masks[i],
+  }));
+  const shaped = advantagesOf(episodes, settings, standing.kl.coefficient);
+  const targets = new Map<Rollout, Target>(
+    rollouts.map((rollout, i) => [
+      rollout,
+      {
+        advantages: shaped.advantages[i]!,
+        returns: shaped.returns[i]!,
+        values: episodes[i]!.values,
+        mask: episodes[i]!.mask,
+      },
+    ]),
+  );
+  const updates = await learn(job, trainer, groups, targets, standing, head);
+  const updateSeconds = watch();
+
+  const tokens = rollouts.reduce((sum, rollout) => sum + rollout.tokens.length, 0);
+  const mean = (numbers: ArrayLike<number>) => {
+    let sum = 0;
+    for (let i = 0; i < numbers.length; i++) sum += numbers[i]!;
+    return sum / numbers.length;
+  };
+  const result = {
+    reward: mean(scores.map(({ reward }) => reward)),
+    ...partsOf(scores),
+    learntReward: mean(placed),
+    ...(reference
+      ? { kl: shaped.kl, klOfCompletion: shaped.klOfCompletion, klCoefficient: standing.kl.coefficient }
+      : {}),
+    // The sampler's own estimate: minus the mean log-probability of what was sampled.
+    entropy: -mean(rollouts.flatMap((rollout) => [...rollout.logprobs])),
+    length: tokens / rollouts.length,
+    cutOff: mean(rollouts.map(({ finish }) => Number(finish === "length"))),
+    policyLoss: mean(updates.map((one) => one.policyLoss)),
+    valueLoss: mean(updates.map((one) => one.valueLoss)),
+    clipFraction: mean(updates.map((one) => one.clipFraction)),
+    approximateKl: updates.at(-1)!.approximateKl,
+    firstRatioDeviation: updates[0]!.ratioDeviation,
+    ratioDeviation: Math.max(...updates.map((one) => one.ratioDeviation)),
+    gradientNorm: mean(updates.map((one) => one.gradientNorm)),
+    learningRate: updates.at(-1)!.learningRate,
+    tokens,
+  };
+  if (reference) standing.kl.update(shaped.klOfCompletion, rollouts.length);
+  return {
+    steps: updates.length,
+    tokens,
+    values: result,
+    measured: { rolloutSeconds, scoringSeconds, updateSeconds },
+  };
+}
+
+async function referenceOf<Data>(
+  { reference, settings: { microBatchTokens: budget }, signal }: PpoTraining<Data>,
+  policy: Policy,
+  groups: Group<Data>[],
+): Promise<Map<Rollout, Scored> | undefined> {
+  if (reference === undefined) return undefined;
+  const [by, adapter] = reference === "base" ? [policy, false] : [reference, true];
+  return scoreRollouts(by, groups, { logprobs: true, adapter, budget, signal });
+}
+
+function stopwatch(): () => number {
+  let from = performance.now();
+  return () => {
+    const now = performance.now();
+    const seconds = (now - from) / 1000;
+    from = now;
+    return seconds;
+  };
+}
+
+/** Samples an iteration's completions and asks for each one's reward as soon as it is there. */
+async function rollOut<Data>(
+  job: PpoTraining<Data>,
+  policy: Policy,
+  iteration: number,
+): Promise<{ groups: Group<Data>[]; scores: LimitedScore[] }> {
+  const { prompts, settings, reward, signal } = job;
+  const { samples } = settings.rollout;
+  const chosen = promptsOf(prompts.length, settings.rollout.prompts, iteration, settings.seed).map((i) => prompts[i]!);
+  const groups = chosen.map(({ tokens, data }): Group<Data> => ({ prompt: tokens, data, rollouts: [] }));
+  const tokens = chosen.map((prompt) => prompt.tokens);
+  async function* asked() {
+    for await (const rollout of sampleRollouts(policy, tokens, settings, iteration, signal)) {
+      const { text: prompt, data: record } = chosen[rollout.group]!;
+      const { group: question, sample, text: completion } = rollout;
+      yield { question, sample, prompt, completion, record, rollout };
+    }
+  }
+  const scores: LimitedScore[] = [];
+  for await (const { sample, scored } of rewardStream(asked(), reward, { samples, signal })) {
+    groups[sample.question]!.rollouts.push(sample.rollout);
+    scores.push(scored);
+  }
+  return { groups, scores };
+}
+
+function maskOf<Data>({ mask }: PpoTraining<Data>, rollout: Rollout, data: Data): Uint8Array | undefined {
+  const own = mask?.(rollout, data);
+  if (!own || (own.length === rollout.tokens.length && own.some((one) => one !== 0))) return own;
+  throw new CredenceError(
+    "BAD_INPUT",
+    `the mask of sample ${rollout.sample} of prompt ${rollout.group} has ${own.length} entries${own.length === rollout.tokens.length ? ", all of them 0" : ""}; expected one for each of ${rollout.tokens.length} tokens, and at least one that is not 0`,
+  );
+}
+
+/** Rewards as they are learnt from: compared, brought to the scale of all so far, clamped. */
+function placedRewards<Data>(
+  { batchTerm, settings }: PpoTraining<Data>,
+  scores: LimitedScore[],
+  moments: RunningMoments,
+): ArrayLike<number> {
+  const { normalise, clamp } = settings.score;
+  const own = scores.map(({ reward }) => reward);
+  const compared = batchTerm
+    ? batchTerm.apply(
+        own,
+        scores.map(({ confidence }, i) => confidence ?? noConfidence(batchTerm, scores[i]!)),
+      )
+    : own;
+  const clip = clamp ?? Number.POSITIVE_INFINITY;
+  if (normalise === "none") return Float64Array.from(compared, (reward) => Math.min(clip, Math.max(-clip, reward)));
+  moments.update(compared);
+  return moments.scale(compared, { center: normalise === "full", clip });
+}
+
+function noConfidence({ name }: BatchTerm, { confidence }: LimitedScore): never {
+  throw new CredenceError(
+    "BAD_REWARD",
+    confidence === null
+      ? `${name} needs the confidence of every completion, and one states none: let its reader give a value there, counted`
+      : `${name} needs the confidence of every completion, and the reward tells none: use confidenceReward, or return { reward, confidence }`,
+  );
+}
+
+/** Means of what rewards are made of, and how often there was nothing to read. */
+function partsOf(scores: LimitedScore[]): Record<string, number> {
+  const sums = new Map<string, { sum: number; count: number }>();
+  const add = (name: string, value: number) => {
+    const { sum, count } = sums.get(name) ?? { sum: 0, count: 0 };
+    sums.set(name, { sum: sum + value, count: count + 1 });
+  };
+  for (const { parts = {}, confidence, failure } of scores) {
+    for (const [name, value] of Object.entries(parts)) add(name, value);
+    if (confidence !== undefined) add("unstated", Number(confidence === null));
+    if (confidence != null) add("confidence", confidence);
+    add("rewardFailures", Number(failure !== undefined));
+  }
+  return Object.fromEntries([...sums].map(([name, { sum, count }]) => [name, sum / count]));
+}
+
+/** The iteration's epochs; each is cut anew, by prompts, into its optimiser steps. */
+async function learn<Data>(
+  job: PpoTraining<Data>,
+  trainer: Trainer,
+  groups: Group<Data>[],
+  targets: Map<Rollout, Target>,
+  { iteration }: Standing,
+  head: string | undefined,
+): Promise<UpdateResult[]> {
+  const { settings } = job;
+  const { epochs, miniBatches, seed, kl } = settings;
+  const updates: UpdateResult[] = [];
+  const random = new NumpyRandom([seed, iteration, 1]);
+  const each = Math.ceil(groups.length / miniBatches);
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    const order = permutation(groups, random);
+    for (let from = 0; from < order.length; from += each) {
+      updates.push(await updateOn(trainer, order.slice(from, from + each), targets, settings, head));
+      if (kl.stop !== null && updates.at(-1)!.approximateKl > kl.stop) return updates;
+    }
+  }
+  return updates;
+}

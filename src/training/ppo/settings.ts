@@ -1,0 +1,101 @@
+/** What a PPO training can be told: every setting with its default. Sources of defaults: docs/methods/reinforcement.md. */
+import { z } from "zod";
+
+const positive = z.int().positive();
+const share = z.number().min(0).max(1);
+
+export const ppoSchema = z.strictObject({
+  /** Rollout batches; each is sampled, scored, and learnt from. */
+  iterations: positive.default(50),
+  rollout: z
+    .strictObject({
+      /** Prompts of an iteration, taken in turn from a shuffled order. */
+      prompts: positive.default(16),
+      /** Completions of each prompt. */
+      samples: positive.default(4),
+      temperature: z.number().min(0).default(1),
+      topK: positive.nullable().default(null),
+      topP: share.default(1),
+      newTokens: positive.default(64),
+      /** Texts that end a completion; they are part of it. */
+      stop: z.array(z.string()).default([]),
+    })
+    .prefault({}),
+  /** What a completion's score becomes before it is placed on its last trained token. */
+  score: z
+    .strictObject({
+      /** Scores beyond it are cut to it, on both sides. */
+      clamp: z.number().positive().nullable().default(null),
+      /** Divided by the running standard deviation, or also freed of the running mean. */
+      normalise: z.enum(["none", "scale", "full"]).default("none"),
+    })
+    .prefault({}),
+  kl: z
+    .strictObject({
+      /** Of the penalty for leaving the reference, a token. */
+      coefficient: z.number().min(0).default(0.05),
+      /** Estimators of Schulman (2020): log-ratio, half its square, the unbiased one that is never negative. */
+      estimator: z.enum(["k1", "k2", "k3"]).default("k1"),
+      /** A token's estimate below 0 counts as 0. */
+      clamp: z.boolean().default(false),
+      /** "adaptive": the coefficient follows the target (Ziegler et al. 2019, section 2.2). */
+      controller: z.enum(["fixed", "adaptive"]).default("fixed"),
+      /** Of the adaptive controller: KL of a whole completion. */
+      target: z.number().positive().default(6),
+      horizon: positive.default(10_000),
+      /** An iteration's epochs end when the policy has moved so far from the one that sampled (mean k1 a token); null: never. */
+      stop: z.number().positive().nullable().default(null),
+    })
+    .prefault({}),
+  advantage: z
+    .strictObject({
+      /**
+       * "gae": a value head and generalised advantage estimation (Schulman et al. 2016). "rloo", "grpo": no values; a
+       * completion is held against the others of its prompt (Ahmadian et al. 2024; Shao et al. 2024).
+       */
+      estimator: z.enum(["gae", "rloo", "grpo"]).default("gae"),
+      gamma: share.default(1),
+      lambda: share.default(0.95),
+      /** Freed of the mean and divided by the standard deviation over the iteration's trained tokens. */
+      whiten: z.boolean().default(true),
+    })
+    .prefault({}),
+  loss: z
+    .strictObject({
+      /** Ratios are clipped to 1 - clip and 1 + clip. */
+      clip: z.number().positive().default(0.2),
+      /** Values are clipped to so much around those of the rollout; null: not at all. */
+      valueClip: z.number().positive().nullable().default(0.2),
+      valueCoefficient: z.number().min(0).default(0.1),
+      entropyCoefficient: z.number().min(0).default(0),
+    })
+    .prefault({}),
+  /** Passes over an iteration's completions, and into how many optimiser steps each is cut. */
+  epochs: positive.default(2),
+  miniBatches: positive.default(1),
+  optimizer: z
+    .strictObject({
+      learningRate: z.number().positive().default(1e-4),
+      /** A straight line to zero over all iterations, or the same rate throughout. */
+      schedule: z.enum(["constant", "linear"]).default("constant"),
+      /** Share of the optimiser steps that warm up. */
+      warmup: share.default(0),
+      weightDecay: z.number().min(0).default(0),
+      beta1: share.default(0.9),
+      beta2: share.default(0.999),
+      epsilon: z.number().positive().default(1e-8),
+      /** 0: no clipping. */
+      maxGradientNorm: z.number().min(0).default(1),
+    })
+    .prefault({}),
+  /** Tokens of one forward and backward pass at most (a prompt with its completions at least). */
+  microBatchTokens: positive.default(4096),
+  /** Iterations between checkpoints; the end always has one. */
+  checkpointEvery: positive.default(10),
+  /** Of the order of prompts and of sampling. */
+  seed: z.int().min(0).default(0),
+});
+
+export type PpoSettings = z.infer<typeof ppoSchema>;
+/** The same settings where most are left out. */
+export type PpoOptions = z.input<typeof ppoSchema>;

@@ -1,0 +1,211 @@
+/** Reinforcement: a planted problem comes out, old probabilities are the sampler's, runs resume to the same bytes. */
+import { cpSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { Model } from "../src/policy/model.js";
+import type { Policy } from "../src/policy/policy.js";
+import { conqordTerm } from "../src/rewards/batch-terms.js";
+import type { RewardFunction } from "../src/rewards/reward.js";
+import { brierRule, type ScoringRule } from "../src/rewards/scoring-rules.js";
+import { type PpoTraining, trainPpo } from "../src/training/ppo/ppo.js";
+import { promptsOf } from "../src/training/ppo/rollouts.js";
+import { type PpoOptions, ppoSchema } from "../src/training/ppo/settings.js";
+import { plantedWords, teachPlanted } from "./fixtures/planted.js";
+import { runBytes } from "./fixtures/runs.js";
+import { writeTinyModel } from "./fixtures/tiny-model.js";
+
+const folder = t.testdir();
+const model = await Model.load(writeTinyModel(join(folder, "model"), { words: plantedWords, sharpness: 4 }));
+t.teardown(() => model.dispose());
+
+const metrics = (directory: string): Record<string, number>[] =>
+  readFileSync(join(directory, "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+
+t.test("what a proper reward teaches is the planted probability", { timeout: 30 * 60_000 }, async (t) => {
+  const settings = (seed: number): PpoOptions => ({
+    iterations: 200,
+    rollout: { prompts: 4, samples: 128, newTokens: 1 },
+    loss: { entropyCoefficient: 0.3, valueCoefficient: 1 },
+    optimizer: { learningRate: 1e-2, schedule: "linear", warmup: 0.2 },
+    checkpointEvery: 1000,
+    seed,
+  });
+  const teach = async (rule: ScoringRule | "brier" | "log" | "rlcr", seed: number) => {
+    const directory = join(folder, `${typeof rule === "string" ? rule : rule.name}-${seed}`);
+    const { policy, ...result } = await teachPlanted(model, directory, rule, settings(seed));
+    await policy.dispose();
+    return { ...result, metrics: metrics(directory) };
+  };
+  for (const rule of ["brier", "log", "rlcr"] as const) {
+    t.test(rule, async (t) => {
+      for (let seed = 0; seed < 5; seed++) {
+        const { stated, error, metrics } = await teach(rule, seed);
+        t.ok(error <= 0.05, `seed ${seed}: states ${stated.join(", ")}, off by ${error.toFixed(4)}`);
+        t.ok(
+          metrics.every(({ firstRatioDeviation }) => firstRatioDeviation === 0),
+          "the first ratios are exactly 1",
+        );
+      }
+    });
+  }
+  t.test("with the sign flipped it does not come out", async (t) => {
+    const proper = brierRule();
+    const flipped = { ...proper, name: "flipped", score: (c: number, y: number) => -proper.score(c, y) };
+    const { stated, error } = await teach(flipped, 0);
+    t.ok(error > 0.2, `states ${stated.join(", ")}, off by ${error.toFixed(4)}`);
+  });
+});
+
+type Data = { id: number };
+const words = "what colour is that hat of ada says loudly ?".split(" ");
+const red: RewardFunction<Data> = (_prompt, completion) =>
+  completion.split(" ").filter((word) => word === "red").length;
+
+/** A few iterations on sentences of the tiny model, with completions of several tokens. */
+async function job(directory: string, options: PpoOptions = {}, more: Partial<PpoTraining<Data>> = {}) {
+  const prompts = await Promise.all(
+    [...Array(7).keys()].map(async (id) => {
+      const text = words.slice(0, 3 + id).join(" ");
+      return { tokens: await model.promptTokens(text), text, data: { id } };
+    }),
+  );
+  const start = {
+    adapter: { rank: 4, alpha: 8, targets: ["q", "v", "gate", "down"] as ("q" | "v" | "gate" | "down")[], seed: 3 },
+    heads: [{ name: "value", kind: "linear" as const }],
+  };
+  return {
+    directory,
+    policy: (checkpoint: string | undefined): Promise<Policy> =>
+      model.policy(checkpoint ? { adapter: checkpoint } : start),
+    reference: "base" as const,
+    prompts,
+    reward: red,
+    settings: ppoSchema.parse({
+      iterations: 5,
+      rollout: { prompts: 3, samples: 4, newTokens: 6 },
+      miniBatches: 2,
+      microBatchTokens: 60,
+      checkpointEvery: 2,
+      optimizer: { learningRate: 1e-2 },
+      kl: { controller: "adaptive", target: 0.5, horizon: 100 },
+      score: { normalise: "full", clamp: 2 },
+      seed: 11,
+      ...options,
+    }),
+    valueHead: "value",
+    ...more,
+  } satisfies PpoTraining<Data>;
+}
+
+const run = async (training: PpoTraining<Data>) => (await trainPpo(training)).dispose();
+
+t.test("ratios begin at 1 in every iteration, and the reward rises", async (t) => {
+  const directory = join(folder, "rises");
+  await run(await job(directory, { iterations: 30 }));
+  const lines = metrics(directory);
+  t.equal(lines.length, 30);
+  t.ok(lines.every(({ firstRatioDeviation }) => firstRatioDeviation === 0));
+  t.ok(
+    lines.some(({ ratioDeviation }) => ratioDeviation! > 0),
+    "later steps move the policy",
+  );
+  const mean = (from: number, to: number) =>
+    lines.slice(from, to).reduce((sum, { reward }) => sum + reward!, 0) / (to - from);
+  t.ok(mean(20, 30) > mean(0, 10) + 0.3, `${mean(0, 10)} at first, ${mean(20, 30)} at last`);
+  t.equal(lines[0]!.kl, 0, "B is 0: the reference is where it begins");
+  t.not(lines[1]!.klCoefficient, lines[0]!.klCoefficient, "the controller moves");
+});
+
+t.test("a run that stopped goes on to the same bytes, though rewards come late and out of order", async (t) => {
+  const late: RewardFunction<Data> = async (prompt, completion, record, context) => {
+    await new Promise((resolve) => setTimeout(resolve, ((context.question * 7 + context.sample * 13) % 5) * 2));
+    return red(prompt, completion, record, context);
+  };
+  const whole = join(folder, "whole");
+  await run(await job(whole));
+  const expected = runBytes(whole);
+  for (const after of [0, 1, 2, 3]) {
+    const stopped = join(folder, `stopped-${after}`);
+    const controller = new AbortController();
+    const told = (iteration: number) => {
+      if (iteration === after + 1) controller.abort();
+    };
+    await t.rejects(job(stopped, {}, { reward: late, told, signal: controller.signal }).then(trainPpo), {
+      code: "ABORTED",
+    });
+    await run(await job(stopped, {}, { reward: late }));
+    t.same(runBytes(stopped), expected, `stopped after iteration ${after + 1}`);
+  }
+  // As if it had been killed in iteration 5: the newest checkpoint is of iteration 4, the metrics are ahead of it.
+  const killed = join(folder, "killed");
+  const controller = new AbortController();
+  const dying = await job(killed, {}, { signal: controller.signal, told: (i) => i === 4 && controller.abort() });
+  await t.rejects(trainPpo(dying), { code: "ABORTED" });
+  cpSync(join(whole, "metrics.jsonl"), join(killed, "metrics.jsonl"));
+  await run(await job(killed));
+  t.same(runBytes(killed), expected);
+});
+
+t.test("completions are held against each other where there is no value", async (t) => {
+  for (const estimator of ["rloo", "grpo"] as const) {
+    const directory = join(folder, estimator);
+    await run(await job(directory, { advantage: { estimator }, iterations: 15 }, { valueHead: undefined }));
+    const lines = metrics(directory);
+    t.ok(lines.every(({ firstRatioDeviation, valueLoss }) => firstRatioDeviation === 0 && valueLoss === 0));
+    t.ok(lines.at(-1)!.reward! > lines[0]!.reward!);
+  }
+});
+
+t.test("a mask says what is learnt from; a term compares completions", async (t) => {
+  const seen: number[] = [];
+  const training = await job(
+    join(folder, "masked"),
+    { iterations: 2, epochs: 1, miniBatches: 1 },
+    {
+      mask: ({ tokens }) => {
+        const mask = new Uint8Array(tokens.length);
+        mask[tokens.length - 1] = 1;
+        seen.push(tokens.length);
+        return mask;
+      },
+      reward: (_prompt, completion) => ({ reward: completion.length, confidence: completion.length / 100 }),
+      batchTerm: conqordTerm({ reduce: "mean" }),
+    },
+  );
+  await run(training);
+  t.equal(seen.length, 24);
+  const none = { ...training, directory: join(folder, "no-mask"), mask: () => new Uint8Array(1) };
+  await t.rejects(trainPpo(none), { code: "BAD_INPUT", message: /mask of sample 0 of prompt 0/ });
+  const blind = { ...training, directory: join(folder, "blind"), reward: red };
+  await t.rejects(trainPpo(blind), { code: "BAD_REWARD", message: /the reward tells none/ });
+});
+
+t.test("what cannot work is said before anything is sampled", async (t) => {
+  const refused = async (options: PpoOptions, more: Partial<PpoTraining<Data>>, message: RegExp) =>
+    t.rejects(trainPpo(await job(join(folder, "refused"), options, more)), { code: "BAD_RECIPE", message });
+  await refused({}, { valueHead: undefined }, /gae needs a value head/);
+  await refused({ rollout: { samples: 1 }, advantage: { estimator: "rloo" } }, {}, /expected 2 or more/);
+  await refused({}, { prompts: [] }, /no prompts/);
+  await refused({ rollout: { prompts: 1, samples: 1 } }, { batchTerm: conqordTerm() }, /two or more/);
+  const other = await job(join(folder, "whole"), { loss: { clip: 0.1 } });
+  await t.rejects(trainPpo(other), { code: "OTHER_RECIPE", message: /loss: .*"clip":0.2.* then, .*"clip":0.1/ });
+  const nan = await job(join(folder, "nan"), {}, { reward: () => Number.NaN });
+  await t.rejects(trainPpo(nan), { code: "REWARD_FAILED", message: /question 0, sample 0/ });
+});
+
+t.test("each prompt comes once before any comes again", (t) => {
+  const places = [0, 1, 2, 3, 4].flatMap((iteration) => promptsOf(7, 3, iteration, 5));
+  t.same(
+    places.slice(0, 7).sort((a, b) => a - b),
+    [0, 1, 2, 3, 4, 5, 6],
+  );
+  t.same(
+    places.slice(7, 14).sort((a, b) => a - b),
+    [0, 1, 2, 3, 4, 5, 6],
+  );
+  t.not(places.slice(0, 7).join(), places.slice(7, 14).join());
+  t.end();
+});
