@@ -59,6 +59,28 @@ CREDENCE_BOTH inline Seen fault_of(const credence_batch& batch) {
   return {end == tokens ? FaultKind::none : FaultKind::segment_end, end, tokens, 0, 0};
 }
 
+// Ids and spans that an operator reads. Static: a file of one instruction set has its own.
+
+/// Whether an id names one of `count` things.
+CREDENCE_BOTH static inline bool is_one_of(int32_t id, int32_t count) { return id >= 0 && id < count; }
+
+CREDENCE_BOTH static inline Seen fault_of_token(int32_t token, int32_t place, int32_t rows) {
+  return {is_one_of(token, rows) ? FaultKind::none : FaultKind::token, token, place, rows, 0};
+}
+/// Below 0: the row has no target.
+CREDENCE_BOTH static inline Seen fault_of_target(int32_t row, int32_t target, int32_t vocabulary) {
+  return {target < vocabulary ? FaultKind::none : FaultKind::target, row, target, vocabulary, 0};
+}
+CREDENCE_BOTH static inline Seen fault_of_seen(int32_t row, int32_t token, int32_t vocabulary) {
+  return {is_one_of(token, vocabulary) ? FaultKind::none : FaultKind::seen, row, token, vocabulary, 0};
+}
+CREDENCE_BOTH static inline Seen fault_of_candidate(int32_t candidate, int32_t token, int32_t vocabulary) {
+  return {is_one_of(token, vocabulary) ? FaultKind::none : FaultKind::candidate, candidate, token, vocabulary, 0};
+}
+CREDENCE_BOTH static inline Seen fault_of_span(int32_t span, int32_t from, int32_t to) {
+  return {from < to ? FaultKind::none : FaultKind::span, span, from, to, 0};
+}
+
 /// One sentence, made where it is needed; empty: there is nothing to say.
 struct Words {
   char text[200];

@@ -9,8 +9,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "../keys.h"
 #include "attention.h"
 #include "backend.h"
+#include "checks.h"
 #include "linear.h"
 #include "row_step.h"
 
@@ -57,27 +59,19 @@ int attention_backward_plan(credence_backend* backend, const credence_attention_
   plan->dv = reinterpret_cast<float*>(base + at.dv);
   int64_t end = 0;
   for (int32_t b = 0; b < batch.counts[1]; ++b) {
-    const int32_t prefix = batch.prefix_of ? batch.prefix_of[b] : -1, shared = batch.key_start[b];
+    const int32_t prefix = prefix_of(batch, b), shared = batch.key_start[b];
+    if (int error = check(backend, "attention_backward", fault_of_prefix(batch, b))) return error;
     plan->key_begin[b] = end;
     plan->roots[b] = prefix < 0 ? b : plan->roots[prefix];
-    if (prefix < 0 && shared > 0)
-      return fail(backend,
-                  "attention_backward: segment %d reads %d keys of an earlier call, whose gradients have nowhere to go",
-                  b, shared);
-    if (prefix >= b)
-      return fail(backend, "attention_backward: segment %d reads segment %d, which must come before it", b, prefix);
-    if (prefix >= 0 && shared > plan->key_begin[prefix + 1] - plan->key_begin[prefix])
-      return fail(backend, "attention_backward: segment %d reads %d keys of segment %d, which has fewer", b, shared,
-                  prefix);
     int32_t own = 0;
-    for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t)
-      own += !(batch.query_only && batch.query_only[t]);
-    if (shared + own > batch.pages_per_segment * CREDENCE_PAGE)
-      return fail(backend, "attention_backward: segment %d has %d keys; its %d pages have room for %d", b, shared + own,
-                  batch.pages_per_segment, batch.pages_per_segment * CREDENCE_PAGE);
+    for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t) own += is_key(batch, t);
+    const int64_t before = prefix < 0 ? 0 : plan->key_begin[prefix + 1] - plan->key_begin[prefix];
+    if (int error =
+            check(backend, "attention_backward", fault_of_keys(batch, b, own, static_cast<int32_t>(before), true)))
+      return error;
     for (int32_t j = 0; j < shared; ++j) plan->keys[end++] = plan->keys[plan->key_begin[prefix] + j];
     for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t)
-      if (!(batch.query_only && batch.query_only[t])) plan->keys[end++] = t;
+      if (is_key(batch, t)) plan->keys[end++] = t;
     plan->key_begin[b + 1] = end;
   }
   return 0;

@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "../keys.h"
 #include "mlp_input.h"
 #include "page.h"
 
@@ -30,35 +31,19 @@ static inline HeadPlaces<Isa> head_places(const credence_shape& shape) {
   return {d, shape.heads * d, (shape.heads + shape.kv_heads) * d, d};
 }
 
-/// Where a token's key goes; slot -1: nowhere. clear: the rest of the page after it has never been written.
-struct KeyPlace {
-  int32_t page, slot;
-  bool clear;
-};
-
 template <class Isa>
 int place_keys(credence_backend* backend, const credence_batch& batch, KeyPlace* places) {
   for (int32_t b = 0; b < batch.counts[1]; ++b) {
+    if (int error = check(backend, "attention_input", fault_of_prefix(batch, b))) return error;
     int32_t key = batch.key_start[b], last = -1;
     for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t) {
-      places[t] = {0, -1, false};
-      if (batch.query_only && batch.query_only[t]) continue;
-      if (key / CREDENCE_PAGE >= batch.pages_per_segment)
-        return fail(backend, "attention_input: segment %d needs a key %d; its %d pages hold %d", b, key,
-                    batch.pages_per_segment, batch.pages_per_segment * CREDENCE_PAGE);
-      places[t] = {batch.page_table[static_cast<int64_t>(b) * batch.pages_per_segment + key / CREDENCE_PAGE],
-                   key % CREDENCE_PAGE, false};
+      places[t] = {0, -1, 0};
+      if (!is_key(batch, t)) continue;
+      if (int error = check(backend, "attention_input", fault_of_key(batch, b, key))) return error;
+      places[t] = place_of_key(batch, b, key++);
       last = t;
-      ++key;
     }
-    // A page that an earlier call began is not cleared; one that begins with keys of a prefix of this batch is.
-    const int32_t shared = batch.key_start[b];
-    const bool prefixed = batch.prefix_of && batch.prefix_of[b] >= 0;
-    if (prefixed && batch.prefix_of[b] >= b)
-      return fail(backend, "attention_input: segment %d reads segment %d, which must come before it", b,
-                  batch.prefix_of[b]);
-    const int32_t first = prefixed ? shared / CREDENCE_PAGE * CREDENCE_PAGE : shared;
-    if (last >= 0) places[last].clear = (key - 1) / CREDENCE_PAGE * CREDENCE_PAGE >= first;
+    if (last >= 0) places[last].clear = begins_page(batch, b, key - 1);
   }
   return 0;
 }
@@ -80,23 +65,17 @@ static inline void copy_slots(const PageLayout& layout, const bf16* from, bf16* 
     to[values + whole + 2 * d] = from[values + whole + 2 * d];
 }
 
-/// Where a prefix ends inside a page, its keys go in front of the segment's own. Segments in order: a prefix may have one.
 template <class Isa, class T>
 void copy_prefixes(credence_backend* backend, const credence_batch& batch, const PageLayout& layout, T* pages) {
   if (!batch.prefix_of) return;
   backend->pool.parallel(layout.kv_heads, [&](int64_t head, int) {
     for (int32_t b = 0; b < batch.counts[1]; ++b) {
-      const int32_t shared = batch.key_start[b], prefix = batch.prefix_of[b], slots = shared % CREDENCE_PAGE;
-      if (prefix < 0 || slots == 0) continue;
-      const int32_t* table = batch.page_table + shared / CREDENCE_PAGE;
-      const int32_t from = table[static_cast<int64_t>(prefix) * batch.pages_per_segment],
-                    to = table[static_cast<int64_t>(b) * batch.pages_per_segment];
-      if (from == to) continue;  // nothing of its own to stand beside it
+      const PrefixEnd end = prefix_end(batch, b);
+      if (end.slots == 0) continue;
       bool own = false;
-      for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t)
-        own = own || !batch.query_only || !batch.query_only[t];
-      copy_slots(layout, pages + page_keys(layout, from, static_cast<int>(head)),
-                 pages + page_keys(layout, to, static_cast<int>(head)), own ? slots : CREDENCE_PAGE);
+      for (int32_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t) own = own || is_key(batch, t);
+      copy_slots(layout, pages + page_keys(layout, end.from, static_cast<int>(head)),
+                 pages + page_keys(layout, end.to, static_cast<int>(head)), own ? end.slots : CREDENCE_PAGE);
     }
   });
 }

@@ -1,19 +1,13 @@
 #include "checks.h"
 
-#include "../faults.h"
-
 namespace credence::cpu {
 
-namespace {
-
-int say(credence_backend* backend, const char* name, const Seen& seen) {
+int check(credence_backend* backend, const char* name, const Seen& seen) {
   return seen.kind == FaultKind::none ? 0 : fail(backend, "%s: %s", name, words_of(seen).text);
 }
 
-}  // namespace
-
 int check_rows(credence_backend* backend, const char* name, const int32_t* rows, int32_t capacity) {
-  return say(backend, name, fault_of_rows(*rows, capacity));
+  return check(backend, name, fault_of_rows(*rows, capacity));
 }
 
 int check_linear(credence_backend* backend, const char* name, const credence_weights* weights,
@@ -26,7 +20,7 @@ int check_linear(credence_backend* backend, const char* name, const credence_wei
 }
 
 int check_batch(credence_backend* backend, const char* name, const credence_batch& batch) {
-  return say(backend, name, fault_of(batch));
+  return check(backend, name, fault_of(batch));
 }
 
 }  // namespace credence::cpu

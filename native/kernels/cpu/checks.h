@@ -1,10 +1,14 @@
 // Checks at an operator's door. Each says what it expected; 0 or the result of fail().
 #pragma once
 
+#include "../faults.h"
 #include "backend.h"
 #include "pack.h"
 
 namespace credence::cpu {
+
+/// What was seen, if it was something, as the operator's error.
+int check(credence_backend* backend, const char* name, const Seen& seen);
 
 /// The number of rows read from device memory fits the capacity.
 int check_rows(credence_backend* backend, const char* name, const int32_t* rows, int32_t capacity);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backend.h"
+#include "checks.h"
 #include "linear.h"
 #include "row_step.h"
 
@@ -83,9 +84,8 @@ template <class Isa>
 int closed_set(credence_backend* backend, const credence_closed_set* p, void*) {
   if (p->candidates_count < 1) return fail(backend, "closed_set: there is no candidate");
   for (int32_t c = 0; c < p->candidates_count; ++c)
-    if (p->candidates[c] < 0 || p->candidates[c] >= p->weights->rows)
-      return fail(backend, "closed_set: candidate %d is token %d; the vocabulary has %d tokens", c, p->candidates[c],
-                  p->weights->rows);
+    if (int error = check(backend, "closed_set", fault_of_candidate(c, p->candidates[c], p->weights->rows)))
+      return error;
   const int64_t rows = *p->rows;
   backend->pool.parallel(ceil_div(rows, Isa::kTileRows), [&](int64_t tile, int) {
     const int64_t row = tile * Isa::kTileRows, count = least(Isa::kTileRows, rows - row);

@@ -31,9 +31,7 @@ int embed(credence_backend* backend, const credence_embed* p, void*) {
   if (int error = check_rows(backend, "embed", p->batch.counts, p->batch.token_capacity)) return error;
   const int32_t tokens = p->batch.counts[0];
   for (int32_t t = 0; t < tokens; ++t)
-    if (p->batch.tokens[t] < 0 || p->batch.tokens[t] >= p->table->rows)
-      return fail(backend, "embed: token id %d at place %d; the table has %d rows", p->batch.tokens[t], t,
-                  p->table->rows);
+    if (int error = check(backend, "embed", fault_of_token(p->batch.tokens[t], t, p->table->rows))) return error;
   for_rows<Isa>(backend, tokens, 4 * p->table->columns, [&](int64_t t) {
     float* x = p->x + t * p->ldx;
     if (p->table->dtype == CREDENCE_BF16) embed_row<Isa, bf16>(p->table, p->batch.tokens[t], p->scale, x);

@@ -2,14 +2,14 @@
 #pragma once
 
 #include "backend.h"
+#include "checks.h"
 #include "linear.h"
 
 namespace credence::cpu {
 
 static inline int check_spans(credence_backend* backend, const char* name, const credence_pool* p) {
   for (int32_t s = 0; s < *p->rows; ++s)
-    if (p->from[s] >= p->to[s])
-      return fail(backend, "%s: span %d covers no row (from %d to %d)", name, s, p->from[s], p->to[s]);
+    if (int error = check(backend, name, fault_of_span(s, p->from[s], p->to[s]))) return error;
   return 0;
 }
 

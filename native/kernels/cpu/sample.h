@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "backend.h"
+#include "checks.h"
 #include "linear.h"
 #include "row_step.h"
 #include "vocabulary.h"
@@ -332,9 +333,8 @@ struct SamplePass {
       all_short = all_short && is_short(r);
       if (!penalised(r)) continue;
       for (int32_t i = p->seen_offsets[r]; i < p->seen_offsets[r + 1]; ++i)
-        if (p->seen[i] < 0 || p->seen[i] >= p->vocabulary)
-          return fail(backend, "sample: row %d has seen token %d; the vocabulary has %d tokens", static_cast<int>(r),
-                      p->seen[i], p->vocabulary);
+        if (int error = check(backend, "sample", fault_of_seen(static_cast<int32_t>(r), p->seen[i], p->vocabulary)))
+          return error;
     }
     const int64_t step = all_short ? rows : kWholeRows;
     int32_t lost = -1;
@@ -348,11 +348,7 @@ struct SamplePass {
           __atomic_store_n(&lost, static_cast<int32_t>(r), __ATOMIC_RELAXED);
       });
     }
-    if (lost >= 0)
-      return fail(backend,
-                  "sample: every logit of row %d is not a number; the weights or the adapter hold NaN or overflow",
-                  lost);
-    return 0;
+    return lost < 0 ? 0 : check(backend, "sample", {FaultKind::not_numbers, lost, 0, 0, 0});
   }
 };
 

@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "backend.h"
+#include "checks.h"
 #include "linear.h"
 #include "row_step.h"
 #include "vocabulary.h"
@@ -212,9 +213,7 @@ int token_logprobs(credence_backend* backend, const credence_token_logprobs* p, 
     return fail(backend,
                 "token_logprobs: dh was asked for, but the vocabulary's weights were packed without backward = 1");
   for (int32_t r = 0; p->targets && r < *p->rows; ++r)
-    if (p->targets[r] >= p->vocabulary)
-      return fail(backend, "token_logprobs: row %d has target %d; the vocabulary has %d tokens", r, p->targets[r],
-                  p->vocabulary);
+    if (int error = check(backend, "token_logprobs", fault_of_target(r, p->targets[r], p->vocabulary))) return error;
   if (p->dtype == CREDENCE_BF16) token_logprobs_of<Isa, bf16>(backend, p, plan, static_cast<char*>(workspace));
   else token_logprobs_of<Isa, float>(backend, p, plan, static_cast<char*>(workspace));
   return 0;

@@ -16,34 +16,26 @@ __global__ void __launch_bounds__(kTileThreads) attention_tiles(credence_attenti
   constexpr int kTile = kTileRows * kStride<D>;
   CREDENCE_DYNAMIC_SHARED(Bf16, shared);  // [2 stages][K, V][64][kStride]
   const credence_shape& shape = p.shape;
-  const auto item = static_cast<int32_t>(blockIdx.x) / shape.kv_heads,
-             g = static_cast<int32_t>(blockIdx.x) % shape.kv_heads;
-  if (item >= plan.counts[2]) return;
-  const Item work = plan.queries[item];
-  const int32_t group = shape.heads / shape.kv_heads, d = shape.head_dim, b = work.segment;
-  const int32_t from = p.batch.cu_seqlens[b], first = work.first * kTileRows;
-  const int32_t rows = min((p.batch.cu_seqlens[b + 1] - from) * group - first, kTileRows);
+  if (!QueryTile::exists(shape, plan)) return;
+  const QueryTile tile(p.batch, shape, plan);
+  const int32_t d = shape.head_dim, rows = tile.rows;
   const auto lane = static_cast<int32_t>(threadIdx.x) % kWarp, warp = static_cast<int32_t>(threadIdx.x) / kWarp;
-  const auto token = [&](int32_t r) { return from + (first + r) / group; };
-  const auto row_of = [&](int32_t r) {
-    return static_cast<int64_t>(token(r)) * shape.heads + g * group + (first + r) % group;
-  };
 
-  const int32_t lowest = visible_keys(p.batch, plan, p.window, token(0)).begin / CREDENCE_PAGE;
-  const int32_t highest = visible_keys(p.batch, plan, p.window, token(rows - 1)).end;
+  const int32_t lowest = visible_keys(p.batch, plan, p.window, tile.token(0)).begin / CREDENCE_PAGE;
+  const int32_t highest = visible_keys(p.batch, plan, p.window, tile.token(rows - 1)).end;
   const int32_t pages = (highest + CREDENCE_PAGE - 1) / CREDENCE_PAGE;
-  const int32_t* const table = p.batch.page_table + static_cast<int64_t>(b) * p.batch.pages_per_segment;
+  const int32_t* const table = p.batch.page_table + static_cast<int64_t>(tile.segment) * p.batch.pages_per_segment;
   const auto fetch = [&](int32_t page) {
     Bf16* const stage = shared + (page - lowest) % 2 * 2 * kTile;
-    const Bf16* const keys = static_cast<const Bf16*>(p.pages) + page_key(shape, table[page], g, 0);
-    const Bf16* const values = static_cast<const Bf16*>(p.pages) + page_value(shape, table[page], g, 0);
+    const Bf16* const keys = static_cast<const Bf16*>(p.pages) + page_key(shape, table[page], tile.kv_head, 0);
+    const Bf16* const values = static_cast<const Bf16*>(p.pages) + page_value(shape, table[page], tile.kv_head, 0);
     load_rows<D, kTileRows>(stage, d, [&](int r) { return keys + r * d; });
     load_rows<D, kTileRows>(stage + kTile, d, [&](int r) { return values + r * d; });
   };
 
   Bf16* const queries = shared + 2 * kTile;
   load_rows<D, kTileRows>(queries, d,
-                          [&](int r) { return r < rows ? static_cast<const Bf16*>(p.q) + row_of(r) * d : nullptr; });
+                          [&](int r) { return r < rows ? static_cast<const Bf16*>(p.q) + tile.row(r) * d : nullptr; });
   ptx::cp_async_commit();
   if (lowest < pages) fetch(lowest);
   ptx::cp_async_commit();
@@ -59,7 +51,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_tiles(credence_attenti
   const int32_t mine = warp * 16 + lane / 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half)
-    if (mine + half * 8 < rows) visible[half] = visible_keys(p.batch, plan, p.window, token(mine + half * 8));
+    if (mine + half * 8 < rows) visible[half] = visible_keys(p.batch, plan, p.window, tile.token(mine + half * 8));
   const float factor = p.scale * kLog2E;  // scores are powers of two from here on
 
   for (int32_t page = lowest; page < pages; ++page) {
@@ -118,7 +110,7 @@ __global__ void __launch_bounds__(kTileThreads) attention_tiles(credence_attenti
   for (int half = 0; half < 2; ++half) {
     const int32_t r = mine + half * 8;
     if (r >= rows) continue;
-    const int64_t row = row_of(r);
+    const int64_t row = tile.row(r);
     store_row<D>(static_cast<Bf16*>(p.o) + row * d, o, half, total[half] > 0 ? 1.0f / total[half] : 0.0f, d);
     if (p.lse && lane % 4 == 0) p.lse[row] = total[half] > 0 ? (most[half] + log2f(total[half])) * kLn2 : -INFINITY;
   }

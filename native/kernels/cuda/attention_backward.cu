@@ -194,33 +194,26 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   constexpr int kTile = kTileRows * kStride<D>, kHalf = kStep * kStride<D>;
   CREDENCE_DYNAMIC_SHARED(Bf16, shared);  // Q, dO [64][kStride], then [2 stages][K, V][32][kStride]
   const credence_shape& shape = p.shape;
-  const auto item = static_cast<int32_t>(blockIdx.x) / shape.kv_heads,
-             g = static_cast<int32_t>(blockIdx.x) % shape.kv_heads;
-  if (item >= plan.counts[2]) return;
-  const Item work = plan.queries[item];
-  const int32_t group = shape.heads / shape.kv_heads, size = shape.head_dim, b = work.segment;
-  const int32_t from = p.batch.cu_seqlens[b], first = work.first * kTileRows;
-  const int32_t rows = min((p.batch.cu_seqlens[b + 1] - from) * group - first, kTileRows);
+  if (!QueryTile::exists(shape, plan)) return;
+  const QueryTile tile(p.batch, shape, plan);
+  const int32_t size = shape.head_dim, rows = tile.rows;
   const auto lane = static_cast<int32_t>(threadIdx.x) % kWarp, warp = static_cast<int32_t>(threadIdx.x) / kWarp;
-  const auto token = [&](int32_t r) { return from + (first + r) / group; };
-  const auto row_of = [&](int32_t r) {
-    return static_cast<int64_t>(token(r)) * shape.heads + g * group + (first + r) % group;
-  };
   const auto query_of = [&](const void* base, int r) {
-    return r < rows ? static_cast<const Bf16*>(base) + row_of(r) * size : nullptr;
+    return r < rows ? static_cast<const Bf16*>(base) + tile.row(r) * size : nullptr;
   };
   Bf16 *const queries = shared, *const upstream = shared + kTile;
   load_rows<D, kTileRows>(queries, size, [&](int r) { return query_of(p.q, r); });
   load_rows<D, kTileRows>(upstream, size, [&](int r) { return query_of(p.d_o, r); });
 
-  const int32_t lowest = visible_keys(p.batch, plan, p.window, token(0)).begin / kStep * kStep;
-  const int32_t highest = visible_keys(p.batch, plan, p.window, token(rows - 1)).end;
+  const int32_t lowest = visible_keys(p.batch, plan, p.window, tile.token(0)).begin / kStep * kStep;
+  const int32_t highest = visible_keys(p.batch, plan, p.window, tile.token(rows - 1)).end;
   const auto fetch = [&](int32_t key, int stage) {
     Bf16* const k = shared + 2 * kTile + stage * 2 * kHalf;
     const auto key_of = [&](const void* base, int r) {
       if (key + r >= highest) return static_cast<const Bf16*>(nullptr);
       return static_cast<const Bf16*>(base) +
-             (static_cast<int64_t>(key_row(p.batch, plan, b, key + r)) * shape.kv_heads + g) * size;
+             (static_cast<int64_t>(key_row(p.batch, plan, tile.segment, key + r)) * shape.kv_heads + tile.kv_head) *
+                 size;
     };
     load_rows<D, kStep>(k, size, [&](int r) { return key_of(p.k, r); });
     load_rows<D, kStep>(k + kHalf, size, [&](int r) { return key_of(p.v, r); });
@@ -235,9 +228,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for (int half = 0; half < 2; ++half) {
     const int32_t r = mine + half * 8;
     if (r >= rows) continue;
-    visible[half] = visible_keys(p.batch, plan, p.window, token(r));
-    lse[half] = p.lse[row_of(r)] * kLog2E;
-    d[half] = d_of_rows[row_of(r)];
+    visible[half] = visible_keys(p.batch, plan, p.window, tile.token(r));
+    lse[half] = p.lse[tile.row(r)] * kLog2E;
+    d[half] = d_of_rows[tile.row(r)];
   }
   const float factor = p.scale * kLog2E;
   int stage = 0;
@@ -274,7 +267,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 #pragma unroll
   for (int half = 0; half < 2; ++half)
     if (mine + half * 8 < rows)
-      store_row<D>(static_cast<Bf16*>(p.dq) + row_of(mine + half * 8) * size, dq, half, p.scale, size);
+      store_row<D>(static_cast<Bf16*>(p.dq) + tile.row(mine + half * 8) * size, dq, half, p.scale, size);
 }
 
 // float32, to check by: a warp sums one row, a lane makes what one of 32 pairs adds, then a lane sums every 32nd dimension.

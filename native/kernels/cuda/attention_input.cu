@@ -12,11 +12,6 @@ namespace {
 
 constexpr int kMaxHeadDim = 256, kHeadsAtOnce = 4;  // heads of a block, a warp each
 
-/// Where a token's key goes; slot -1: nowhere. clear: the rest of the page after it has never been written.
-struct KeyPlace {
-  int32_t page, slot, clear;
-};
-
 enum class Part { kQuery, kKey, kValue };
 
 /// One head of one token's row of the product.
@@ -44,32 +39,23 @@ __device__ __forceinline__ int64_t place_of(const credence_shape& shape, const H
 }
 
 // One thread: T and B fit, and the segments follow each other to the last token.
-__global__ void check_batch(credence_batch batch, Fault* faults, Operator op) {
-  const Seen seen = fault_of(batch);
-  if (seen.kind != FaultKind::none) fault(faults, op, seen.kind, seen.a, seen.b, seen.c, seen.d);
-}
+__global__ void check_batch(credence_batch batch, Fault* faults, Operator op) { fault(faults, op, fault_of(batch)); }
 
 // A warp a segment: keys are counted 32 tokens at a time.
 __global__ void __launch_bounds__(kWarp) place_keys(credence_batch batch, KeyPlace* places, Fault* faults) {
   const auto b = static_cast<int32_t>(blockIdx.x), lane = static_cast<int32_t>(threadIdx.x);
   if (b >= min(batch.counts[1], batch.segment_capacity)) return;
   const int32_t from = max(batch.cu_seqlens[b], 0), to = min(batch.cu_seqlens[b + 1], batch.token_capacity);
-  const int32_t shared = batch.key_start[b];
-  int32_t key = shared, last = -1;
+  int32_t key = batch.key_start[b], last = -1;
   for (int32_t base = from; base < to; base += kWarp) {
     const int32_t t = base + lane;
-    const bool is_key = t < to && !(batch.query_only && batch.query_only[t]);
-    const unsigned keys = __ballot_sync(kAllLanes, is_key);
+    const bool writes = t < to && is_key(batch, t);
+    const unsigned keys = __ballot_sync(kAllLanes, writes);
     const int32_t mine = key + __popc(keys & ((1u << lane) - 1));
     if (t < to) {
       KeyPlace place = {0, -1, 0};
-      if (is_key && mine / CREDENCE_PAGE >= batch.pages_per_segment) {
-        fault(faults, Operator::attention_input, FaultKind::no_page, b, mine, batch.pages_per_segment,
-              batch.pages_per_segment * CREDENCE_PAGE);
-      } else if (is_key) {
-        place = {batch.page_table[static_cast<int64_t>(b) * batch.pages_per_segment + mine / CREDENCE_PAGE],
-                 mine % CREDENCE_PAGE, 0};
-      }
+      if (writes && !fault(faults, Operator::attention_input, fault_of_key(batch, b, mine)))
+        place = place_of_key(batch, b, mine);
       places[t] = place;
     }
     key += __popc(keys);
@@ -78,37 +64,28 @@ __global__ void __launch_bounds__(kWarp) place_keys(credence_batch batch, KeyPla
   }
   __syncwarp();
   if (lane != 0) return;
-  // A page that an earlier call began is not cleared; one that begins with keys of a prefix of this batch is.
-  const bool prefixed = batch.prefix_of && batch.prefix_of[b] >= 0;
-  if (prefixed && batch.prefix_of[b] >= b)
-    fault(faults, Operator::attention_input, FaultKind::prefix, b, batch.prefix_of[b]);
-  const int32_t first = prefixed ? shared / CREDENCE_PAGE * CREDENCE_PAGE : shared;
-  if (last >= 0) places[last].clear = (key - 1) / CREDENCE_PAGE * CREDENCE_PAGE >= first;
+  fault(faults, Operator::attention_input, fault_of_prefix(batch, b));
+  if (last >= 0) places[last].clear = begins_page(batch, b, key - 1);
 }
 
-// Where a prefix ends inside a page, its keys go in front of the segment's own. A block a kv head, segments in order: a prefix
-// may have one.
+// A block a kv head.
 template <class T>
 __global__ void __launch_bounds__(128) copy_prefixes(credence_batch batch, credence_shape shape, T* pages) {
   __shared__ int32_t own;
   const auto head = static_cast<int32_t>(blockIdx.x), step = static_cast<int32_t>(blockDim.x);
   for (int32_t b = 0; b < min(batch.counts[1], batch.segment_capacity); ++b) {
-    const int32_t begin = batch.key_start[b], prefix = batch.prefix_of[b], slots = begin % CREDENCE_PAGE;
-    if (prefix < 0 || prefix >= b || slots == 0) continue;
-    const int32_t* table = batch.page_table + begin / CREDENCE_PAGE;
-    const int32_t from = table[static_cast<int64_t>(prefix) * batch.pages_per_segment],
-                  to = table[static_cast<int64_t>(b) * batch.pages_per_segment];
-    if (from == to) continue;  // nothing of its own to stand beside it
+    const PrefixEnd end = prefix_end(batch, b);
+    if (end.slots == 0) continue;
     __syncthreads();
     if (threadIdx.x == 0) own = 0;
     __syncthreads();
     for (int32_t t = batch.cu_seqlens[b] + static_cast<int32_t>(threadIdx.x); t < batch.cu_seqlens[b + 1]; t += step)
-      if (!batch.query_only || !batch.query_only[t]) own = 1;
+      if (is_key(batch, t)) own = 1;
     __syncthreads();
-    const int32_t count = (own ? slots : CREDENCE_PAGE) * shape.head_dim;
+    const int32_t count = (own ? end.slots : CREDENCE_PAGE) * shape.head_dim;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += step) {
-      pages[page_key(shape, to, head, 0) + i] = pages[page_key(shape, from, head, 0) + i];
-      pages[page_value(shape, to, head, 0) + i] = pages[page_value(shape, from, head, 0) + i];
+      pages[page_key(shape, end.to, head, 0) + i] = pages[page_key(shape, end.from, head, 0) + i];
+      pages[page_value(shape, end.to, head, 0) + i] = pages[page_value(shape, end.from, head, 0) + i];
     }
     __syncthreads();  // the next segment may copy from this one
   }

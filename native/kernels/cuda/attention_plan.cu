@@ -16,18 +16,18 @@ __device__ bool batch_is_wrong(const credence_batch& batch, Operator op, Fault* 
   __syncthreads();
   if (tokens < 0 || tokens > batch.token_capacity || segments < 0 || segments > batch.segment_capacity) {
     if (threadIdx.x == 0) {
-      fault(faults, op, FaultKind::batch, tokens, segments, batch.token_capacity, batch.segment_capacity);
+      fault(faults, op, {FaultKind::batch, tokens, segments, batch.token_capacity, batch.segment_capacity});
       *wrong = 1;
     }
   } else {
     for (auto b = static_cast<int32_t>(threadIdx.x); b < segments; b += kThreads) {
       const int32_t from = batch.cu_seqlens[b], to = batch.cu_seqlens[b + 1];
       if (to >= from && (b > 0 || from == 0) && to <= tokens) continue;
-      fault(faults, op, FaultKind::segments, from, to, b);
+      fault(faults, op, {FaultKind::segments, from, to, b, 0});
       *wrong = 1;
     }
     if (threadIdx.x == 0 && segments > 0 && batch.cu_seqlens[segments] != tokens) {
-      fault(faults, op, FaultKind::segment_end, batch.cu_seqlens[segments], tokens);
+      fault(faults, op, {FaultKind::segment_end, batch.cu_seqlens[segments], tokens, 0, 0});
       *wrong = 1;
     }
   }
@@ -57,20 +57,9 @@ __device__ void count_keys(const credence_batch& batch, const AttentionPlan& pla
 
 __device__ bool keys_are_wrong(const credence_batch& batch, const AttentionPlan& plan, bool backward, Operator op,
                                Fault* faults, int32_t b) {
-  const int32_t shared = batch.key_start[b], all = shared + plan.own[b];
-  const int32_t prefix = batch.prefix_of ? batch.prefix_of[b] : -1;
-  if (all > batch.pages_per_segment * CREDENCE_PAGE) {
-    fault(faults, op, FaultKind::no_page, b, all - 1, batch.pages_per_segment, batch.pages_per_segment * CREDENCE_PAGE);
-  } else if (prefix >= b) {
-    fault(faults, op, FaultKind::prefix, b, prefix);
-  } else if (backward && prefix < 0 && shared > 0) {
-    fault(faults, op, FaultKind::earlier_keys, b, shared);
-  } else if (backward && prefix >= 0 && shared > batch.key_start[prefix] + plan.own[prefix]) {
-    fault(faults, op, FaultKind::prefix_keys, b, shared, prefix, batch.key_start[prefix] + plan.own[prefix]);
-  } else {
-    return false;
-  }
-  return true;
+  if (fault(faults, op, fault_of_prefix(batch, b))) return true;
+  const int32_t prefix = prefix_of(batch, b), before = prefix < 0 ? 0 : batch.key_start[prefix] + plan.own[prefix];
+  return fault(faults, op, fault_of_keys(batch, b, plan.own[b], before, backward));
 }
 
 // Items of all segments by falling length (a counting sort): count_of(b) of segment b, length_of(b, i) of its item i. Which of two

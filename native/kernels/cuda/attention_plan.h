@@ -50,10 +50,6 @@ struct Visible {
   int32_t begin, end;
 };
 
-__device__ __forceinline__ bool is_key(const credence_batch& batch, int32_t t) {
-  return !batch.query_only || !batch.query_only[t];
-}
-
 __device__ __forceinline__ Visible visible_keys(const credence_batch& batch, const AttentionPlan& plan, int32_t window,
                                                 int32_t t) {
   const int32_t before = plan.before[t];

@@ -16,6 +16,36 @@ constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 template <int D>
 constexpr int kStride = D + 8;
 
+/// What a block works on in attention and in dQ: up to 64 rows that read one kv head of one segment. Rows of a segment are numbered
+/// token by token, the group's heads together.
+struct QueryTile {
+  const credence_shape& shape;
+  const int32_t kv_head, group, segment, from, first, rows;
+
+  /// Whether the plan has an item for the block.
+  static __device__ __forceinline__ bool exists(const credence_shape& of, const AttentionPlan& plan) {
+    return static_cast<int32_t>(blockIdx.x) / of.kv_heads < plan.counts[2];
+  }
+  __device__ __forceinline__ QueryTile(const credence_batch& batch, const credence_shape& of, const AttentionPlan& plan)
+      : QueryTile(batch, of, plan.queries[static_cast<int32_t>(blockIdx.x) / of.kv_heads]) {}
+
+  __device__ __forceinline__ int32_t token(int32_t r) const { return from + (first + r) / group; }
+  /// Of q and o.
+  __device__ __forceinline__ int64_t row(int32_t r) const {
+    return static_cast<int64_t>(token(r)) * shape.heads + kv_head * group + (first + r) % group;
+  }
+
+ private:
+  __device__ __forceinline__ QueryTile(const credence_batch& batch, const credence_shape& of, Item work)
+      : shape(of),
+        kv_head(static_cast<int32_t>(blockIdx.x) % of.kv_heads),
+        group(of.heads / of.kv_heads),
+        segment(work.segment),
+        from(batch.cu_seqlens[segment]),
+        first(work.first * kTileRows),
+        rows(min((batch.cu_seqlens[segment + 1] - from) * group - first, kTileRows)) {}
+};
+
 /// Rows [0, kRows) of a tile: row(r) is d elements in global memory, or null for zeros. There after cp_async_wait and a barrier.
 template <int D, int kRows, class Row>
 __device__ __forceinline__ void load_rows(Bf16* tile, int32_t d, Row row) {

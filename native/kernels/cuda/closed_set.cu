@@ -17,8 +17,7 @@ __global__ void __launch_bounds__(kThreads)
     gather_candidates(credence_closed_set p, const T* w, int64_t ldw, int32_t vocabulary, T* out, int64_t width,
                       Fault* faults) {
   const auto c = static_cast<int32_t>(blockIdx.x), token = p.candidates[c];
-  const bool known = token >= 0 && token < vocabulary;
-  if (!known && threadIdx.x == 0) fault(faults, Operator::closed_set, FaultKind::candidate, c, token, vocabulary);
+  const bool known = !fault(faults, Operator::closed_set, fault_of_candidate(c, token, vocabulary));
   for (int64_t i = threadIdx.x; i < width; i += kThreads)
     out[c * width + i] = known ? w[token * ldw + i] : to_act<T>(0.0f);
 }

@@ -1,6 +1,7 @@
 // What kernels share on the device: the activation type, sums over warps and blocks in a fixed tree, faults.
 #pragma once
 
+#include "../keys.h"
 #include "cuda.h"
 #include "faults.h"
 
@@ -53,23 +54,22 @@ __device__ __forceinline__ T block_reduce(T x, Combine combine, T none, T* share
   return warp_reduce(lane < warps ? shared[lane] : none, combine);
 }
 
-/// Leaves a fault, unless one is there that nobody has read.
-__device__ __forceinline__ void fault(Fault* to, Operator op, FaultKind kind, int32_t a, int32_t b = 0, int32_t c = 0,
-                                      int32_t d = 0) {
-  if (atomicCAS(reinterpret_cast<int32_t*>(&to->kind), 0, static_cast<int32_t>(kind)) != 0) return;
+/// Leaves what was seen, unless something is there that nobody has read. True: it was something.
+__device__ __forceinline__ bool fault(Fault* to, Operator op, const Seen& seen) {
+  if (seen.kind == FaultKind::none) return false;
+  if (atomicCAS(reinterpret_cast<int32_t*>(&to->kind), 0, static_cast<int32_t>(seen.kind)) != 0) return true;
   to->op = op;
-  to->a = a;
-  to->b = b;
-  to->c = c;
-  to->d = d;
+  to->a = seen.a;
+  to->b = seen.b;
+  to->c = seen.c;
+  to->d = seen.d;
+  return true;
 }
 
 /// The number of rows, which fits the capacity from here on; a wrong one is a fault.
 __device__ __forceinline__ int32_t rows_of(const int32_t* rows, int32_t capacity, Fault* to, Operator op) {
   const Seen seen = fault_of_rows(*rows, capacity);
-  if (seen.kind == FaultKind::none) return seen.a;
-  fault(to, op, seen.kind, seen.a, seen.b);
-  return 0;
+  return fault(to, op, seen) ? 0 : seen.a;
 }
 
 }  // namespace credence::cuda

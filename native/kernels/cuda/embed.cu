@@ -13,10 +13,7 @@ __global__ void __launch_bounds__(256)
   const auto t = static_cast<int32_t>(blockIdx.x);
   if (t >= rows_of(p.batch.counts, p.batch.token_capacity, faults, Operator::embed)) return;
   const int32_t token = p.batch.tokens[t];
-  if (token < 0 || token >= vocabulary) {
-    if (threadIdx.x == 0) fault(faults, Operator::embed, FaultKind::token, token, t, vocabulary);
-    return;
-  }
+  if (fault(faults, Operator::embed, fault_of_token(token, t, vocabulary))) return;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += static_cast<int32_t>(blockDim.x))
     p.x[t * p.ldx + i] = to_float(table[token * ld + i]) * p.scale;
 }

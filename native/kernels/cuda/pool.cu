@@ -11,9 +11,7 @@ constexpr int kThreads = 128;
 
 // False, and a fault, where a span has no row.
 __device__ bool covers(const credence_pool& p, int32_t s, Fault* faults, Operator op) {
-  if (p.from[s] < p.to[s]) return true;
-  fault(faults, op, FaultKind::span, s, p.from[s], p.to[s]);
-  return false;
+  return !fault(faults, op, fault_of_span(s, p.from[s], p.to[s]));
 }
 
 __global__ void __launch_bounds__(kThreads) pool_kernel(credence_pool p, Fault* faults) {

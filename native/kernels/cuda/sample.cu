@@ -96,9 +96,8 @@ __device__ void penalise(const credence_sample& p, int64_t row, const float* z, 
   __syncthreads();
   for (int32_t i = p.seen_offsets[row] + first; i < p.seen_offsets[row + 1]; i += kThreads) {
     const int32_t id = p.seen[i];
-    if (id < 0 || id >= p.vocabulary)
-      fault(faults, Operator::sample, FaultKind::seen, static_cast<int32_t>(row), id, p.vocabulary);
-    else out[id] = z[id] > 0 ? z[id] / repetition : z[id] * repetition;
+    if (!fault(faults, Operator::sample, fault_of_seen(static_cast<int32_t>(row), id, p.vocabulary)))
+      out[id] = z[id] > 0 ? z[id] / repetition : z[id] * repetition;
   }
   __syncthreads();
 }
@@ -127,7 +126,7 @@ __global__ void __launch_bounds__(kThreads) draw(credence_sample p, Chunk chunk,
   numbers = block_reduce(numbers, Sum(), Mass{0}, shared.sums);
   s.most = block_reduce(most, Largest(), -INFINITY, shared.largest);
   if (numbers == 0) {
-    if (first == 0) fault(faults, Operator::sample, FaultKind::not_numbers, static_cast<int32_t>(row));
+    if (first == 0) fault(faults, Operator::sample, {FaultKind::not_numbers, static_cast<int32_t>(row), 0, 0, 0});
     return;
   }
   s.factor = temperature == 0 ? 0.0f : fminf(1.0f / temperature, 1e30f);

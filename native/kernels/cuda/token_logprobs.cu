@@ -20,8 +20,8 @@ __global__ void give_sums(credence_token_logprobs p, Chunk chunk, const float* z
                           Fault* faults) {
   const int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, row = chunk.first + r;
   if (r >= chunk.size || row >= min(*p.rows, p.capacity)) return;
-  if (p.targets && p.targets[row] >= p.vocabulary)
-    fault(faults, Operator::token_logprobs, FaultKind::target, static_cast<int32_t>(row), p.targets[row], p.vocabulary);
+  if (p.targets)
+    fault(faults, Operator::token_logprobs, fault_of_target(static_cast<int32_t>(row), p.targets[row], p.vocabulary));
   const int32_t target = target_of(p, row);
   if (p.lse) p.lse[row] = sums[r].lse;
   if (p.entropy) p.entropy[row] = sums[r].entropy;
