@@ -241,18 +241,21 @@ export interface TensorData {
 
 export interface NativeTrainer {
   readonly passSize: PassSize;
-  /** Forward and backward of one micro-batch; gradients add up. Returns the summed (not yet divided) loss. */
-  accumulate(batch: NativeBatch, loss: NativeLoss): Promise<number>;
+  /** Forward and backward of one micro-batch; gradients and losses add up. */
+  accumulate(batch: NativeBatch, loss: NativeLoss): Promise<void>;
   /** The loss "sigmoid-mse" of a head alone, on hidden states [n, H] that were collected before: no forward pass. */
-  accumulateHead(head: string, hidden: Float32Array, targets: Float32Array): Promise<number>;
+  accumulateHead(head: string, hidden: Float32Array, targets: Float32Array): Promise<void>;
   /** A forward held open for a loss of the caller's own: then backward(), once or more often; gradients add up. */
   forward(
     batch: NativeBatch,
     readouts: NativeReadouts & { heads?: { name: string; spans: ReadSpan[] }[] },
   ): Promise<ForwardResult>;
   backward(upstream: Upstream): Promise<void>;
-  /** Divides the gradients by count, clips, takes one AdamW step at this learning rate, clears the gradients. */
-  update(options: { learningRate: number; count: number }): Promise<{ gradientNorm: number }>;
+  /**
+   * Divides gradients and losses by count, clips, takes one AdamW step at this learning rate, clears them. Code "NOT_FINITE" where the
+   * loss or the gradient is not finite: nothing was learnt, and what was accumulated is forgotten.
+   */
+  update(options: { learningRate: number; count: number }): Promise<{ loss: number; gradientNorm: number }>;
   gradients(): TensorData[];
   /** Moments, step count and the seed of dropout; without a seed, restore keeps the trainer's own. */
   state(): { step: number; seed: number; tensors: TensorData[] };

@@ -40,13 +40,14 @@ Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo& call) {
     const auto trainer = trainer_.get("trainer");
     auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
     auto loss = std::make_shared<Loss>(loss_of(call[1]));
-    return start<double>(
+    return start<bool>(
         env, *worker_, env.Undefined(),
         [trainer, batch, loss](Job& job) {
           std::lock_guard lock(mutex_of(*trainer));
-          return trainer->accumulate(*batch, *loss, job.abort());
+          trainer->accumulate(*batch, *loss, job.abort());
+          return true;
         },
-        [](Napi::Env to, double& value) -> Napi::Value { return Napi::Number::New(to, value); });
+        [](Napi::Env to, bool&) -> Napi::Value { return to.Undefined(); });
   });
 }
 
@@ -57,13 +58,14 @@ Napi::Value TrainerObject::accumulate_head(const Napi::CallbackInfo& call) {
     const std::string head = string_of(call[0], "head");
     auto hidden = std::make_shared<std::vector<float>>(floats(call[1], "hidden"));
     auto targets = std::make_shared<std::vector<float>>(floats(call[2], "targets"));
-    return start<double>(
+    return start<bool>(
         env, *worker_, env.Undefined(),
         [trainer, head, hidden, targets](Job& job) {
           std::lock_guard lock(mutex_of(*trainer));
-          return trainer->accumulate(head, *hidden, *targets, job.abort());
+          trainer->accumulate(head, *hidden, *targets, job.abort());
+          return true;
         },
-        [](Napi::Env to, double& value) -> Napi::Value { return Napi::Number::New(to, value); });
+        [](Napi::Env to, bool&) -> Napi::Value { return to.Undefined(); });
   });
 }
 
@@ -129,15 +131,16 @@ Napi::Value TrainerObject::update(const Napi::CallbackInfo& call) {
     const Napi::Object options = object_of(call[0], "options");
     const double rate = number_of(options.Get("learningRate"), "learningRate"),
                  count = number_of(options.Get("count"), "count");
-    return start<double>(
+    return start<StepResult>(
         env, *worker_, env.Undefined(),
         [trainer, rate, count](Job&) {
           std::lock_guard lock(mutex_of(*trainer));
           return trainer->update(rate, count);
         },
-        [](Napi::Env to, double& norm) -> Napi::Value {
+        [](Napi::Env to, StepResult& step) -> Napi::Value {
           Napi::Object out = Napi::Object::New(to);
-          out.Set("gradientNorm", norm);
+          out.Set("loss", step.loss);
+          out.Set("gradientNorm", step.gradient_norm);
           return out;
         });
   });

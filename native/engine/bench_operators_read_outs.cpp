@@ -175,4 +175,30 @@ void OperatorBench::dense_backward() {
       4.0 * (tokens * (2 * kHidden + out) + 2 * kHidden * out), [&] { device->dense_backward(p); }, true);
 }
 
+void OperatorBench::weighted_sum() {
+  Room room(device);
+  const int rows = 64 * tokens;
+  credence_weighted_sum p = {};
+  p.rows = room.number(rows);
+  p.capacity = rows;
+  p.width = 1;
+  p.weight = room.floats(rows);
+  p.value = room.floats(rows);
+  p.sum = room.numbers(std::vector<double>(1));
+  line("weighted_sum", rows_of(rows), 0, 8.0 * rows, [&] { device->weighted_sum(p); }, true);
+}
+
+void OperatorBench::squared_error() {
+  Room room(device);
+  const int rows = 8 * tokens;
+  credence_squared_error p = {};
+  p.rows = room.number(rows);
+  p.capacity = rows;
+  p.z = room.floats(rows);
+  p.target = room.floats(rows);
+  p.dz = room.same(rows, 0);
+  p.sum = room.numbers(std::vector<double>(1));
+  line("squared_error", rows_of(rows), 0, 12.0 * rows, [&] { device->squared_error(p); }, true);
+}
+
 }  // namespace credence::operator_bench

@@ -89,8 +89,8 @@ Json bench_sft(const BenchOptions& options) {
   }
   std::vector<double> losses, seconds;
   const auto take = [&](const Step& step) {
-    losses.push_back(trainer.accumulate(step.batch, step.loss) / step.supervised);
-    trainer.update(2e-4, step.supervised);
+    trainer.accumulate(step.batch, step.loss);
+    losses.push_back(trainer.update(2e-4, step.supervised).loss);
   };
   for (int i = 0; i < (is_ragged ? 1 : 2); ++i) take(steps[0]);
   for (int i = 0; i < (is_ragged ? std::max(1, options.repeats / 3) : options.repeats); ++i) {

@@ -78,12 +78,10 @@ class ModelCheck {
     Json steps = Json::array();
     double first = 0;
     for (const Json& step : expected.at("steps").as_array()) {
-      const double value = trainer.accumulate(batch_, loss) / count;
-      if (!steps.size()) {
-        first = value;
-        compare(*policy, divided(trainer.gradients(), count), file, "out.grad.", gradients, wrote);
-      }
-      const double norm = trainer.update(step.at("lr").as_number(), count);
+      trainer.accumulate(batch_, loss);
+      if (!steps.size()) compare(*policy, divided(trainer.gradients(), count), file, "out.grad.", gradients, wrote);
+      const auto [value, norm] = trainer.update(step.at("lr").as_number(), count);
+      if (!steps.size()) first = value;
       losses.add(value, step.at("loss").as_number());
       losses.add(norm, step.at("grad_norm").as_number());
       Json entry = Json::object();
@@ -93,7 +91,8 @@ class ModelCheck {
       steps.push_back(entry);
     }
     losses.add(first, expected.at("loss").as_number());
-    const double after = trainer.accumulate(batch_, loss) / count;
+    trainer.accumulate(batch_, loss);
+    const double after = trainer.loss() / count;
     losses.add(after, expected.at("loss_after").as_number());
     compare(*policy, policy->read_parameters(), file, "out.final.", finals, wrote);
     subject_.judge("sft.loss", losses, kLossBound);
@@ -137,7 +136,8 @@ class ModelCheck {
       Loss loss;
       loss.read = request.heads[0];
       loss.targets = file.at("in.targets").data;
-      const double value = trainer.accumulate(batch_, loss) / batch_.segments();
+      trainer.accumulate(batch_, loss);
+      const double value = trainer.loss() / batch_.segments();
       Comparison logits, losses, gradients;
       logits.add(logit, file.at("out." + kind + ".logit").data);
       logits.add(score, file.at("out." + kind + ".score").data);
@@ -177,7 +177,8 @@ class ModelCheck {
     const NamedTensor& right = file.at("out.logprob");
     values.add(logprob, right.data);
     std::vector<NamedTensor> wrote = {{right.name, right.shape, logprob}};
-    const double value = trainer.accumulate(batch_, loss) / batch_.segments();
+    trainer.accumulate(batch_, loss);
+    const double value = trainer.loss() / batch_.segments();
     losses.add(value, json.at("expected").at("loss").as_number());
     compare(*policy, divided(trainer.gradients(), batch_.segments()), file, "out.grad.", gradients, wrote);
     subject_.judge("closed_set.logprob", values, kRowBound);
@@ -215,7 +216,8 @@ class ModelCheck {
       const NamedTensor& right = file.at(out + ".per_token");
       values.add(per_token, right.data);
       wrote.push_back({right.name, right.shape, per_token});
-      const double mean = trainer.accumulate(batch_, loss) / count;
+      trainer.accumulate(batch_, loss);
+      const double mean = trainer.loss() / count;
       means.add(mean, expected.at(std::string(name) + ".mean").as_number());
       compare(*policy, divided(trainer.gradients(), count), file, out + ".grad.", gradients, wrote);
       subject_.judge(prefix + ".per_token", values, kRowBound);

@@ -78,7 +78,7 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
       HeadState& state = heads_[read.head];
       if (state.head->spec.layer != depth) continue;
       pool(read.spans, depth, residual(depth), state);
-      read_head(state, result);
+      read_head(state, read.values ? &result : nullptr);
     }
     for (size_t d = 0; d < depths; ++d) {
       if (request_.collect[d] != depth) continue;
@@ -98,8 +98,8 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
   run_blocks(read_depth, abort);
   if (request_.hidden) read_hidden(result);
   read_vocabulary(result);
-  if (request_.closed_set) read_closed_set(result);
-  if (request_.divergence && request_.divergence->values) read_divergence(result, nullptr);
+  if (request_.closed_set && request_.closed_set->values) read_closed_set(result);
+  if (request_.divergence && request_.divergence->values) read_divergence(result);
   return result;
 }
 

@@ -21,11 +21,15 @@ void check_abort(const AbortFlag* abort);
 struct HeadRead {
   std::string head;
   std::vector<ReadSpan> spans;
+  /// false: for a loss that stays on the device (Upstream::targets), nothing is read back.
+  bool values = true;
 };
 
 /// Log-probabilities over a few tokens alone, at rows of the flat batch.
 struct ClosedSetRead {
   std::vector<int32_t> candidates, rows;
+  /// false: only what backward() needs.
+  bool values = true;
 };
 
 /// How far p, the adapter on, is from q, the adapter off: sum p log(p/q), sum q log(q/p), or the mean of both's distance
@@ -36,7 +40,7 @@ enum class Divergence { kKl, kReverseKl, kJsd };
 struct DivergenceRead {
   Divergence kind = Divergence::kKl;
   std::vector<uint8_t> mask;
-  /// false: only what backward() needs, which gives the values too.
+  /// false: only what backward() needs.
   bool values = true;
 };
 
@@ -75,11 +79,12 @@ struct PassResult {
   std::vector<float> divergence;                    // [T] token-aligned, nats; 0 outside the mask
 };
 
-/// d(loss) / d(read-out), in the read-out's own layout; empty: none.
+/// d(loss) / d(read-out), in the read-out's own layout; empty: none. Of a head with one output it may be left to the device: `targets`
+/// [spans] stand for the gradients of sum (sigmoid(head) - target)^2.
 struct Upstream {
   std::vector<float> logprobs;  // [T] token-aligned
   std::vector<float> entropy;   // [T] row-aligned
-  std::map<std::string, std::vector<float>> heads;
+  std::map<std::string, std::vector<float>> heads, targets;
   std::vector<float> closed_set;  // [rows, candidates]
   std::vector<float> divergence;  // [T] token-aligned
 };
@@ -89,13 +94,15 @@ class Pass {
   explicit Pass(std::shared_ptr<Policy> policy);
 
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
-  /// Adds to the policy's flat gradient buffer. Returns what it read again on the way, log-probabilities and divergence of
-  /// the tokens that had an upstream gradient: a fused loss needs no second pass over the vocabulary.
-  PassResult backward(const Upstream& upstream, float* gradients, const AbortFlag* abort = nullptr);
+  /// Adds to the policy's flat gradient buffer, and to `loss` (float64 on the device, or null) the inner products of read-outs
+  /// and their upstream gradients, entropy's and heads' apart, and the squared errors of `targets`: a loss that is one of the four
+  /// fused ones. Waits for nothing.
+  void backward(const Upstream& upstream, float* gradients, double* loss = nullptr, const AbortFlag* abort = nullptr);
 
-  /// A head's outputs for hidden states [n, H] that were collected before, and the gradients of its parameters.
-  std::vector<float> read_head(const std::string& head, const std::vector<float>& hidden);
-  void backward_head(const std::string& head, const std::vector<float>& upstream, float* gradients);
+  /// Of a head with one output, on hidden states [n, H] that were collected before: adds the squared errors of its sigmoid to `loss`
+  /// and their gradients to those of its parameters.
+  void learn_head(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
+                  float* gradients, double* loss);
 
   /// Some rows of the last residual, normed, and where the gradient of those goes that the read-out leaves in dh.
   struct NormedRows {
@@ -132,13 +139,20 @@ class Pass {
   void check_closed_set() const;
   void read_closed_set(PassResult& result);
   void keep_reference(const AbortFlag* abort);
-  void read_divergence(PassResult& result, const std::vector<float>* upstream);
-  void read_head(HeadState& state, PassResult& result);
+  void read_divergence(PassResult& result);
+  void backward_divergence(const std::vector<float>& upstream, double* loss);
+  /// body(op, some) for the masked rows; `gradients` as in over_rows.
+  void over_divergence(bool gradients, const std::function<void(credence_divergence&, const NormedRows&)>& body);
+  void read_head(HeadState& state, PassResult* result);
   void pool(const std::vector<ReadSpan>& spans, int depth, const float* x, HeadState& state);
-  void backward_vocabulary(const Upstream& upstream, PassResult& result);
-  void backward_closed_set(const std::vector<float>& upstream);
+  void backward_vocabulary(const Upstream& upstream, double* loss);
+  void backward_closed_set(const std::vector<float>& upstream, double* loss);
+  void add_loss(const NormedRows& some, int width, const Buffer& weight, const Buffer& value, double* loss);
   void backward_block(int layer, float* gradients, bool below);
-  void backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual);
+  /// d(loss) / d(outputs) as the caller has it, or of the squared errors to the targets.
+  Buffer given_upstream(const HeadState& state, const std::vector<float>& upstream) const;
+  Buffer squared_errors(const HeadState& state, const std::vector<float>& targets, double* loss);
+  void backward_head(HeadState& state, Buffer dy, float* gradients, bool into_residual);
   const Policy* adapter() const;
   credence_dropout dropout() const;
 
@@ -155,7 +169,6 @@ class Pass {
   Buffer x_;                       // the residual where it is not kept
   Buffer pages_;
   std::map<std::string, HeadState> heads_;
-  HeadState given_;  // of the head that read hidden states it was given
   // Of a divergence: the tokens in the mask, the rows over them, and those rows [.., H] act normed with the adapter off.
   std::vector<int32_t> divergence_tokens_, divergence_rows_;
   Buffer reference_;

@@ -6,7 +6,7 @@
 
 namespace credence {
 
-PassResult Pass::backward(const Upstream& upstream, float* gradients, const AbortFlag* abort) {
+void Pass::backward(const Upstream& upstream, float* gradients, double* loss, const AbortFlag* abort) {
   if (!request_.keep) fail("BAD_STATE", "backward: no forward pass is held open");
   const Family& f = base_->family();
   const size_t rows = host_.tokens.size(), act = device_->act_bytes();
@@ -17,16 +17,17 @@ PassResult Pass::backward(const Upstream& upstream, float* gradients, const Abor
   const int lowest = request_.adapter ? policy_->lowest_adapted() : f.layers;
   fit(dx_, rows * f.hidden * 4);
   dx_.zero();
-  PassResult result;
-  backward_vocabulary(upstream, result);
-  if (!upstream.closed_set.empty()) backward_closed_set(upstream.closed_set);
-  if (!upstream.divergence.empty()) read_divergence(result, &upstream.divergence);
+  backward_vocabulary(upstream, loss);
+  if (!upstream.closed_set.empty()) backward_closed_set(upstream.closed_set, loss);
+  if (!upstream.divergence.empty()) backward_divergence(upstream.divergence, loss);
   auto heads_at = [&](int depth) {
     for (auto& [name, state] : heads_) {
-      const auto found = upstream.heads.find(name);
-      if (state.head->spec.layer == depth && found != upstream.heads.end()) {
-        backward_head(state, found->second, gradients, depth > lowest);
-      }
+      if (state.head->spec.layer != depth) continue;
+      const auto given = upstream.heads.find(name), fused = upstream.targets.find(name);
+      if (given != upstream.heads.end())
+        backward_head(state, given_upstream(state, given->second), gradients, depth > lowest);
+      if (fused != upstream.targets.end())
+        backward_head(state, squared_errors(state, fused->second, loss), gradients, depth > lowest);
     }
   };
   heads_at(f.layers);
@@ -43,7 +44,6 @@ PassResult Pass::backward(const Upstream& upstream, float* gradients, const Abor
     if (layer >= lowest) backward_block(layer, gradients, layer > lowest);
     heads_at(layer);
   }
-  return result;
 }
 
 void Pass::backward_block(int layer, float* gradients, bool below) {

@@ -64,7 +64,7 @@ void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, H
   device_->pool(pool);
 }
 
-void Pass::read_head(HeadState& state, PassResult& result) {
+void Pass::read_head(HeadState& state, PassResult* result) {
   const std::vector<HeadLayer>& layers = state.head->layers;
   const float* x = state.pooled.f32();
   state.outputs.clear();
@@ -75,40 +75,46 @@ void Pass::read_head(HeadState& state, PassResult& result) {
                     policy_->parameters() + layers[i].weight, policy_->bias_of(layers[i]), state.outputs.back().f32()});
     x = state.outputs.back().f32();
   }
-  result.heads[state.head->spec.name] =
+  if (!result) return;
+  result->heads[state.head->spec.name] =
       state.outputs.back().download<float>(static_cast<size_t>(state.spans) * layers.back().out);
 }
 
-std::vector<float> Pass::read_head(const std::string& head, const std::vector<float>& hidden) {
-  const size_t width = base_->family().hidden;
-  if (hidden.size() % width) fail("BAD_BATCH", "hidden states: %zu numbers are not rows of %zu", hidden.size(), width);
-  given_ = {};
-  given_.head = &policy_->head(head);
-  given_.spans = static_cast<int>(hidden.size() / width);
-  given_.count = uploaded(device_, {given_.spans});
-  given_.pooled = Buffer(device_);
-  given_.pooled.upload(hidden);
-  PassResult result;
-  read_head(given_, result);
-  return result.heads.at(head);
+void Pass::learn_head(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
+                      float* gradients, double* loss) {
+  HeadState state;
+  state.head = &policy_->head(head);
+  state.spans = static_cast<int>(targets.size());
+  state.count = uploaded(device_, {state.spans});
+  state.pooled = Buffer(device_);
+  state.pooled.upload(hidden);
+  read_head(state, nullptr);
+  backward_head(state, squared_errors(state, targets, loss), gradients, false);
 }
 
-void Pass::backward_head(const std::string& head, const std::vector<float>& upstream, float* gradients) {
-  if (!given_.head || given_.head->spec.name != head)
-    fail("BAD_STATE", "backward: head %s has read no hidden states", head.c_str());
-  backward_head(given_, upstream, gradients, false);
-}
-
-void Pass::backward_head(HeadState& state, const std::vector<float>& upstream, float* gradients, bool into_residual) {
-  const Family& f = base_->family();
-  const std::vector<HeadLayer>& layers = state.head->layers;
-  const size_t expected = static_cast<size_t>(state.spans) * layers.back().out;
+Buffer Pass::given_upstream(const HeadState& state, const std::vector<float>& upstream) const {
+  const size_t expected = static_cast<size_t>(state.spans) * state.head->layers.back().out;
   if (upstream.size() != expected) {
     fail("BAD_BATCH", "upstream of head %s: expected %zu numbers but received %zu", state.head->spec.name.c_str(),
          expected, upstream.size());
   }
   Buffer dy(device_);
   dy.upload(upstream);
+  return dy;
+}
+
+Buffer Pass::squared_errors(const HeadState& state, const std::vector<float>& targets, double* loss) {
+  if (state.head->spec.outputs != 1)
+    fail("BAD_OPTION", "head %s has several outputs; this loss takes one", state.head->spec.name.c_str());
+  Buffer target(device_), dy(device_, targets.size() * sizeof(float));
+  target.upload(targets);
+  device_->squared_error({state.count.i32(), state.spans, state.outputs.back().f32(), target.f32(), dy.f32(), loss});
+  return dy;
+}
+
+void Pass::backward_head(HeadState& state, Buffer dy, float* gradients, bool into_residual) {
+  const Family& f = base_->family();
+  const std::vector<HeadLayer>& layers = state.head->layers;
   for (size_t i = layers.size(); i-- > 0;) {
     const bool first = i == 0;
     Buffer dx(device_, static_cast<size_t>(state.spans) * layers[i].in * 4);

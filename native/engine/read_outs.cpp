@@ -143,20 +143,23 @@ void Pass::read_vocabulary(PassResult& result) {
   });
 }
 
-void Pass::backward_vocabulary(const Upstream& upstream, PassResult& result) {
+/// `weight` and `value` [count, width] are d(loss) / d(read-out) and the read-out.
+void Pass::add_loss(const NormedRows& some, int width, const Buffer& weight, const Buffer& value, double* loss) {
+  if (loss) device_->weighted_sum({some.counted.i32(), some.count, width, weight.f32(), value.f32(), loss});
+}
+
+void Pass::backward_vocabulary(const Upstream& upstream, double* loss) {
   const int total = host_.tokens_count();
   for (const auto* given : {&upstream.logprobs, &upstream.entropy}) {
     if (!given->empty() && static_cast<int>(given->size()) != total) {
       fail("BAD_BATCH", "upstream: expected one number for each of %d tokens but received %zu", total, given->size());
     }
   }
-  result.logprobs.assign(total, 0.0f);
-  std::vector<int32_t> rows, at, targets;
+  std::vector<int32_t> rows, targets;
   std::vector<float> d_logprob, d_entropy;
   auto read = [&](int row, int token, float dl, float de) {
     if (dl == 0 && de == 0) return;
     rows.push_back(row);
-    at.push_back(token);
     targets.push_back(token < 0 ? -1 : host_.tokens[token]);
     d_logprob.push_back(dl);
     d_entropy.push_back(de);
@@ -190,10 +193,7 @@ void Pass::backward_vocabulary(const Upstream& upstream, PassResult& result) {
     op.dh = some.dh;
     op.lddh = base_->family().hidden;
     device_->token_logprobs(op);
-    const auto values = logprob.download<float>(n);
-    for (int i = 0; i < n; ++i) {
-      if (at[some.begin + i] >= 0) result.logprobs[at[some.begin + i]] = values[i];
-    }
+    add_loss(some, 1, dl, logprob, loss);
   });
 }
 
@@ -227,7 +227,7 @@ void Pass::read_closed_set(PassResult& result) {
   });
 }
 
-void Pass::backward_closed_set(const std::vector<float>& upstream) {
+void Pass::backward_closed_set(const std::vector<float>& upstream, double* loss) {
   if (!request_.closed_set) fail("BAD_STATE", "upstream.closedSet: the forward pass read no closed set");
   const ClosedSetRead& read = *request_.closed_set;
   const size_t width = read.candidates.size(), capacity = std::min<size_t>(kRowsAtOnce, read.rows.size());
@@ -244,6 +244,7 @@ void Pass::backward_closed_set(const std::vector<float>& upstream) {
     op.dh = some.dh;
     op.lddh = base_->family().hidden;
     device_->closed_set(op);
+    add_loss(some, static_cast<int>(width), d_logprob, logprob, loss);
   });
 }
 
@@ -284,26 +285,9 @@ void Pass::keep_reference(const AbortFlag* abort) {
   request_ = asked;
 }
 
-void Pass::read_divergence(PassResult& result, const std::vector<float>* upstream) {
-  if (!request_.divergence) fail("BAD_STATE", "upstream.divergence: the forward pass read no divergence");
+void Pass::over_divergence(bool gradients, const std::function<void(credence_divergence&, const NormedRows&)>& body) {
   const Family& f = base_->family();
-  const size_t total = host_.tokens.size(), capacity = std::min<size_t>(kRowsAtOnce, divergence_rows_.size());
-  std::vector<float> slopes;
-  if (upstream) {
-    if (upstream->size() != total) {
-      fail("BAD_BATCH", "upstream.divergence: expected one for each of %zu tokens but received %zu", total,
-           upstream->size());
-    }
-    for (size_t t = 0; t < total; ++t) {
-      if ((*upstream)[t] != 0 && !request_.divergence->mask[t])
-        fail("BAD_BATCH", "upstream.divergence: token %zu is outside the mask, so nothing was read there", t);
-    }
-    for (int32_t t : divergence_tokens_) slopes.push_back((*upstream)[t]);
-    base_->prepare_head_backward();
-  }
-  result.divergence.assign(total, 0.0f);
-  Buffer values(device_, std::max<size_t>(capacity, 1) * 4), slope(device_, std::max<size_t>(capacity, 1) * 4);
-  over_rows(divergence_rows_, upstream != nullptr, [&](const NormedRows& some) {
+  over_rows(divergence_rows_, gradients, [&](const NormedRows& some) {
     credence_divergence op{};
     op.rows = some.counted.i32();
     op.capacity = some.count;
@@ -314,17 +298,44 @@ void Pass::read_divergence(PassResult& result, const std::vector<float>* upstrea
     op.weights = op.weights_other = base_->head();
     op.h = some.h.as<>();
     op.h_other = reference_.as<char>() + some.begin * f.hidden * device_->act_bytes();
-    op.ldh = op.ldh_other = f.hidden;
+    op.ldh = op.ldh_other = op.lddh = f.hidden;
+    op.dh = some.dh;
+    body(op, some);
+  });
+}
+
+void Pass::read_divergence(PassResult& result) {
+  result.divergence.assign(host_.tokens.size(), 0.0f);
+  Buffer values(device_, std::min<size_t>(kRowsAtOnce, divergence_rows_.size()) * 4);
+  over_divergence(false, [&](credence_divergence& op, const NormedRows& some) {
     op.divergence = values.f32();
-    if (upstream) {
-      slope.write(slopes.data() + some.begin, some.count * 4);
-      op.upstream = slope.f32();
-      op.dh = some.dh;
-      op.lddh = f.hidden;
-    }
     device_->divergence(op);
     const auto read = values.download<float>(some.count);
     for (int i = 0; i < some.count; ++i) result.divergence[divergence_tokens_[some.begin + i]] = read[i];
+  });
+}
+
+void Pass::backward_divergence(const std::vector<float>& upstream, double* loss) {
+  if (!request_.divergence) fail("BAD_STATE", "upstream.divergence: the forward pass read no divergence");
+  const size_t total = host_.tokens.size(), capacity = std::min<size_t>(kRowsAtOnce, divergence_rows_.size());
+  if (upstream.size() != total) {
+    fail("BAD_BATCH", "upstream.divergence: expected one for each of %zu tokens but received %zu", total,
+         upstream.size());
+  }
+  for (size_t t = 0; t < total; ++t) {
+    if (upstream[t] != 0 && !request_.divergence->mask[t])
+      fail("BAD_BATCH", "upstream.divergence: token %zu is outside the mask, so nothing was read there", t);
+  }
+  std::vector<float> slopes;
+  for (int32_t t : divergence_tokens_) slopes.push_back(upstream[t]);
+  base_->prepare_head_backward();
+  Buffer values(device_, capacity * 4), slope(device_, capacity * 4);
+  over_divergence(true, [&](credence_divergence& op, const NormedRows& some) {
+    slope.write(slopes.data() + some.begin, some.count * 4);
+    op.divergence = values.f32();
+    op.upstream = slope.f32();
+    device_->divergence(op);
+    add_loss(some, 1, slope, values, loss);
   });
 }
 

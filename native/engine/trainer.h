@@ -1,6 +1,7 @@
 // Learning: micro-batches add up in one flat gradient, an update divides once and takes one AdamW step.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "fit.h"
+#include "losses.h"
 #include "native/comm/communicator.h"
 #include "pass.h"
 
@@ -19,23 +21,9 @@ struct OptimizerSpec {
   uint64_t seed = 0;             // of the adapter's dropout
 };
 
-/// A sum of the terms that are there:
-///   nll         sum over tokens of weight * nll, weights [T] token-aligned
-///   read        sum over spans of (sigmoid(head) - target)^2
-///   closed_set  sum over rows of -weight * log-probability of candidates[label]
-///   divergence  sum over tokens of weight * divergence from the base, weights [T] token-aligned
-struct Loss {
-  std::vector<float> nll_weights;
-  HeadRead read;
-  std::vector<float> targets;
-  struct ClosedSet {
-    ClosedSetRead read;
-    std::vector<int32_t> labels;
-    std::vector<float> weights;
-  };
-  std::optional<ClosedSet> closed_set;
-  Divergence divergence = Divergence::kKl;
-  std::vector<float> divergence_weights;
+struct StepResult {
+  double loss = 0;           // over the step's count; 0 where it was the caller's own
+  double gradient_norm = 0;  // before clipping
 };
 
 class Trainer {
@@ -44,21 +32,24 @@ class Trainer {
   Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer,
           std::shared_ptr<Communicator> communicator = alone());
 
-  /// Forward and backward; returns the loss, summed and not divided. The batch is cut into passes, which bounds memory and
-  /// changes no sum; a prefix stays with its readers. Under a limit of memory they are as large as fits.
-  double accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort = nullptr);
+  /// Forward and backward: adds to the gradients, and to the step's loss, which stay on the device. The batch is cut into passes,
+  /// which bounds memory and changes no sum; a prefix stays with its readers. Under a limit of memory they are as large as fits.
+  void accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort = nullptr);
   /// Of a head alone, on hidden states [n, H] that were collected before: the loss of accumulate(), without the blocks.
-  double accumulate(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
-                    const AbortFlag* abort = nullptr);
+  void accumulate(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
+                  const AbortFlag* abort = nullptr);
   /// A forward held open for a loss of the caller's own.
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
   void backward(const Upstream& upstream, const AbortFlag* abort = nullptr);
-  /// Sums gradients and counts over the ranks, divides once, clips, steps, clears. Returns the gradient's norm before
-  /// clipping.
-  double update(double learning_rate, double count);
+  /// The loss accumulated since the last update, summed and not divided; waits for the device.
+  double loss() const { return told_.download<Told>(1)[0].loss; }
+  /// Sums gradients, losses and counts over the ranks, divides once, clips, steps, clears. Waits for the device once, to read
+  /// the loss and the norm; where one is not finite it throws "NOT_FINITE", nothing has been learnt, and the step is forgotten.
+  StepResult update(double learning_rate, double count);
 
   std::vector<float> gradients() const { return gradients_.download<float>(policy_->count()); }
-  void clear_gradients() { gradients_.zero(); }
+  /// Forgets what was accumulated.
+  void clear_gradients();
   int64_t step() const { return step_; }
   uint64_t seed() const { return optimizer_.seed; }
   std::vector<float> first_moment() const { return m_.download<float>(policy_->count()); }
@@ -69,7 +60,15 @@ class Trainer {
   const PassSize& pass_size() const { return size_; }
 
  private:
-  double accumulate_in(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort);
+  /// What a step tells, as it lies on the device: [loss, norm].
+  struct Told {
+    double loss = 0;
+    float norm = 0;
+  };
+  double* told_loss() const { return told_.as<double>(); }
+  float* told_norm() const { return reinterpret_cast<float*>(told_.as<char>() + offsetof(Told, norm)); }
+
+  void accumulate_in(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort);
   PassResult forward_in(const HostBatch& batch, const PassRequest& request, const PassSize& size,
                         const AbortFlag* abort);
   /// Packs what backward reads of the base.
@@ -82,15 +81,15 @@ class Trainer {
   /// Masks follow from the seed, the step, and each sequence's number in the step: rank r's i-th is number i size + r, so
   /// that rows dealt in turn keep their masks whatever the number of ranks.
   std::optional<DropoutKeys> dropout(const std::vector<int>& segments) const;
-  double accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size,
-                         const std::optional<DropoutKeys>& dropout, const AbortFlag* abort);
+  void accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size,
+                       const std::optional<DropoutKeys>& dropout, const AbortFlag* abort);
 
   std::shared_ptr<Policy> policy_;
   std::shared_ptr<Device> device_;
   OptimizerSpec optimizer_;
   std::shared_ptr<Communicator> communicator_;
   Pass pass_;
-  Buffer gradients_, m_, v_, norm_;
+  Buffer gradients_, m_, v_, told_;
   int64_t step_ = 0;
   int64_t sequences_ = 0;  // seen in this step
   PassSize size_;

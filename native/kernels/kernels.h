@@ -438,6 +438,27 @@ typedef struct {
   float* probabilities;  // [rows, vocabulary] the distribution drawn from, or null
 } credence_sample;
 
+// ----------------------------------------------------------------------------------------------------------------- losses
+// A loss's sum stays on the device, in double, until its step is over; what is read of it is read once.
+
+// sum += weight[r, i] value[r, i] over all r, i: the loss whose upstream gradient of `value` is `weight`. A value of weight 0 is
+// not read.
+typedef struct {
+  const int32_t* rows;
+  int32_t capacity, width;
+  const float *weight, *value;  // [rows, width]
+  double* sum;                  // [1] added to
+} credence_weighted_sum;
+
+// sum += (s - target[r])^2 over all r, s = sigmoid(z[r]) (Brier 1950), and its gradient dz = 2 (s - target) s (1 - s).
+typedef struct {
+  const int32_t* rows;
+  int32_t capacity;
+  const float *z, *target;  // [rows]
+  float* dz;                // [rows]
+  double* sum;              // [1] added to
+} credence_squared_error;
+
 // -------------------------------------------------------------------------------------------------------------- optimiser
 
 // norm = sqrt(sum g^2), float64 inside, blocks in order.
@@ -450,6 +471,7 @@ typedef struct {
 // AdamW (Loshchilov & Hutter 2019, algorithm 2), over [begin, end) of the flat buffers:
 //   g' = g gradient_scale clip, clip = max_norm > 0 ? min(1, max_norm / (norm gradient_scale + 1e-6)) : 1
 //   m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2;  p = p (1 - lr wd);  p -= lr (m / c1) / (sqrt(v / c2) + eps)
+// Where the norm or the loss is not finite nothing moves: the host, which reads them after the step, finds p, m and v as they were.
 typedef struct {
   int64_t begin, end;
   float *p, *m, *v;
@@ -457,7 +479,8 @@ typedef struct {
   const float* norm;  // [1] of the whole gradient before gradient_scale, or null: no clip
   float gradient_scale, max_norm;
   double lr, beta1, beta2, eps, weight_decay;
-  int64_t step;  // 1 for the first: c1 = 1 - b1^step
+  int64_t step;        // 1 for the first: c1 = 1 - b1^step
+  const double* loss;  // [1] or null
 } credence_adamw;
 
 // The PPO advantage step, one launch: reward_t = -kl_coefficient kl_t + [t last] score; GAE (Schulman et al. 2016, eq. 16)
@@ -485,7 +508,7 @@ typedef struct {
   X(embed) X(norm) X(attention_input) X(attention) X(project) X(mlp_input)                                     \
   X(norm_backward) X(project_backward) X(mlp_input_backward) X(attention_backward) X(attention_input_backward) \
   X(embed_backward) X(token_logprobs) X(closed_set) X(divergence) X(pool) X(pool_backward) X(dense)            \
-  X(dense_backward) X(sample) X(gradient_norm) X(adamw) X(advantage)
+  X(dense_backward) X(sample) X(weighted_sum) X(squared_error) X(gradient_norm) X(adamw) X(advantage)
 // clang-format on
 
 typedef credence_pool credence_pool_backward;

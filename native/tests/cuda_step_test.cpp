@@ -193,7 +193,7 @@ class Step {
 
   /// What stands in a structure by value, and so is launched, not recorded.
   void update(int64_t step) {
-    RUN(adamw, credence_adamw{0, count_, *p_, *m_, *v_, *g_, *norm_, 1, 1, 1e-2, 0.9, 0.999, 1e-8, 0, step});
+    RUN(adamw, credence_adamw{0, count_, *p_, *m_, *v_, *g_, *norm_, 1, 1, 1e-2, 0.9, 0.999, 1e-8, 0, step, nullptr});
   }
 
   /// Another policy's adapter on the same weights.

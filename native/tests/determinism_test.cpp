@@ -211,7 +211,7 @@ TEST(two_engines_joined_by_a_communicator_step_like_one) {
               runs[r].gradient = trainer.gradients();
               communicators[r]->all_reduce_sum(runs[r].gradient.data(), runs[r].gradient.size());
             }
-            runs[r].norms.push_back(trainer.update(1e-3, static_cast<double>(mine.size())));
+            runs[r].norms.push_back(trainer.update(1e-3, static_cast<double>(mine.size())).gradient_norm);
           }
           runs[r].parameters = policy->read_parameters();
         });

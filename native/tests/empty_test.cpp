@@ -155,15 +155,21 @@ OPERATOR_TEST("token_logprobs closed_set divergence sample", "odd-shapes", no_ro
   });
 }
 
-OPERATOR_TEST("gradient_norm adamw advantage", "odd-shapes", no_numbers) {
+OPERATOR_TEST("weighted_sum squared_error gradient_norm adamw advantage", "odd-shapes", no_numbers) {
   each_backend(2, [](Backend& backend) {
     const Nothing n(backend);
-    const auto norm = float_space(backend, 1);
+    const auto norm = float_space(backend, 1), sum = on_device(backend, std::vector<double>{1.5});
+    RUN_ON_NOTHING(n, weighted_sum,
+                   (credence_weighted_sum{n.rows(), Nothing::kCapacity, 2, n.floats(), n.floats(), sum->as<double>()}));
+    RUN_ON_NOTHING(
+        n, squared_error,
+        (credence_squared_error{n.rows(), Nothing::kCapacity, n.floats(), n.floats(), n.floats(), sum->as<double>()}));
+    EXPECT_EQ(sum->read<double>(1)[0], 1.5);
     RUN_ON_NOTHING(n, gradient_norm, (credence_gradient_norm{0, n.floats(), *norm}));
     EXPECT_EQ(norm->floats()[0], 0.0);
     RUN_ON_NOTHING(n, adamw,
                    (credence_adamw{5, 5, n.floats(), n.floats(), n.floats(), n.floats(), nullptr, 1, 0, 0.1, 0.9, 0.999,
-                                   1e-8, 0, 1}));
+                                   1e-8, 0, 1, nullptr}));
     credence_advantage advantage = {};
     const Memory moments(backend, 24);
     advantage.counts = n.rows(), advantage.token_capacity = advantage.segment_capacity = Nothing::kCapacity;

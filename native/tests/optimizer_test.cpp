@@ -45,9 +45,10 @@ OPERATOR_TEST("adamw", "reference odd-shapes bits", is_its_definition) {
                                           0.1,  step};
           reference::adamw(settings, norm, g, &p, &m, &v);
           const auto device_g = floats_on_device(backend, g), device_norm = floats_on_device(backend, {norm});
-          RUN_OPERATOR(backend, adamw,
-                       (credence_adamw{kBegin, kEnd, *device_p, *device_m, *device_v, *device_g, *device_norm, 0.25f,
-                                       static_cast<float>(max_norm), settings.lr, 0.9, 0.999, 1e-8, 0.1, step}));
+          RUN_OPERATOR(
+              backend, adamw,
+              (credence_adamw{kBegin, kEnd, *device_p, *device_m, *device_v, *device_g, *device_norm, 0.25f,
+                              static_cast<float>(max_norm), settings.lr, 0.9, 0.999, 1e-8, 0.1, step, nullptr}));
         }
         const auto inside = [&](const std::vector<double>& x) {
           return std::vector<double>(x.begin() + kBegin, x.begin() + kEnd);
@@ -71,11 +72,31 @@ OPERATOR_TEST("adamw", "reference", without_a_norm_does_not_clip) {
                device_v = floats_on_device(backend, v);
     const auto device_g = floats_on_device(backend, g);
     reference::adamw({1, 0, 0.1, 0.9, 0.999, 1e-8, 0, 1}, 5, g, &p, &m, &v);
-    RUN_OPERATOR(
-        backend, adamw,
-        (credence_adamw{0, 2, *device_p, *device_m, *device_v, *device_g, nullptr, 1, 1, 0.1, 0.9, 0.999, 1e-8, 0, 1}));
+    RUN_OPERATOR(backend, adamw,
+                 (credence_adamw{0, 2, *device_p, *device_m, *device_v, *device_g, nullptr, 1, 1, 0.1, 0.9, 0.999, 1e-8,
+                                 0, 1, nullptr}));
     EXPECT_CLOSE(device_p->floats(), p, 1e-6);
     EXPECT_CLOSE(device_m->floats(), m, 1e-6);
+  });
+}
+
+OPERATOR_TEST("adamw", "reference", moves_nothing_where_the_norm_or_the_loss_is_not_finite) {
+  each_backend(1, [](Backend& backend) {
+    const float infinity = INFINITY;
+    for (const auto& [norm, loss] :
+         {std::pair<float, double>{NAN, 1}, {infinity, 1}, {1, NAN}, {1, -INFINITY}, {1, 1}}) {
+      const auto p = floats_on_device(backend, {1, 2}), m = floats_on_device(backend, {3, 4}),
+                 v = floats_on_device(backend, {5, 6}), g = floats_on_device(backend, {7, 8});
+      const auto device_norm = on_device(backend, std::vector<float>{norm});
+      const auto device_loss = on_device(backend, std::vector<double>{loss});
+      RUN_OPERATOR(backend, adamw,
+                   (credence_adamw{0, 2, *p, *m, *v, *g, *device_norm, 1, 1, 0.1, 0.9, 0.999, 1e-8, 0, 1,
+                                   device_loss->as<double>()}));
+      const bool moved = std::isfinite(norm) && std::isfinite(loss);
+      EXPECT((p->floats() != std::vector<double>{1, 2}) == moved);
+      EXPECT((m->floats() != std::vector<double>{3, 4}) == moved);
+      EXPECT((v->floats() != std::vector<double>{5, 6}) == moved);
+    }
   });
 }
 
@@ -98,7 +119,7 @@ OPERATOR_TEST("adamw", "odd-shapes", a_part_of_any_size_and_nothing_beside_it) {
         std::copy(part_v.begin(), part_v.end(), v.begin() + begin);
         RUN_OPERATOR(backend, adamw,
                      (credence_adamw{begin, begin + count, *device_p, *device_m, *device_v, *device_g, nullptr, 1, 0,
-                                     0.1, 0.9, 0.999, 1e-8, 0.01, 3}));
+                                     0.1, 0.9, 0.999, 1e-8, 0.01, 3, nullptr}));
         EXPECT_CLOSE(device_p->floats(), p, 1e-6);
         EXPECT_CLOSE(device_m->floats(), m, 1e-6);
         EXPECT_CLOSE(device_v->floats(), v, 1e-6);

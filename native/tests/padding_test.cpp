@@ -124,7 +124,9 @@ TEST(gradients_go_through_query_only_tokens) {
         for (int64_t i = 0; i < p.count(); ++i)
           tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
         policy->set_parameters({tensor});
-        const double value = Trainer(policy, {}).accumulate(all.batch, loss);
+        Trainer probe(policy, {});
+        probe.accumulate(all.batch, loss);
+        const double value = probe.loss();
         policy->set_parameters({back});
         return value;
       };

@@ -82,7 +82,8 @@ TEST(gradients_are_finite_differences_of_the_loss) {
             tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
           policy->set_parameters({tensor});
           Trainer probe(policy, {});
-          const double value = probe.accumulate(batch, loss);
+          probe.accumulate(batch, loss);
+          const double value = probe.loss();
           NamedTensor back{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
           policy->set_parameters({back});
           return value;
@@ -115,8 +116,10 @@ TEST(a_head_learns_the_same_from_hidden_states_that_were_collected) {
     request.spans = loss.read.spans;
     const std::vector<float> hidden = Pass(policy).forward(batch, request).collected;
     Trainer whole(policy, {}), alone(policy, {});
-    const double sum = whole.accumulate(batch, loss);
-    EXPECT_EQ(alone.accumulate("sure", hidden, loss.targets), sum);
+    whole.accumulate(batch, loss);
+    alone.accumulate("sure", hidden, loss.targets);
+    EXPECT_EQ(alone.loss(), whole.loss());
+    EXPECT(whole.loss() > 0);
     EXPECT(alone.gradients() == whole.gradients());
     EXPECT(largest(whole.gradients()) > 0);
     EXPECT_THROWS(alone.accumulate("sure", hidden, {0.5f}), "for each of 1 targets");
@@ -194,9 +197,9 @@ TEST(terms_of_a_loss_add_up) {
   all.read = parts[3].read = {"sure", {{1, 3, 60}, {4, 0, 1}}};
   all.targets = parts[3].targets = {0, 1};
   Trainer together(policy, {}), apart(policy, {});
-  const double total = together.accumulate(p.batch, all);
-  double sum = 0;
-  for (const Loss& part : parts) sum += apart.accumulate(p.batch, part);
+  together.accumulate(p.batch, all);
+  for (const Loss& part : parts) apart.accumulate(p.batch, part);
+  const double total = together.loss(), sum = apart.loss();
   EXPECT(std::fabs(total - sum) <= 1e-9 * total);
   const auto a = together.gradients(), b = apart.gradients();
   EXPECT_CLOSE(std::vector<double>(a.begin(), a.end()), std::vector<double>(b.begin(), b.end()), 1e-5);
@@ -284,7 +287,9 @@ TEST(completions_behind_one_prompt_give_what_whole_sequences_give) {
     EXPECT_EQ(different, 0);
 
     Trainer a(policy, {}), b(policy, {});
-    const double loss = a.accumulate(shared, behind), expected = b.accumulate(apart, whole);
+    a.accumulate(shared, behind);
+    b.accumulate(apart, whole);
+    const double loss = a.loss(), expected = b.loss();
     EXPECT(std::fabs(loss - expected) <= 1e-6 * std::fabs(expected));
     EXPECT_GRADIENTS(*policy, a.gradients(), b.gradients(), std::string(device.dtype) == "f32" ? 1e-5 : 3e-2);
   });
@@ -336,6 +341,70 @@ TEST(five_steps_saved_and_restored_in_the_middle_end_with_the_same_bytes) {
     again.restore(2, 0, m, v);
     for (int i = 0; i < 3; ++i) step(again);
     EXPECT(policy->read_parameters() == resumed->read_parameters());
+  });
+}
+
+// The losses as they are defined, from what a pass reads out: the sums that stay on the device are theirs.
+TEST(a_step_tells_the_loss_of_what_it_learnt_from) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  each_device([&](const DeviceOptions& device) {
+    const Problem p = problem();
+    const auto policy = small_policy(folder.path(), device, {{"sure", -1, {}, 1, 4}});
+    Loss loss;
+    loss.nll_weights = loss.divergence_weights = p.loss.nll_weights;
+    loss.closed_set = {{{4, 3}, {0, 200}}, {1, 0}, {1, 2}};
+    loss.read = {"sure", {{1, 3, 60}, {4, 0, 1}}};
+    loss.targets = {0, 1};
+    PassRequest request;
+    request.logprobs = true;
+    request.heads = {loss.read};
+    request.closed_set = loss.closed_set->read;
+    request.divergence = {Divergence::kKl, {}, true};
+    for (float weight : loss.divergence_weights) request.divergence->mask.push_back(weight != 0);
+    const PassResult read = Pass(policy).forward(p.batch, request);
+    double expected = -1.0 * read.closed_set[1] - 2.0 * read.closed_set[2];
+    for (size_t t = 0; t < p.batch.tokens.size(); ++t)
+      expected += static_cast<double>(p.loss.nll_weights[t]) * (read.divergence[t] - read.logprobs[t]);
+    for (size_t s = 0; s < loss.targets.size(); ++s) {
+      const double score = 1 / (1 + std::exp(-static_cast<double>(read.heads.at("sure")[s])));
+      expected += (score - loss.targets[s]) * (score - loss.targets[s]);
+    }
+    Trainer trainer(policy, {});
+    trainer.accumulate(p.batch, loss);
+    trainer.accumulate(p.batch, loss);
+    const StepResult step = trainer.update(0.01, 4);
+    EXPECT(std::fabs(step.loss - expected / 2) <= 1e-6 * std::fabs(expected));
+    EXPECT_EQ(trainer.loss(), 0.0);
+  });
+}
+
+TEST(a_step_that_is_not_finite_moves_nothing_and_is_forgotten) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  each_device([&](const DeviceOptions& device) {
+    const Problem p = problem();
+    const auto policy = small_policy(folder.path(), device);
+    Trainer trainer(policy, {}), untouched(small_policy(folder.path(), device), {});
+    const auto step = [&](Trainer& of) {
+      of.accumulate(p.batch, p.loss);
+      return of.update(0.01, p.count);
+    };
+    step(trainer), step(untouched);
+    const auto before = policy->read_parameters(), m = trainer.first_moment(), v = trainer.second_moment();
+    Loss bad = p.loss;
+    for (float& weight : bad.nll_weights) weight *= INFINITY;
+    for (float& weight : bad.nll_weights)
+      if (std::isnan(weight)) weight = 0;
+    trainer.accumulate(p.batch, bad);
+    EXPECT_THROWS(trainer.update(0.01, p.count), "is not finite. Lower the learning rate");
+    EXPECT(policy->read_parameters() == before);
+    EXPECT(trainer.first_moment() == m && trainer.second_moment() == v);
+    EXPECT_EQ(trainer.step(), 1);
+    const StepResult again = step(trainer), expected = step(untouched);
+    EXPECT_EQ(again.loss, expected.loss);
+    EXPECT_EQ(again.gradient_norm, expected.gradient_norm);
+    EXPECT(policy->read_parameters() == untouched.policy()->read_parameters());
   });
 }
 

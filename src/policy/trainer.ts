@@ -203,12 +203,11 @@ export class Trainer implements Disposable {
     checkPrefixes(prefixOf, rows);
     const together = families(prefixOf ?? sequences.map(() => -1));
     const lengths = together.map((family) => family.reduce((tokens, row) => tokens + sequences[row]!.length, 0));
-    let sum = 0;
     this.passes += 1;
     for (const chosen of microBatches(lengths, batch.microBatchTokens ?? Number.POSITIVE_INFINITY)) {
       const part = chosen.flatMap((family) => together[family]!).sort((a, b) => a - b);
       const prefixes = prefixOf && part.map((row) => part.indexOf(prefixOf[row]!));
-      sum += await this.native.accumulate(
+      await this.native.accumulate(
         flatten(
           part.map((row) => sequences[row]!),
           {
@@ -220,14 +219,14 @@ export class Trainer implements Disposable {
         lossOf(batch, part),
       );
     }
-    return { loss: sum / count, ...(await this.update({ count })) };
+    return this.divide(count);
   }
 
   private async featureStep({ features, loss: { head, targets } }: FeatureBatch): Promise<StepResult> {
     this.passes += 1;
     const count = targets.length;
-    const sum = await this.native.accumulateHead(head, features, Float32Array.from(targets));
-    return { loss: sum / count, ...(await this.update({ count })) };
+    await this.native.accumulateHead(head, features, Float32Array.from(targets));
+    return this.divide(count);
   }
 
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
@@ -280,10 +279,15 @@ export class Trainer implements Disposable {
 
   /** Divides what was accumulated by `count`, clips, takes one step. */
   async update({ count }: { count: number }): Promise<{ gradientNorm: number; learningRate: number }> {
+    const { gradientNorm, learningRate } = await this.divide(count);
+    return { gradientNorm, learningRate };
+  }
+
+  private async divide(count: number): Promise<StepResult> {
     this.checkAlive();
     const learningRate = this.rate(this.steps);
     this.passes += 1;
-    const { gradientNorm } = await this.native.update({ learningRate, count });
+    const { loss, gradientNorm } = await this.native.update({ learningRate, count });
     if (!Number.isFinite(gradientNorm)) {
       throw new CredenceError(
         "DIVERGED",
@@ -291,7 +295,7 @@ export class Trainer implements Disposable {
       );
     }
     this.steps += 1;
-    return { gradientNorm, learningRate };
+    return { loss, gradientNorm, learningRate };
   }
 
   /** Gradients accumulated so far, not yet divided. */

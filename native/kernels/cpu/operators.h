@@ -9,6 +9,7 @@
 #include "dense.h"
 #include "divergence.h"
 #include "embed.h"
+#include "losses.h"
 #include "mlp_input.h"
 #include "norm.h"
 #include "optimizer.h"

@@ -43,6 +43,7 @@ size_t adamw_workspace(const credence_adamw*) {
 
 template <class Isa>
 int adamw(credence_backend* backend, const credence_adamw* p, void*) {
+  if ((p->norm && !__builtin_isfinite(*p->norm)) || (p->loss && !__builtin_isfinite(*p->loss))) return 0;
   double clip = 1;
   if (p->norm && p->max_norm > 0) {
     const double ratio = p->max_norm / (static_cast<double>(*p->norm) * p->gradient_scale + 1e-6);

@@ -33,8 +33,9 @@ struct Step {
   float beta1, rest1, beta2, rest2, decay, rate, c2_root, eps;
 };
 
-// The clip factor is read here, so that the host need not wait for the norm.
+// The clip factor is read here, and whether there is to be a step at all, so that the host need not wait for the norm.
 __global__ void __launch_bounds__(kThreads) adamw_kernel(credence_adamw p, Step s) {
+  if ((p.norm && !isfinite(*p.norm)) || (p.loss && !isfinite(*p.loss))) return;
   double clip = 1;
   if (p.norm && p.max_norm > 0) {
     const double ratio =

@@ -51,6 +51,23 @@ DenseGradients dense_backward(const Dense& p, const std::vector<double>& dy) {
   return g;
 }
 
+double weighted_sum(const std::vector<double>& weight, const std::vector<double>& value) {
+  double sum = 0;
+  for (size_t i = 0; i < weight.size(); ++i)
+    if (weight[i] != 0) sum += weight[i] * value[i];
+  return sum;
+}
+
+SquaredError squared_error(const std::vector<double>& z, const std::vector<double>& target) {
+  SquaredError out;
+  for (size_t r = 0; r < z.size(); ++r) {
+    const double s = 1 / (1 + std::exp(-z[r])), error = s - target[r];
+    out.sum += error * error;
+    out.dz.push_back(2 * error * s * (1 - s));
+  }
+  return out;
+}
+
 double gradient_norm(const std::vector<double>& g) {
   double sum = 0;
   for (double x : g) sum += x * x;
@@ -60,6 +77,7 @@ double gradient_norm(const std::vector<double>& g) {
 // Loshchilov & Hutter 2019, algorithm 2, with the decay before the step as PyTorch does it.
 void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vector<double>* p, std::vector<double>* m,
            std::vector<double>* v) {
+  if (!std::isfinite(norm)) return;
   const double clip = o.max_norm > 0 ? std::min(1.0, o.max_norm / (norm * o.gradient_scale + 1e-6)) : 1;
   const double c1 = 1 - std::pow(o.beta1, o.step), c2 = 1 - std::pow(o.beta2, o.step);
   for (size_t i = 0; i < g.size(); ++i) {

@@ -1,4 +1,4 @@
-// Pooling, a head's dense layer, the optimiser and the advantage step, in double.
+// Pooling, a head's dense layer, sums of losses, the optimiser and the advantage step, in double.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,15 @@ struct DenseGradients {
 std::vector<double> dense(const Dense& p);
 DenseGradients dense_backward(const Dense& p, const std::vector<double>& dy);
 
+double weighted_sum(const std::vector<double>& weight, const std::vector<double>& value);
+
+/// The sum of (sigmoid(z) - target)^2, and its gradient.
+struct SquaredError {
+  double sum = 0;
+  std::vector<double> dz;
+};
+SquaredError squared_error(const std::vector<double>& z, const std::vector<double>& target);
+
 double gradient_norm(const std::vector<double>& g);
 
 struct AdamW {
@@ -33,7 +42,7 @@ struct AdamW {
   int64_t step = 1;
 };
 
-/// One step in place; norm is of the whole gradient before gradient_scale.
+/// One step in place, or none where the norm is not finite; norm is of the whole gradient before gradient_scale.
 void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vector<double>* p, std::vector<double>* m,
            std::vector<double>* v);
 
