@@ -75,6 +75,12 @@ class DeviceBatch {
   /// what a batch holds.
   void reserve(int tokens, int segments, int pages_per_segment);
 
+  /// Later batches are told to be at most this large, within what is reserved.
+  void narrow(int tokens, int segments) {
+    most_tokens_ = tokens;
+    most_segments_ = segments;
+  }
+
   credence_batch view() const { return view_; }
   /// [1] the number of tokens, and how many there may be.
   const int32_t* rows() const { return view_.counts; }

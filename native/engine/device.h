@@ -38,6 +38,7 @@ class Device {
   std::shared_ptr<Device> twin() const;
   size_t max_memory() const { return max_memory_; }
   size_t scratch_bytes() const { return scratch_bytes_; }
+  const void* scratch_address() const { return scratch_; }
   /// Gives the workspace back; the next launch takes what it needs.
   void drop_scratch();
   credence_memory memory(bool restart_peak = false) const { return table_->memory(backend_, restart_peak); }

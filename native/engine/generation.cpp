@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <set>
 
 #include "fit.h"
 #include "random.h"
+#include "recorded.h"
 
 namespace credence {
 
@@ -40,6 +42,7 @@ struct Sequence {
   std::string tail;              // the last bytes of the text, for stop strings
   std::set<int32_t> seen;        // for the repetition penalty
   uint64_t key = 0;              // of its random numbers
+  int segment = 0;               // of the step's batch: its own, or its prompt's
 };
 
 class Generator {
@@ -148,16 +151,19 @@ class Generator {
     rows_ = static_cast<int>(
         std::min<int64_t>(max_batch_, static_cast<int64_t>(options_.prompts.size()) * options_.samples));
     const int admitted = std::max(longest, static_cast<int>(std::min<int64_t>(kPrefillTokens, prompt_tokens)));
-    const size_t rows = rows_, tokens = rows_ + admitted;
+    const size_t rows = rows_, tokens = tokens_ = rows_ + admitted;
     table_width_ = pages_for(longest + options_.max_new_tokens);
-    batch_.reserve(static_cast<int>(tokens), rows_, table_width_);
+    batch_.reserve(tokens_, rows_, table_width_);
     act_.reserve(*base_, adapter_, 0, static_cast<int>(tokens), false);
     x_.reserve(tokens * f.hidden * 4);
     count_.reserve(4);
     h_.reserve(rows * f.hidden * device_->act_bytes());
-    if (depths_.count(f.layers)) normed_.reserve(rows * f.hidden * 4);
-    for (Buffer* each : {&gathered_, &temperature_, &top_k_, &top_p_, &repetition_, &token_, &logprob_})
-      each->reserve(rows * 4);
+    told_.reserve(rows * (2 + depths_.size() * f.hidden) * 4);
+    for (Buffer* each : {&gathered_, &last_, &after_last_}) each->reserve(rows * 4);
+    temperature_.upload(std::vector<float>(rows, static_cast<float>(options_.temperature)));
+    top_k_.upload(std::vector<int32_t>(rows, options_.top_k));
+    top_p_.upload(std::vector<float>(rows, static_cast<float>(options_.top_p)));
+    repetition_.upload(std::vector<float>(rows, static_cast<float>(options_.repetition_penalty)));
     uniform_.reserve(rows * 8);
     if (options_.repetition_penalty != 1) {
       const size_t distinct = std::min(longest + options_.max_new_tokens, f.vocabulary);
@@ -203,50 +209,110 @@ class Generator {
     return admitted;
   }
 
+  // One token of each sequence in flight, then the admitted prompts whole; a token chosen after each that goes on. Everything is
+  // written before it is launched, and what came of it read at once.
   void step(const AbortFlag* abort) {
-    const Family& f = base_->family();
     const std::vector<Group> admitted = admit();
-
-    // The batch: one token of each sequence in flight, then the admitted prompts whole.
     HostBatch host;
     host.offsets.push_back(0);
-    std::vector<int32_t> key_start;
+    std::vector<int32_t> key_start, last;
     std::vector<std::vector<int32_t>> pages;
+    const auto end_segment = [&](int keys, const std::vector<int32_t>& of) {
+      host.offsets.push_back(host.tokens_count());
+      last.push_back(host.tokens_count() - 1);
+      key_start.push_back(keys);
+      pages.push_back(of);
+    };
+    // Those that choose a token: sequences that go on, and each sample of a new prompt from the prompt's last row.
+    std::vector<Sequence> going, closing;
     for (Sequence& sequence : active_) {
       if (sequence.keys % CREDENCE_PAGE == 0) sequence.pages.push_back(take_page());
       host.tokens.push_back(sequence.next);
-      host.offsets.push_back(host.tokens_count());
-      key_start.push_back(sequence.keys);
-      pages.push_back(sequence.pages);
+      sequence.segment = host.segments();
+      end_segment(sequence.keys++, sequence.pages);
+      (sequence.closing ? closing : going).push_back(std::move(sequence));
     }
+    const int running = host.segments();
+    std::vector<std::pair<int32_t, int32_t>> copies;
     for (const Group& group : admitted) {
       const auto& prompt = options_.prompts[group.prompt];
       host.tokens.insert(host.tokens.end(), prompt.begin(), prompt.end());
-      host.offsets.push_back(host.tokens_count());
-      key_start.push_back(0);
-      pages.emplace_back();
-      for (int i = 0; i < pages_for(static_cast<int>(prompt.size())); ++i) pages.back().push_back(take_page());
+      std::vector<int32_t> own;
+      for (int i = 0; i < pages_for(static_cast<int>(prompt.size())); ++i) own.push_back(take_page());
+      fork(group, host.segments(), own, copies, going);
+      end_segment(0, own);
       stats_.prompt_tokens += prompt.size();
     }
+    write(host, key_start, pages, last, going, admitted.empty());
+    const int capacity = batch_.view().segment_capacity;
+    if (admitted.empty() && options_.record) recorded_.run(capacity, [&] { launch(abort); });
+    else launch(abort);
+    for (const auto& [to, from] : copies) copy_page(to, from);
+
+    const size_t width = base_->family().hidden, rows = depths_.empty() ? 0 : depths_.size() * capacity;
+    const auto told = told_.download<float>(2 * capacity + rows * width);
+    ++stats_.steps;
+    for (auto* sequences : {&closing, &going}) {
+      for (Sequence& sequence : *sequences) {
+        std::vector<float> hidden(depths_.size() * width);
+        for (size_t d = 0; d < depths_.size(); ++d) {
+          const size_t row = d * capacity + sequence.segment;
+          std::copy_n(told.begin() + 2 * capacity + row * width, width, hidden.begin() + d * width);
+        }
+        if (sequence.segment < running) add(sequence, hidden);
+        else sequence.at_prompt = std::move(hidden);
+      }
+    }
+    for (Sequence& sequence : closing) finish(sequence);
+    active_ = std::move(going);
+    take(told, capacity);
+    if (!done_.empty()) finished_(std::move(done_));
+    done_.clear();
+  }
+
+  void write(const HostBatch& host, const std::vector<int32_t>& key_start,
+             const std::vector<std::vector<int32_t>>& pages, const std::vector<int32_t>& last,
+             const std::vector<Sequence>& going, bool decodes) {
     std::vector<int32_t> table(pages.size() * table_width_, -1);
     for (size_t b = 0; b < pages.size(); ++b)
       std::copy(pages[b].begin(), pages[b].end(), table.begin() + b * table_width_);
+    // Steps that only decode have few sizes, so that few are recorded; all others have the largest.
+    int rows = 1;
+    while (rows < host.segments()) rows *= 2;
+    batch_.narrow(decodes ? std::min(rows, rows_) : tokens_, decodes ? std::min(rows, rows_) : rows_);
     batch_.upload(host, key_start, table, table_width_);
+    last_.upload(last);
+    if (!depths_.empty()) {
+      std::vector<int32_t> after = last;
+      for (int32_t& row : after) ++row;
+      after_last_.upload(after);
+    }
+    std::vector<int32_t> rows_to_read, seen, seen_offsets{0};
+    std::vector<double> uniform;
+    for (const Sequence& sequence : going) {
+      rows_to_read.push_back(last[sequence.segment]);
+      uniform.push_back(counter_uniform(sequence.key, sequence.out.sample, sequence.out.tokens.size()));
+      seen.insert(seen.end(), sequence.seen.begin(), sequence.seen.end());
+      seen_offsets.push_back(static_cast<int32_t>(seen.size()));
+    }
+    count_.upload(std::vector<int32_t>{static_cast<int32_t>(going.size())});
+    gathered_.upload(rows_to_read);
+    uniform_.upload(uniform);
+    if (options_.repetition_penalty == 1) return;
+    seen_.upload(seen);
+    seen_offsets_.upload(seen_offsets);
+  }
 
-    float* x = x_.f32();
-    std::vector<int32_t> last(host.segments());
-    for (int b = 0; b < host.segments(); ++b) last[b] = host.offsets[b + 1] - 1;
-    const size_t depths = depths_.size();
-    std::vector<float> hidden(static_cast<size_t>(host.segments()) * depths * f.hidden);
-    size_t depth_index = 0;
-    auto collect = [&](int depth) {
+  /// What a step launches, on what write() left.
+  void launch(const AbortFlag* abort) {
+    const Family& f = base_->family();
+    float* const x = x_.f32();
+    const int capacity = batch_.view().segment_capacity;
+    float* hidden = told_.f32() + 2 * capacity;  // [depths, capacity, H]
+    const auto collect = [&](int depth) {
       if (!depths_.count(depth)) return;
-      const std::vector<float> rows = rows_at(depth, x, last);
-      for (int b = 0; b < host.segments(); ++b) {
-        std::copy_n(rows.begin() + static_cast<size_t>(b) * f.hidden, f.hidden,
-                    hidden.begin() + (b * depths + depth_index) * f.hidden);
-      }
-      ++depth_index;
+      collect_rows(depth, hidden);
+      hidden += static_cast<int64_t>(capacity) * f.hidden;
     };
     device_->embed({batch_.view(), base_->embedding(), 1.0f, x, f.hidden});
     for (int layer = 0; layer < f.layers; ++layer) {
@@ -255,66 +321,36 @@ class Generator {
       run_block(*base_, {layer, &batch_, adapter_, &act_, x, x, x, pools_[layer].as<>(), rotary_, false});
     }
     collect(f.layers);
-
-    for (size_t i = 0; i < active_.size(); ++i) {
-      Sequence& sequence = active_[i];
-      ++sequence.keys;
-      add(sequence, hidden.data() + i * depths * f.hidden);
-    }
-    // Rows that choose a token: sequences that go on, and each sample of a new prompt from the prompt's last row.
-    std::vector<Sequence> next;
-    std::vector<int32_t> rows;
-    for (size_t i = 0; i < active_.size(); ++i) {
-      if (active_[i].closing) {
-        finish(active_[i]);
-      } else {
-        rows.push_back(last[i]);
-        next.push_back(std::move(active_[i]));
-      }
-    }
-    const size_t running = active_.size();
-    for (size_t g = 0; g < admitted.size(); ++g) {
-      fork(admitted[g], pages[running + g], hidden.data() + (running + g) * depths * f.hidden, next);
-      rows.resize(next.size(), last[running + g]);
-    }
-    active_ = std::move(next);
-    if (!rows.empty()) choose(rows);
-    if (!done_.empty()) finished_(std::move(done_));
-    done_.clear();
+    choose(capacity);
   }
 
-  std::vector<float> rows_at(int depth, const float* x, const std::vector<int32_t>& index) {
+  /// The last row of each segment at a depth.
+  void collect_rows(int depth, float* to) {
     const Family& f = base_->family();
-    const int n = static_cast<int>(index.size());
-    std::vector<float> out(static_cast<size_t>(n) * f.hidden);
+    const credence_batch batch = batch_.view();
+    const int32_t* const segments = batch.counts + 1;
     if (depth == f.layers) {
-      gathered_.upload(index);
-      count_.upload(std::vector<int32_t>{n});
-      credence_norm norm = final_norm(*base_, x, count_, gathered_, rows_);
-      norm.y_f32 = normed_.f32();
+      credence_norm norm = final_norm(*base_, x_.f32(), count_, last_, batch.segment_capacity);
+      norm.rows = segments;
+      norm.y_f32 = to;
       norm.ldy_f32 = f.hidden;
       device_->norm(norm);
-      normed_.read(out.data(), out.size() * 4);
     } else {
-      for (int i = 0; i < n; ++i) {
-        x_.read(out.data() + static_cast<size_t>(i) * f.hidden, f.hidden * 4,
-                static_cast<size_t>(index[i]) * f.hidden * 4);
-      }
+      device_->pool({segments, batch.segment_capacity, f.hidden, last_.i32(), after_last_.i32(), x_.f32(), f.hidden, to,
+                     nullptr, nullptr, 0});
     }
-    return out;
   }
 
-  void add(Sequence& sequence, const float* hidden) {
-    const size_t n = depths_.size() * base_->family().hidden;
-    if (!n) return;
-    sequence.sum.resize(n, 0.0f);
-    for (size_t i = 0; i < n; ++i) sequence.sum[i] += hidden[i];
+  void add(Sequence& sequence, const std::vector<float>& hidden) {
+    if (hidden.empty()) return;
+    sequence.sum.resize(hidden.size(), 0.0f);
+    for (size_t i = 0; i < hidden.size(); ++i) sequence.sum[i] += hidden[i];
     ++sequence.summed;
   }
 
   /// The samples of a prompt share its full pages; a page that is not full is copied for all but the last of them.
-  void fork(const Group& group, const std::vector<int32_t>& prompt_pages, const float* hidden,
-            std::vector<Sequence>& to) {
+  void fork(const Group& group, int segment, const std::vector<int32_t>& prompt_pages,
+            std::vector<std::pair<int32_t, int32_t>>& copies, std::vector<Sequence>& to) {
     const auto& prompt = options_.prompts[group.prompt];
     const int length = static_cast<int>(prompt.size());
     const uint64_t key = options_.seed * 0x9E3779B97F4A7C15 + token_hash(prompt.data(), length);
@@ -324,6 +360,7 @@ class Generator {
       sequence.out.sample = group.first_sample + s;
       sequence.keys = length;
       sequence.key = key;
+      sequence.segment = segment;
       sequence.pages = prompt_pages;
       const bool copy = length % CREDENCE_PAGE != 0 && s + 1 < group.samples;
       const size_t shared = length / CREDENCE_PAGE;
@@ -332,45 +369,32 @@ class Generator {
       }
       if (copy) {
         const int32_t page = take_page();
-        for (Buffer& pool : pools_) {
-          device_->check(device_->table().copy_page(device_->backend(), &base_->shape(), device_->dtype(), pool.as<>(),
-                                                    page, prompt_pages.back()),
-                         "copy_page");
-        }
+        copies.emplace_back(page, prompt_pages.back());
         sequence.pages.back() = page;
       }
-      sequence.at_prompt.assign(hidden, hidden + depths_.size() * base_->family().hidden);
       if (options_.repetition_penalty != 1) sequence.seen.insert(prompt.begin(), prompt.end());
       to.push_back(std::move(sequence));
     }
     group_left_.emplace_back(group, group.samples);
   }
 
-  void choose(const std::vector<int32_t>& index) {
+  void copy_page(int32_t to, int32_t from) {
+    for (Buffer& pool : pools_) {
+      device_->check(
+          device_->table().copy_page(device_->backend(), &base_->shape(), device_->dtype(), pool.as<>(), to, from),
+          "copy_page");
+    }
+  }
+
+  void choose(int capacity) {
     const Family& f = base_->family();
-    const int n = static_cast<int>(index.size());
-    gathered_.upload(index);
-    count_.upload(std::vector<int32_t>{n});
-    credence_norm norm = final_norm(*base_, x_.f32(), count_, gathered_, rows_);
+    credence_norm norm = final_norm(*base_, x_.f32(), count_, gathered_, capacity);
     norm.y = h_.as<>();
     norm.ldy = f.hidden;
     device_->norm(norm);
-
-    temperature_.upload(std::vector<float>(n, static_cast<float>(options_.temperature)));
-    top_k_.upload(std::vector<int32_t>(n, options_.top_k));
-    top_p_.upload(std::vector<float>(n, static_cast<float>(options_.top_p)));
-    repetition_.upload(std::vector<float>(n, static_cast<float>(options_.repetition_penalty)));
-    std::vector<double> uniform(n);
-    std::vector<int32_t> seen, seen_offsets{0};
-    for (int i = 0; i < n; ++i) {
-      uniform[i] = counter_uniform(active_[i].key, active_[i].out.sample, active_[i].out.tokens.size());
-      seen.insert(seen.end(), active_[i].seen.begin(), active_[i].seen.end());
-      seen_offsets.push_back(static_cast<int32_t>(seen.size()));
-    }
-    uniform_.upload(uniform);
     credence_sample sample{};
     sample.rows = count_.i32();
-    sample.capacity = rows_;
+    sample.capacity = capacity;
     sample.width = f.hidden;
     sample.vocabulary = f.vocabulary;
     sample.dtype = device_->dtype();
@@ -382,21 +406,24 @@ class Generator {
     sample.top_p = top_p_.f32();
     sample.repetition = repetition_.f32();
     if (options_.repetition_penalty != 1) {
-      seen.push_back(0);  // never an empty buffer
-      seen_.upload(seen);
-      seen_offsets_.upload(seen_offsets);
       sample.seen = seen_.i32();
       sample.seen_offsets = seen_offsets_.i32();
     }
     sample.uniform = uniform_.as<double>();
-    sample.token = token_.i32();
-    sample.logprob = logprob_.f32();
+    sample.token = told_.i32();
+    sample.logprob = told_.f32() + capacity;
     device_->sample(sample);
-    const auto tokens = token_.download<int32_t>(n);
-    const auto logprobs = logprob_.download<float>(n);
+  }
+
+  /// The tokens chosen for the sequences in flight: [capacity] ids and [capacity] log-probabilities.
+  void take(const std::vector<float>& told, int capacity) {
+    const size_t n = active_.size();
+    const float* const logprobs = told.data() + capacity;
+    std::vector<int32_t> tokens(n);
+    if (n) std::memcpy(tokens.data(), told.data(), n * sizeof(int32_t));
 
     std::vector<Sequence> going;
-    for (int i = 0; i < n; ++i) {
+    for (size_t i = 0; i < n; ++i) {
       Sequence& sequence = active_[i];
       Sample& out = sequence.out;
       out.logprobs.push_back(logprobs[i]);
@@ -485,18 +512,23 @@ class Generator {
   const float* rotary_ = nullptr;
   DeviceBatch batch_;
   Activations act_;
-  Buffer x_{device_};               // [T, H] the residual
-  int rows_ = 0, table_width_ = 1;  // sequences of a step at most; pages of one at most
-  std::vector<Buffer> pools_;       // one a layer
+  Buffer x_{device_};                            // [T, H] the residual
+  int rows_ = 0, tokens_ = 0, table_width_ = 1;  // sequences and tokens of a step at most; pages of a sequence at most
+  std::vector<Buffer> pools_;                    // one a layer
   std::vector<int32_t> users_, free_;
   int64_t promised_ = 0;
   std::vector<Group> waiting_;
   std::vector<std::pair<Group, int>> group_left_;
   std::vector<Sequence> active_;
   std::vector<Sample> done_;
-  Buffer gathered_{device_}, count_{device_}, normed_{device_}, h_{device_}, temperature_{device_}, top_k_{device_},
-      top_p_{device_}, repetition_{device_}, uniform_{device_}, seen_{device_}, seen_offsets_{device_}, token_{device_},
-      logprob_{device_};
+  Buffer last_{device_}, after_last_{device_};  // [B] each segment's last row, and the row after it
+  Buffer gathered_{device_}, count_{device_};   // rows that choose a token, and how many
+  Buffer h_{device_};                           // [rows, H] act, normed
+  Buffer temperature_{device_}, top_k_{device_}, top_p_{device_}, repetition_{device_}, uniform_{device_},
+      seen_{device_}, seen_offsets_{device_};
+  // What a step tells, read at once: [capacity] tokens, [capacity] log-probabilities, [depths, capacity, H] the last rows.
+  Buffer told_{device_};
+  Recorded recorded_{device_};  // steps that only decode, by their capacity
   GenerateStats stats_;
 };
 

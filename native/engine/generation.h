@@ -25,7 +25,8 @@ struct GenerateOptions {
   bool adapter = true;
   std::vector<int> collect;  // depths, as HeadSpec::layer
   std::vector<std::string> answer_heads, prompt_heads;
-  int max_batch = 0;  // 0: chosen from the model's size; under a limit of memory, as many of these as fit
+  int max_batch = 0;   // 0: chosen from the model's size; under a limit of memory, as many of these as fit
+  bool record = true;  // steps that only decode are recorded and replayed where the device can, which changes no bit
 };
 
 struct Sample {
@@ -40,6 +41,7 @@ struct Sample {
 
 struct GenerateStats {
   int64_t prompt_tokens = 0, new_tokens = 0;
+  int64_t steps = 0;  // each waits for the device once
   double seconds = 0;
   int max_batch = 0;  // sequences decoded together at most
 };

@@ -2,6 +2,7 @@
 #define CREDENCE_EMULATE
 #include <cmath>
 
+#include "engine/generation.h"
 #include "engine/trainer.h"
 #include "engine_support.h"
 #include "kernels/cuda/backend.h"
@@ -26,6 +27,11 @@ std::string missing() {
 int64_t waits_of(const Policy& policy) {
   const Device& device = *policy.base()->device();
   return device.table().waits(device.backend());
+}
+
+/// Recordings replayed so far; a GPU's library does not say.
+int64_t replays_of(const Policy& policy) {
+  return is_emulated(&policy.base()->device()->table()) ? cuda::of(policy.base()->device()->backend()).replays : 0;
 }
 
 /// A step of fine-tuning on sequences of its own.
@@ -98,6 +104,61 @@ TEST(fifty_steps_in_bf16_stay_as_near_to_float32_as_the_cpu_does) {
     const double cpu = distance("cpu", of), cuda = distance(device_name(), of);
     std::printf("    %s: %.2g from float32, the CPU %.2g\n", of == &StepResult::loss ? "loss" : "norm", cuda, cpu);
     EXPECT(cuda > 0 && cuda <= 2 * cpu);
+  }
+}
+
+std::vector<Sample> sampled(const std::shared_ptr<Policy>& policy, const GenerateOptions& options,
+                            GenerateStats* stats) {
+  std::vector<Sample> out;
+  *stats = generate(policy, options, [&](std::vector<Sample>&& samples) {
+    for (Sample& sample : samples) out.push_back(std::move(sample));
+  });
+  std::sort(out.begin(), out.end(), [](const Sample& a, const Sample& b) {
+    return std::pair(a.prompt, a.sample) < std::pair(b.prompt, b.sample);
+  });
+  return out;
+}
+
+TEST(decoding_is_recorded_and_replayed_and_waits_once_a_step) {
+  if (const std::string why = missing(); !why.empty()) SKIP(why);
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  for (const char* dtype : {"f32", "bf16"}) {
+    const auto policy = small_policy(folder.path(), {device_name(), dtype, "auto", 1});
+    std::mt19937 random(3);
+    GenerateOptions options;
+    for (const int length : {3, 62, 17}) options.prompts.push_back(random_tokens(random, length));
+    options.samples = 2;
+    options.max_new_tokens = 5;
+    options.repetition_penalty = 1.2;
+    options.collect = {0, 1, 2};
+    GenerateStats recorded, plain;
+    const int64_t replays = replays_of(*policy), waits = waits_of(*policy);
+    const int64_t expected = is_emulated(&policy->base()->device()->table()) ? 4 : 0;
+    const auto with = sampled(policy, options, &recorded);
+    // The prompts, four steps that decode the other tokens, one that feeds the last: of those five all but the first are replayed.
+    EXPECT_EQ(recorded.steps, 6);
+    EXPECT_EQ(replays_of(*policy) - replays, expected);
+    EXPECT_EQ(waits_of(*policy) - waits, recorded.steps);
+    options.record = false;
+    const auto without = sampled(policy, options, &plain);
+    EXPECT_EQ(replays_of(*policy) - replays, expected);
+    EXPECT_EQ(with.size(), 6u);
+    EXPECT_EQ(without.size(), with.size());
+    for (size_t i = 0; i < with.size(); ++i) {
+      EXPECT(with[i].tokens == without[i].tokens && with[i].logprobs == without[i].logprobs);
+      EXPECT(with[i].prompt_hidden == without[i].prompt_hidden && with[i].answer_hidden == without[i].answer_hidden);
+    }
+    // Sequences end one by one: other sizes are recorded apart.
+    options.record = true;
+    options.stop_tokens = {with[0].tokens[1], with[3].tokens[2], with[5].tokens[3]};
+    const auto stopped = sampled(policy, options, &recorded);
+    options.record = false;
+    const auto same = sampled(policy, options, &plain);
+    EXPECT_EQ(stopped.size(), same.size());
+    EXPECT_EQ(recorded.steps, plain.steps);
+    for (size_t i = 0; i < same.size(); ++i)
+      EXPECT(stopped[i].tokens == same[i].tokens && stopped[i].answer_hidden == same[i].answer_hidden);
   }
 }
 

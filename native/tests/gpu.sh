@@ -2,7 +2,8 @@
 # The checks that need a GPU, on a machine that has nothing but a driver, cuBLASLt and a shell: nothing is downloaded or compiled.
 # Three commands of less than nine minutes each; each leaves one archive of what it said.
 #
-#   gpu.sh tests    [BUILD [RESULTS]]   the operators' tests on the GPU, and a step that is recorded and replayed
+#   gpu.sh tests    [BUILD [RESULTS]]   the operators' tests on the GPU, the engine's against the CPU, and reference tensors of stock
+#                                       PyTorch: tests/golden/odd, and a folder of more that CREDENCE_FIXTURES names
 #   gpu.sh sanitize [BUILD [RESULTS]]   some of them under compute-sanitizer's four tools
 #   gpu.sh bench    [BUILD [RESULTS]]   times, cuBLASLt alone and PyTorch's beside them where it is installed
 #
@@ -45,10 +46,21 @@ esac
 
 case $what in
   tests)
-    for program in norm optimizer dense linear mlp_input attention_input attention prefix token_logprobs read_outs sample dropout empty \
-      cuda_step; do
+    for program in norm optimizer losses dense linear mlp_input attention_input attention prefix token_logprobs read_outs sample dropout empty \
+      cuda_step emulated_engine generation; do
       timeout "$(left)" "$build/${program}_test" >"$log/$program.txt" 2>&1 || status=1
       printf '%-16s %s\n' "$program" "$(tail -n 1 "$log/$program.txt")" | tee -a "$log/summary.txt"
+    done
+    for dtype in f32 bf16; do
+      for folder in tests/golden/odd ${CREDENCE_FIXTURES:-}; do
+        name=golden-$(basename "$folder")-$dtype
+        timeout "$(left)" "$build/credence_golden" "$folder" --device cuda --dtype "$dtype" >"$log/$name.txt" 2>&1
+        case $? in
+          0) said=agrees ;;
+          *) said=FAILED; status=1 ;;
+        esac
+        printf '%-28s %s\n' "$name" "$said" | tee -a "$log/summary.txt"
+      done
     done
     ;;
   sanitize)
