@@ -18,6 +18,16 @@ export { localResponder, type Responder, serverResponder } from "./evaluation/ju
 export { agreeF1, hasAnswer } from "./evaluation/match.js";
 export { type MetricName, measure } from "./evaluation/metrics.js";
 export type { Prediction } from "./evaluation/rows.js";
+export {
+  type ConfidenceFormat,
+  type ConfidenceFormatName,
+  ConfidenceReader,
+  confidenceFormats,
+  labelledConfidence,
+  type ReadingOptions,
+  type Stated,
+  withoutConfidence,
+} from "./evaluation/stated.js";
 export type { JudgeNote, JudgingOptions, PlannedJudging } from "./methods/elical/judging.js";
 export type { ElicalPlan, PlanOptions, StagePlan } from "./methods/elical/preflight.js";
 export type { RecipeRunOptions } from "./methods/elical/run.js";
@@ -79,7 +89,76 @@ export {
   type ServerOptions,
   type ServerUsage,
 } from "./remote/chat-server.js";
+export { type GrpoOptions, grpoAdvantages, rlooAdvantages } from "./rewards/advantages.js";
+export {
+  type Alarm,
+  type AlarmKind,
+  type AlarmThresholds,
+  AlarmWatch,
+  alarmsOf,
+  type StepStatistics,
+} from "./rewards/alarms.js";
+export {
+  type BatchTerm,
+  type BatchTermState,
+  type ConqordOptions,
+  conqordTerm,
+  type OrderOptions,
+  orderPreserving,
+  orderPreservingGathered,
+  type PpoCOptions,
+  ppoCTerm,
+} from "./rewards/batch-terms.js";
+export { type BatchItem, batchedReward } from "./rewards/batched.js";
+export {
+  type DecisionOptions,
+  type DecisionReward,
+  decisionReward,
+  extractedAnswers,
+  factualityReward,
+  forecastOf,
+} from "./rewards/decision.js";
+export { type KlController, type KlSettings, klController } from "./rewards/kl-control.js";
+export {
+  type LimitedReward,
+  type LimitedScore,
+  limitedReward,
+  memoryCache,
+  type RewardCache,
+  type RewardFailure,
+  type RewardLimits,
+  type RewardTally,
+} from "./rewards/limited.js";
+export { type NextTry, nextTry, type RetrySettings, stopWhen } from "./rewards/retries.js";
+export {
+  type ConfidenceRewardOptions,
+  confidenceReward,
+  type NamedReward,
+  type Reward,
+  type RewardContext,
+  type RewardFunction,
+  type Scored,
+  weightedSum,
+} from "./rewards/reward.js";
+export { type MomentsState, RunningMoments } from "./rewards/running-moments.js";
+export {
+  brierRule,
+  correctnessPaying,
+  linearRule,
+  logRule,
+  type Properness,
+  quadraticRule,
+  rewardingDoubtRule,
+  rlcrRule,
+  type ScoringRule,
+  type ScoringRuleName,
+  saySelfReward,
+  scoringRules,
+  sphericalRule,
+} from "./rewards/scoring-rules.js";
+export { type RewardSample, type RewardStreamOptions, rewardStream } from "./rewards/stream.js";
 export type { Message, RenderOptions, SupervisedRow } from "./text/chat.js";
+export { spansOfTokens, tokensBetween } from "./text/spans.js";
 export { Tokenizer } from "./text/tokenizer.js";
 export { type Progress, progressOn, silent, type Task } from "./tracking/progress.js";
 export {

@@ -187,7 +187,7 @@ export function conqordTerm(options: ConqordOptions = {}): BatchTerm {
 // ---- PPO-C
 
 export interface PpoCOptions {
-  /** Weight of the adjustment. 0.5 in the paper and by default, 2 in the published script. */
+  /** Weight of the adjustment; 0.5, as in the code's command line. The published script for Llama 3 has 2. */
   weight?: number;
   /** Share of the newest batch's mean in the moving average; default 0.1. */
   rate?: number;

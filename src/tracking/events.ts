@@ -4,10 +4,27 @@ import { join } from "node:path";
 import protobuf from "protobufjs";
 import { appendFile, writeFileAtomic } from "../files.js";
 
-// The fields of tensorflow's event.proto and summary.proto that scalars need, with their numbers.
+// The fields of tensorflow's event.proto and summary.proto that scalars and histograms need, with their numbers.
 const root = protobuf.Root.fromJSON({
   nested: {
-    Value: { fields: { tag: { id: 1, type: "string" }, simpleValue: { id: 2, type: "float" } } },
+    HistogramProto: {
+      fields: {
+        min: { id: 1, type: "double" },
+        max: { id: 2, type: "double" },
+        num: { id: 3, type: "double" },
+        sum: { id: 4, type: "double" },
+        sumSquares: { id: 5, type: "double" },
+        bucketLimit: { id: 6, rule: "repeated", type: "double" },
+        bucket: { id: 7, rule: "repeated", type: "double" },
+      },
+    },
+    Value: {
+      fields: {
+        tag: { id: 1, type: "string" },
+        simpleValue: { id: 2, type: "float" },
+        histo: { id: 5, type: "HistogramProto" },
+      },
+    },
     Summary: { fields: { value: { id: 1, rule: "repeated", type: "Value" } } },
     SessionLog: { fields: { status: { id: 1, type: "int32" } } },
     Event: {
@@ -68,7 +85,39 @@ export class EventsFile {
   }
 
   add(step: number, values: Record<string, number>): void {
-    const value = Object.entries(values).map(([tag, simpleValue]) => ({ tag, simpleValue }));
+    this.append(
+      step,
+      Object.entries(values).map(([tag, simpleValue]) => ({ tag, simpleValue })),
+    );
+  }
+
+  /**
+   * How many of the values lie in each bucket (limit before, limit], of the distribution at a step.
+   *
+   * @param limits upper ends of the buckets, rising; what lies above the last counts in it
+   */
+  addHistogram(step: number, tag: string, values: ArrayLike<number>, limits: readonly number[]): void {
+    if (values.length === 0) return;
+    const all = Array.from(values);
+    const bucket = limits.map(() => 0);
+    for (const value of all) {
+      const at = limits.findIndex((limit) => value <= limit);
+      bucket[at < 0 ? bucket.length - 1 : at]! += 1;
+    }
+    const sum = (of: (value: number) => number) => all.reduce((total, value) => total + of(value), 0);
+    const histo = {
+      min: all.reduce((a, b) => Math.min(a, b)),
+      max: all.reduce((a, b) => Math.max(a, b)),
+      num: all.length,
+      sum: sum((value) => value),
+      sumSquares: sum((value) => value * value),
+      bucketLimit: limits,
+      bucket,
+    };
+    this.append(step, [{ tag, histo }]);
+  }
+
+  private append(step: number, value: Record<string, unknown>[]): void {
     appendFile(this.path, encode({ wallTime: Date.now() / 1000, step, summary: { value } }));
   }
 }

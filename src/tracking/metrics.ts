@@ -26,6 +26,11 @@ export class Metrics {
     this.events.add(step, { ...values, ...measured });
   }
 
+  /** A distribution at a step, for TensorBoard alone: see `EventsFile.addHistogram`. */
+  addHistogram(step: number, name: string, values: ArrayLike<number>, limits: readonly number[]): void {
+    this.events.addHistogram(step, name, values, limits);
+  }
+
   /** The file's length once all of it is on the disk. */
   sync(): number {
     if (fileLength(this.path)) syncFile(this.path);
