@@ -34,7 +34,7 @@ const job = (
   loss: { kind: "token" },
   records: pairs.slice(0, 180),
   held: pairs.slice(180),
-  policy: (checkpoint, heads) => model.policy({ adapter: checkpoint ?? adapter, heads }),
+  policy: (checkpoint, made) => model.policy({ adapter: checkpoint ?? adapter, ...made }),
   batch: 16,
   epochs: 3,
   learningRate: 1e-2,
@@ -195,7 +195,7 @@ t.test("a head alone, and one with a bias, without rows held out", async (t) => 
   const directory = join(folder, "alone");
   const { policy, held } = await trainRewardModel({
     ...job("alone", { head: { bias: true, layer: 1 }, epochs: 1, held: [] }),
-    policy: (checkpoint, heads) => model.policy(checkpoint === undefined ? { heads } : { adapter: checkpoint, heads }),
+    policy: (checkpoint, made) => model.policy(checkpoint === undefined ? made : { adapter: checkpoint, ...made }),
   });
   t.equal(held, undefined);
   t.equal(policy.hasAdapter, false);
@@ -262,4 +262,6 @@ t.test("what is wrong is told before anything is learnt", async (t) => {
   await rejects(rated, { code: "BAD_INPUT", message: /record 1: its target is 7; .*"squared"/ });
   const headless = (checkpoint: string | undefined) => model.policy({ adapter: checkpoint ?? adapter });
   await rejects({ policy: headless }, { code: "NO_HEAD", message: /make it with those given/ });
+  const other = () => model.policy({ adapter, heads: [{ name: "reward", kind: "linear" }] });
+  await rejects({ policy: other }, { code: "WRONG_HEAD", message: /a bias\) than is asked for \(.* no bias/ });
 });

@@ -9,7 +9,7 @@ import { CredenceError } from "../../errors.js";
 import { makeFolder } from "../../files.js";
 import type { AnswerText, RewardCard } from "../../model/card.js";
 import type { HeadSpec } from "../../native.js";
-import type { Model } from "../../policy/model.js";
+import type { Model, PolicyOptions } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import { fitToContext } from "../../text/context.js";
 import { silent } from "../../tracking/progress.js";
@@ -49,10 +49,10 @@ export interface PreferenceSettings
 
 interface RewardSettings extends PreferenceSettings {
   /**
-   * The policy to start from: given the folder of a checkpoint to go on from, or undefined and the head that it is to be
-   * made with, where its own folder has none of that name.
+   * The policy to start from: given the folder of a checkpoint to go on from, or undefined; and the head (of a fresh start
+   * alone) and the card that it is to be made with. A start that has the head already is made with the card alone.
    */
-  policy(checkpoint: string | undefined, heads: HeadSpec[]): Promise<Policy>;
+  policy(checkpoint: string | undefined, made: Pick<PolicyOptions, "heads" | "card">): Promise<Policy>;
   /** Of a new head: whether it has a bias (default none: only differences of scores count), its depth, its seed. */
   head?: Pick<HeadSpec, "bias" | "layer" | "seed">;
   /** What a tail of kind "padded" pads with. Default: the tokenizer's PAD token. */
@@ -146,15 +146,14 @@ async function train(given: RewardModelTraining): Promise<RewardModelResult> {
   const spec: HeadSpec = { name: rewardHead, kind: "linear", outputs: 1, seed: job.seed, bias: false, ...head };
   const reads = { head: rewardHead };
   const { microBatchTokens, signal } = job;
+  const card = rewardCard(model, spec, text);
   const training: EpochTraining = {
     ...job,
+    card,
     ...(held ? { validation: { patience: job.patience } } : {}),
     policy: async (checkpoint) => {
-      const policy = await given.policy(checkpoint, checkpoint === undefined ? [spec] : []);
-      const own = policy.heads.find(({ name }) => name === rewardHead);
-      if (!own)
-        throw new CredenceError("NO_HEAD", `the policy to train has no head "${rewardHead}": make it with those given`);
-      training.card = rewardCard(model, own, text);
+      const policy = await given.policy(checkpoint, { heads: checkpoint === undefined ? [spec] : [], card });
+      checkHead(policy, spec);
       return policy;
     },
   };
@@ -176,6 +175,19 @@ async function train(given: RewardModelTraining): Promise<RewardModelResult> {
   const { survey } = learnt;
   if (!held) return { policy, data: survey };
   return { policy, data: survey, held: await meanOfUnits(policy, held.units, reads, { microBatchTokens, signal }) };
+}
+
+function checkHead({ heads, model }: Policy, wanted: HeadSpec): void {
+  const own = heads.find(({ name }) => name === rewardHead);
+  if (!own)
+    throw new CredenceError("NO_HEAD", `the policy to train has no head "${rewardHead}": make it with those given`);
+  const described = ({ kind, widths, bias = true, layer = model.info.layers }: HeadSpec) =>
+    `${kind}${widths ? ` of ${widths.join(", ")}` : ""}, depth ${layer}, ${bias ? "a" : "no"} bias`;
+  if (described(own) === described(wanted)) return;
+  throw new CredenceError(
+    "WRONG_HEAD",
+    `the policy to train has another head "${rewardHead}" (${described(own)}) than is asked for (${described(wanted)})`,
+  );
 }
 
 /** Every step's units, all epochs. */
