@@ -1,8 +1,17 @@
 /** What a program that embeds Credence sees. Importing this has no side effect. */
 
 export { type BatchLayout, padRight } from "./data/packing.js";
-export { openRecords, type RecordFile, recordsOf } from "./data/readers.js";
-export { type ChatRecord, chatSchema } from "./data/records.js";
+export { openRecords, type RecordFile, readRecords, recordsOf } from "./data/readers.js";
+export {
+  type AnswerRecord,
+  answerSchema,
+  type ChatRecord,
+  chatSchema,
+  type Pair,
+  pairSchema,
+  type Rating,
+  ratingSchema,
+} from "./data/records.js";
 export { CredenceError } from "./errors.js";
 export {
   type BootstrapOptions,
@@ -42,7 +51,7 @@ export {
   type Setting,
 } from "./methods/recipes.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
-export type { Card, Prompt } from "./model/card.js";
+export type { AnswerText, AnyCard, Card, Prompt, RewardCard } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";
 export type {
   AdapterSpec,
@@ -170,6 +179,24 @@ export {
   trainHeadOnFeatures,
   type Validation,
 } from "./training/confidence-head.js";
+export { type DpoResult, type DpoTraining, trainDpo } from "./training/dpo.js";
+export {
+  type RewardFiles,
+  type RewardLayout,
+  readRewardModel,
+  writeRewardModel,
+} from "./training/reward-model/layouts.js";
+export type { PairRecord, PairSurvey } from "./training/reward-model/pairs.js";
+export type { Prompted } from "./training/reward-model/rows.js";
+export { type AnswerToScore, type RewardModel, rewardModel } from "./training/reward-model/scoring.js";
+export {
+  type RatingRecord,
+  type RatingSurvey,
+  type RewardModelResult,
+  type RewardModelTraining,
+  trainRewardModel,
+} from "./training/reward-model/train.js";
+export type { PairwiseLoss, RatingLoss } from "./training/reward-model/units.js";
 export { learningRate, type Schedule } from "./training/schedule.js";
 export { type SftResult, type SftTraining, trainSft } from "./training/sft.js";
 export { version } from "./version.js";

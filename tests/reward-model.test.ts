@@ -265,3 +265,29 @@ t.test("what is wrong is told before anything is learnt", async (t) => {
   const other = () => model.policy({ adapter, heads: [{ name: "reward", kind: "linear" }] });
   await rejects({ policy: other }, { code: "WRONG_HEAD", message: /a bias\) than is asked for \(.* no bias/ });
 });
+
+t.test("PAD tokens after a row are read one by one as each would be alone", async (t) => {
+  const policy = await model.policy({ adapter, heads: [{ name: "reward", kind: "linear", seed: 3 }] });
+  awaken(policy);
+  const { ids, from } = await answerRow(model, { prompt: pairs[0]!.prompt }, pairs[0]!.chosen, chat);
+  const pad = 5;
+  const alone: number[] = [];
+  for (let place = ids.length; place < ids.length + 3; place++) {
+    const [score] = await policy.logits([Int32Array.of(...ids, pad)], "reward", { paddedTo: [place + 1] });
+    alone.push(score!);
+  }
+  t.equal(new Set(alone).size, 3, "places differ");
+  const rest = Int32Array.of(...ids.slice(from), pad, pad, pad);
+  const spans = [0, 1, 2].map((k) => {
+    const at = rest.length - 3 + k;
+    return { sequence: 1, from: at, to: at + 1 };
+  });
+  const { heads } = await policy.forward([ids.slice(0, from), rest], {
+    prefixOf: [-1, 0],
+    padTokens: [0, 3],
+    heads: ["reward"],
+    spans,
+  });
+  t.same([...heads!.reward!], alone);
+  await policy.dispose();
+});

@@ -64,6 +64,9 @@ export const modelOptions = {
   ...engineOptions,
 } satisfies Record<string, Options>;
 
+/** What a new adapter is put on. */
+export const adapterTargets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
+
 export const seedOption = {
   seed: { type: "number", default: 0, describe: "Of everything random", coerce: integer("seed") },
 } satisfies Record<string, Options>;

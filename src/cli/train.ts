@@ -1,20 +1,30 @@
-/** Trains an adapter: with a head that says how likely an answer is to be right, or to write as conversations do. */
+/** Trains an adapter or a head: to say how likely an answer is to be right, to write as conversations do, to judge answers. */
 import { join } from "node:path";
 import type { Argv } from "yargs";
 import type { Truncate } from "../text/context.js";
 import { interruptible } from "./interrupt.js";
-import { baseOptions, type EngineArguments, modelOptions, positiveInteger, seedOption } from "./options.js";
+import {
+  adapterTargets,
+  baseOptions,
+  type EngineArguments,
+  modelOptions,
+  positiveInteger,
+  seedOption,
+} from "./options.js";
 import { logs, note, printJson, UsageError } from "./output.js";
+import { type PreferenceArguments, preferenceOptions, preferenceOwn, trainPreferences } from "./train-preferences.js";
 
 export const command = "train <file>";
 export const describe =
-  "Train a LoRA adapter: to predict labels from the question, or on conversations; again on the same folder it goes on";
+  "Train a LoRA adapter: to predict labels, on conversations, or on preferences; again on the same folder it goes on";
+const losses = ["confidence", "sft", "reward-model", "dpo"] as const;
 export const builder = (line: Argv) =>
   line
     .positional("file", {
       type: "string",
       demandOption: true,
-      describe: "What credence label wrote, or chats (sft): .jsonl, .csv, .parquet, each also .gz, ...",
+      describe:
+        "What credence label wrote, chats (sft), pairs (reward-model, dpo) or ratings (reward-model): .jsonl, .csv, .parquet, each also .gz, ...",
     })
     .options({
       ...modelOptions,
@@ -26,9 +36,11 @@ export const builder = (line: Argv) =>
         describe: "Folder of the training; its policy is best/",
       },
       loss: {
-        choices: ["confidence", "sft"] as const,
+        choices: losses,
         default: "confidence" as const,
-        describe: "confidence: a head learns the label; sft: the model learns the turns that have a weight",
+        describe:
+          "confidence: a head learns the label; sft: the model learns the turns that have a weight; reward-model: a head " +
+          "learns which of two answers is preferred, or how each is rated; dpo: the model learns to prefer as pairs do",
       },
       target: {
         choices: ["agreement", "correct"] as const,
@@ -37,7 +49,7 @@ export const builder = (line: Argv) =>
       epochs: { type: "number", default: 2, describe: "Times each row is learnt", coerce: positiveInteger("epochs") },
       batch: {
         type: "number",
-        describe: "confidence: rows of an optimiser step [default: 16]",
+        describe: "confidence, reward-model, dpo: rows or pairs of an optimiser step [default: 16; of preferences 64]",
         coerce: positiveInteger("batch"),
       },
       "batch-tokens": {
@@ -52,26 +64,38 @@ export const builder = (line: Argv) =>
       },
       truncate: {
         choices: ["error", "drop", "left", "right"] as const,
-        describe: "sft: rows that are too long fail, are left out, or lose their beginning or end [default: error]",
+        describe:
+          "sft, reward-model, dpo: rows that are too long fail, are left out, or lose their beginning or (sft) end [default: error]",
       },
       unsupervised: {
         choices: ["error", "drop"] as const,
-        describe: "sft: rows in which nothing has a weight fail or are left out [default: error]",
+        describe:
+          "sft: rows in which nothing has a weight, reward-model, dpo: pairs of equal sides, fail or are left out [default: error]",
       },
       "learning-rate": { type: "number", default: 3e-4, describe: "Largest learning rate" },
       rank: { type: "number", default: 8, describe: "Of a new adapter", coerce: positiveInteger("rank") },
       alpha: { type: "number", default: 16, describe: "Of a new adapter" },
       limit: { type: "number", describe: "Use the first so many rows", coerce: positiveInteger("limit") },
     })
+    .group(
+      ["loss", "model", "adapter", "out", "epochs", "learning-rate", "rank", "alpha", "seed", "limit"],
+      "Training:",
+    )
+    .options(preferenceOptions)
+    .group(Object.keys(preferenceOptions), "Preferences (reward-model, dpo):")
+    .example("$0 train labels.jsonl --model DIR --out runs/mine", "a head learns agreement")
+    .example("$0 train chats.jsonl --loss sft --model DIR --out runs/chats", "conversations")
+    .example("$0 train pairs.jsonl --loss reward-model --held held.jsonl --model DIR --out runs/rm", "a reward model")
+    .example("$0 train pairs.jsonl --loss dpo --beta 0.1 --model DIR --out runs/dpo", "preferences without one")
     .demandOption("model");
 
-interface TrainArguments extends EngineArguments {
+export interface TrainArguments extends EngineArguments, PreferenceArguments {
   file: string;
   model: string;
   adapter?: string;
   seed: number;
   out: string;
-  loss: "confidence" | "sft";
+  loss: (typeof losses)[number];
   target?: "agreement" | "correct";
   epochs: number;
   batch?: number;
@@ -86,20 +110,27 @@ interface TrainArguments extends EngineArguments {
   json: boolean;
 }
 
-/** Options that one of the losses alone has. */
-const ownOptions = {
-  confidence: ["target", "batch"],
-  sft: ["batchTokens", "window", "truncate", "unsupervised"],
-} as const;
+/** Options that not every loss has, and those that have them. */
+const ownOptions: { [name in keyof TrainArguments]?: readonly TrainArguments["loss"][] } = {
+  target: ["confidence"],
+  batch: ["confidence", "reward-model", "dpo"],
+  batchTokens: ["sft"],
+  window: ["sft"],
+  truncate: ["sft", "reward-model", "dpo"],
+  unsupervised: ["sft", "reward-model", "dpo"],
+  ...preferenceOwn,
+};
 
 export async function handler(args: TrainArguments): Promise<void> {
-  const other = args.loss === "sft" ? "confidence" : "sft";
-  for (const name of ownOptions[other]) {
-    if (args[name] === undefined) continue;
+  for (const [name, owners] of Object.entries(ownOptions)) {
+    if (args[name as keyof TrainArguments] === undefined || owners.includes(args.loss)) continue;
     const option = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-    throw new UsageError(`--${option} belongs to --loss ${other}; this is --loss ${args.loss}`);
+    throw new UsageError(`--${option} belongs to --loss ${owners.join(", ")}; this is --loss ${args.loss}`);
   }
-  await (args.loss === "sft" ? trainChats(args) : trainConfidence(args));
+  const { loss } = args;
+  if (loss === "sft") await trainChats(args);
+  else if (loss === "confidence") await trainConfidence(args);
+  else await trainPreferences(args, noteOnce());
   note(`the policy is in ${join(args.out, "best")}`);
 }
 
@@ -154,9 +185,6 @@ function noteOnce(): (line: string) => void {
   };
 }
 
-/** What a new adapter is put on. */
-const targets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
-
 async function trainChats(args: TrainArguments): Promise<void> {
   const { firstRecords, openRecords } = await import("../data/readers.js");
   const { chatSchema } = await import("../data/records.js");
@@ -172,7 +200,7 @@ async function trainChats(args: TrainArguments): Promise<void> {
       directory: args.out,
       records: firstRecords(await openRecords(args.file, chatSchema), args.limit),
       policy: (checkpoint) =>
-        model.policy({ adapter: checkpoint ?? args.adapter ?? { rank, alpha, targets: [...targets], seed } }),
+        model.policy({ adapter: checkpoint ?? args.adapter ?? { rank, alpha, targets: [...adapterTargets], seed } }),
       batchTokens,
       windowRecords: args.window,
       truncate: args.truncate,

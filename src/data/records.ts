@@ -140,6 +140,20 @@ export const ratingSchema = z
   .looseObject({ ...answerSchema.shape, target: expecting("a number", (error) => z.number({ error })) })
   .refine(...prompted);
 
+/** What a reward model scores: an answer, or a pair of them. */
+export const scoredSchema = z
+  .looseObject({
+    ...answerSchema.shape,
+    completion: text().optional(),
+    chosen: text().optional(),
+    rejected: text().optional(),
+  })
+  .refine(...prompted)
+  .refine(
+    ({ completion, chosen, rejected }) => completion !== undefined || (chosen !== undefined && rejected !== undefined),
+    { path: ["completion"], error: 'a string (or "chosen" and "rejected")' },
+  );
+
 export type PromptRecord = z.infer<typeof promptSchema>;
 export type Question = z.infer<typeof questionSchema>;
 export type Completion = z.infer<typeof completionSchema>;
