@@ -330,6 +330,9 @@ t.test("answers and verdicts under the published names", async (t) => {
     const words = row.tokens![0]!.filter((token) => !token.startsWith("<"));
     t.equal(words.join(" "), row.response[0], "special tokens are no part of the text");
   }
+  const madeBy = (path: string) => JSON.parse(readFileSync(`${path}.pass.json`, "utf8"));
+  t.match(madeBy(paths.greedy), { temperature: 0, samples: 1 }, "the likeliest answer");
+  t.match(madeBy(paths.sampled), { temperature: 1, samples: 4 });
   const sampled = await readAnswers(paths.sampled, 4);
   t.ok(sampled.some(({ response }) => new Set(response).size > 1));
   const requests = read<{ question: string; answer: string; original_question: string }>(paths.consistencyRequests);
@@ -414,6 +417,9 @@ t.test("a pass that was stopped goes on to the same bytes; one by other settings
   await t.rejects(judgeSets({ ...judge, name: "judge-2" }, [stopped], { maxTokens: 64 }, context), {
     code: "OTHER_RUN",
     message: /judge was "judge-1" and is "judge-2"/,
+  });
+  await t.rejects(judgeSets(judge, [stopped], { maxTokens: 64, url: "there" }, context), {
+    message: /: url was not given and is "there"\. Remove /,
   });
   const output = put("R2/there.jsonl", "");
   const pass = { ...context, output, label: "x" };
@@ -543,7 +549,7 @@ t.test("HonestyBench's records, in and out", async (t) => {
     );
   await refused(
     { sampling_response: rows[1]!.sampling_response.slice(1) },
-    /:2: "sampling_response" is a list; expected a list of 20 strings/,
+    /:2: "sampling_response" is a list of 19; expected a list of 20 strings/,
   );
   await refused({ consistency_judgement: undefined }, /"consistency_judgement" is missing; expected a list of 20/);
   await refused({ sampling_correctness: Array(20).fill(0.5) }, /"sampling_correctness\[0\]" is 0\.5; expected 0 or 1/);

@@ -108,7 +108,14 @@ t.test("raw sets become questions, answers and verdicts", async (t) => {
   const judge = ["--check_model", "judge", "--url", server.url, "--tp_size", "4", "--template", "qwen2"];
   const short = ["--sample_num", `${samples}`, "--max_tokens", "6", "--isa", "scalar", "--threads", "1"];
   await credence("elical", "infer", "--dataset", trainSet, "--data_type", "train", ...common, ...judge, ...short);
-  await credence("elical", "infer", "--dataset", "nq-hq-squad", "--data-type", "test", ...common, ...judge, ...short);
+  const tested = ["elical", "infer", "--dataset", "nq-hq-squad", "--data-type", "test", ...common, ...judge, ...short];
+  await credence(...tested);
+  const told = () => JSON.parse(readFileSync(join(results, "tiny", "judge.json"), "utf8"));
+  t.match(told(), { judge: "judge", requests: server.answered.size, cost: null }, "what both commands were answered");
+  const calls = server.calls.length;
+  await credence(...tested);
+  t.equal(server.calls.length, calls, "what is there is not asked again");
+  t.equal(told().requests, server.answered.size, "and what it cost is not forgotten");
   for (const set of ["nq", "hq", "squad"]) {
     const { folder: _, ...files } = paths(set);
     for (const path of Object.values(files)) t.ok(existsSync(path), path.slice(results.length));

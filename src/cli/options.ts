@@ -97,7 +97,7 @@ function device(value: string): EngineArguments["device"] {
 }
 
 /** Yargs gives a repeated option as an array, and NaN for what is no number. */
-function integer(name: string) {
+export function integer(name: string) {
   return (value: number): number => {
     if (!Number.isSafeInteger(value)) throw new UsageError(`--${name}: expected one whole number, got ${value}`);
     return value;
@@ -137,3 +137,21 @@ export function positiveInteger(name: string) {
     return value;
   };
 }
+
+/**
+ * For an option that may be absent.
+ *
+ * @param what ends the sentence "expected ..."
+ */
+export function numberThat(name: string, what: string, fits: (value: number) => boolean) {
+  return (value: number | undefined): number | undefined => {
+    if (value !== undefined && !fits(value)) throw new UsageError(`--${name}: expected ${what}, got ${value}`);
+    return value;
+  };
+}
+
+/** For an option that may be absent. */
+export const fromZero = (name: string) => numberThat(name, "a number from 0", (value) => value >= 0);
+export const aboveZero = (name: string) => numberThat(name, "a number above 0", (value) => value > 0);
+export const wholeFromZero = (name: string) =>
+  numberThat(name, "one whole number from 0", (value) => Number.isSafeInteger(value) && value >= 0);

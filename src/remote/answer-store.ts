@@ -15,6 +15,8 @@ export interface StoredReply {
   finish: "stop" | "length";
   /** Tokens read and written, where that is known. */
   usage?: { input: number; output: number };
+  /** The server's model that was paid for it, as `ChatServer` names it. */
+  from?: string;
 }
 
 /** SHA-256 of whatever a reply depends on: who replies, the conversation, the sampling settings. */
@@ -61,6 +63,11 @@ export class AnswerStore<T = StoredReply> implements AsyncDisposable {
 
   get(key: string): Promise<T | undefined> {
     return this.database.get(key);
+  }
+
+  /** Every answer that is kept, in no order. */
+  all(): AsyncIterable<T> {
+    return this.database.values();
   }
 
   /** Resolves once the answer is on the disk. */

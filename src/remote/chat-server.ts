@@ -144,6 +144,28 @@ export class ChatServer {
   }
 
   /**
+   * What every answer of this model that is kept cost, whichever process asked for it and whether or not it was used now;
+   * without a database, `usage.all`.
+   */
+  async spent(): Promise<Spent & Pick<ServerUsage, "uncounted">> {
+    const { answers } = this.options;
+    if (!answers) return { ...this.usage.all, uncounted: this.tally.uncounted };
+    const spent = { ...blank(), uncounted: 0 };
+    for await (const { from, usage } of answers.all()) {
+      if (from !== this.name) continue;
+      spent.requests += 1;
+      if (usage) add(spent, usage);
+      else spent.uncounted += 1;
+    }
+    return { ...spent, ...this.priced(spent) };
+  }
+
+  /** As the answers that it was paid for are marked. */
+  private get name(): string {
+    return `${this.model} at ${this.url}`;
+  }
+
+  /**
    * The reply to a conversation: a kept one where there is one, else the server's. Equal requests are one call.
    *
    * @throws CredenceError "SERVER_REFUSED" for what trying again does not change, "SERVER_FAILED" where no try got
@@ -197,7 +219,7 @@ export class ChatServer {
     await this.enter(signal);
     try {
       const reply = await this.ask(JSON.stringify(body), mayBeEmpty, signal);
-      await this.options.answers?.put(key, reply);
+      await this.options.answers?.put(key, { ...reply, from: this.name });
       this.count(key, "paid", reply);
       return reply;
     } finally {

@@ -10,7 +10,17 @@ import type { Compat } from "../../methods/published.js";
 import type { Prompt } from "../../model/card.js";
 import { interruptible } from "../interrupt.js";
 import { openResponder, type ServerArguments, serverOptions, usageLine } from "../judge.js";
-import { baseOptions, type EngineArguments, engineOptions, positiveInteger, seedOption } from "../options.js";
+import {
+  aboveZero,
+  baseOptions,
+  type EngineArguments,
+  engineOptions,
+  fromZero,
+  numberThat,
+  positiveInteger,
+  seedOption,
+  wholeFromZero,
+} from "../options.js";
 import { logs, note, printJson, UsageError } from "../output.js";
 import { type PublishedScript, publishedOptions, publishedUnneeded } from "../published.js";
 import { answersPlace, type PlaceArguments, placeOptions } from "./places.js";
@@ -38,15 +48,34 @@ export const script: PublishedScript = {
     },
     output_path: { type: "string", requiresArg: true, describe: "One pass: where its records go" },
     prompt_type: { choices: promptTypes, default: "long_qa" as const, describe: "One pass: what is asked" },
-    temperature: { type: "number", describe: "0: the likeliest tokens [default: 1 of samples, 0 of one answer]" },
-    topp: { type: "number", default: 0.95, describe: "Of sampled answers" },
-    topk: { type: "number", default: 50, describe: "Of sampled answers; 0 for all tokens" },
+    temperature: {
+      type: "number",
+      describe: "0: the likeliest tokens [default: 1 of samples, 0 of one answer]",
+      coerce: fromZero("temperature"),
+    },
+    topp: {
+      type: "number",
+      default: 0.95,
+      describe: "Of sampled answers",
+      coerce: numberThat("topp", "a number above 0, up to 1", (value) => value > 0 && value <= 1),
+    },
+    topk: {
+      type: "number",
+      default: 50,
+      describe: "Of sampled answers; 0 for all tokens",
+      coerce: wholeFromZero("topk"),
+    },
     max_tokens: {
       type: "number",
       describe: "Longest answer [default: 256 of long_qa, else 64]",
       coerce: positiveInteger("max_tokens"),
     },
-    repetition_penalty: { type: "number", default: 1.05, describe: "1: none" },
+    repetition_penalty: {
+      type: "number",
+      default: 1.05,
+      describe: "1: none",
+      coerce: aboveZero("repetition_penalty"),
+    },
     sample_num: {
       type: "number",
       describe: "Answers of a question [default: 20 sampled ones; of one pass: 1]",
@@ -202,12 +231,12 @@ const openCheckModel = (args: InferArguments, model: string | undefined, answers
   return openResponder({ ...args, ...asked, answers: args.answers ?? answers, engine: baseOptions(args) });
 };
 
-/** What a server's verdicts cost, on standard error and beside them. */
+/** What a server's verdicts cost: now, on standard error; in all, beside them, since a pass that is there asks nothing. */
 async function tellJudge({ responder, server }: OpenResponder, path: string): Promise<void> {
   if (!server) return;
   const { judgeRecord } = await import("../../evaluation/judges/open.js");
   note(usageLine(server.usage));
-  writeJsonAtomic(path, judgeRecord(responder, server));
+  writeJsonAtomic(path, judgeRecord(responder, server, await server.spent()));
 }
 
 const judgeSettings = ({ url, repetitionPenalty }: InferArguments) =>

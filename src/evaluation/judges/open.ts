@@ -2,7 +2,7 @@
 import type { Addon, BaseOptions } from "../../native.js";
 import { Model } from "../../policy/model.js";
 import { AnswerStore } from "../../remote/answer-store.js";
-import { ChatServer, type ServerOptions } from "../../remote/chat-server.js";
+import { ChatServer, type ServerOptions, type ServerUsage, type Spent } from "../../remote/chat-server.js";
 import { localResponder, type Responder, serverResponder } from "./responder.js";
 
 /** How a server is asked: none of it changes what a judge says. */
@@ -82,16 +82,24 @@ export interface JudgeRecord {
   uncounted?: number;
 }
 
-export function judgeRecord(judge: { name: string }, server: ChatServer | undefined): JudgeRecord {
+/** @param spent what is recorded. Default: on what was asked of the server in this process, whenever it was paid for */
+export function judgeRecord(
+  judge: { name: string },
+  server: ChatServer | undefined,
+  spent?: Spent & Pick<ServerUsage, "uncounted">,
+): JudgeRecord {
   if (!server) return { judge: judge.name };
-  const { all, uncounted } = server.usage;
+  const { requests, inputTokens, outputTokens, cost, uncounted } = spent ?? {
+    ...server.usage.all,
+    uncounted: server.usage.uncounted,
+  };
   return {
     judge: judge.name,
     url: server.url,
-    requests: all.requests,
-    input_tokens: all.inputTokens,
-    output_tokens: all.outputTokens,
-    cost: all.cost,
+    requests,
+    input_tokens: inputTokens,
+    output_tokens: outputTokens,
+    cost,
     uncounted,
   };
 }

@@ -57,6 +57,8 @@ export interface PassContext {
 /** Questions answered together, and written together, unless told. */
 export const passChunk = 64;
 
+const shown = (setting: unknown): string => JSON.stringify(setting) ?? "not given";
+
 /** Whether an output is there already, made as is asked for now. */
 function isDone({ output, notNeeded = {} }: PassContext, made: Record<string, unknown>): boolean {
   const path = `${output}.pass.json`;
@@ -68,7 +70,7 @@ function isDone({ output, notNeeded = {} }: PassContext, made: Record<string, un
     if (differs.length > 0)
       throw new CredenceError(
         "OTHER_RUN",
-        `${output} was made, or begun, with other settings: ${differs.map((name) => `${name} was ${JSON.stringify(before[name])} and is ${JSON.stringify(made[name])}`).join("; ")}. Remove ${path}${existsSync(output) ? " and the output" : ""}, or write elsewhere`,
+        `${output} was made, or begun, with other settings: ${differs.map((name) => `${name} was ${shown(before[name])} and is ${shown(made[name])}`).join("; ")}. Remove ${path}${existsSync(output) ? " and the output" : ""}, or write elsewhere`,
       );
     return existsSync(output);
   }
