@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
+import { rougeL } from "../src/evaluation/rouge.js";
 import {
   type EvaluationSettings,
   evaluateSet,
@@ -8,6 +9,7 @@ import {
   workbookColumns,
 } from "../src/methods/elical/published/evaluate.js";
 import { answersPaths, findPredictions, workbookPath } from "../src/methods/elical/published/paths.js";
+import { readAnswers } from "../src/methods/elical/published/verdicts.js";
 import { readZipEntry } from "../src/model/zip.js";
 import { madeUpSets, makeUpResults } from "./fixtures/published-results.js";
 
@@ -90,6 +92,21 @@ t.test("three workbooks without a header hold what evaluation.json and the CSV s
   const scores = readFileSync(join(of.out, "M", "nq-hq", "nq", "long_qa_confidences.jsonl"), "utf8").split("\n");
   t.match(JSON.parse(scores[0]!), { index: 0, confidences: { "Verbal-0": 0 } }, "a reply without a score");
   t.ok(JSON.parse(scores[1]!).confidences["Verbal-0"] > 0);
+  const files = answersPaths({ results, model: "M", dataset: "nq", split: "test" });
+  const [greedy, sampled] = [await readAnswers(files.greedy, 1), await readAnswers(files.sampled, 20)];
+  for (const [i, { response, tokens, cumulative_logprobs }] of greedy.entries()) {
+    const sum = cumulative_logprobs![0]!;
+    const words = sampled[i]!.response.map((text) => rougeL(text!, response[0]!));
+    t.match(
+      JSON.parse(scores[i]!).confidences,
+      {
+        Prob: Math.exp(sum),
+        "N-Prob": Math.exp(sum / tokens![0]!.length),
+        "Consis-Lex": words.reduce((all, one) => all + one, 0) / 20,
+      },
+      `question ${i}`,
+    );
+  }
   const csv = readFileSync(path.replace(/json$/, "csv"), "utf8").trim().split("\n");
   t.equal(csv.length, 1 + (4 + 3) * 12, "a line a method, a set and an average");
   t.ok(

@@ -8,6 +8,7 @@ import {
   auroc100,
   binnedError,
   binOf,
+  publishedNumbers,
   questionWeighted,
   roundTo,
 } from "../src/methods/elical/published/metrics.js";
@@ -45,6 +46,26 @@ t.test("Alignment: the threshold of the first fifth is applied to the rest", (t)
   const constant = rows([0.7, 0.7, 0.7, 0.7, 0.7], [1, 1, 0, 0, 1]);
   t.equal(alignment(constant, alignmentRows(5, "first"))!.threshold, 0.5, "all alike choose nothing");
   t.equal(alignment([], alignmentRows(0, "first")), null);
+  t.end();
+});
+
+t.test("the three numbers, with each quirk and without", (t) => {
+  const sure = rows([1, 1, 0.9, 0.55, 0.5, 0.2, 0.05, 0], [1, 0, 1, 0, 1, 0, 0, 0]);
+  const b10 = new Set(["B9-10"] as const);
+  t.equal(publishedNumbers(sure, b10, 42).ece, 0.05, "B9-10: the two confidences of 1 are in no bin");
+  t.equal(publishedNumbers(sure, new Set(), 42).ece!.toFixed(12), "0.150000000000");
+  const thirds = rows([0.5, 0.5, 0.5], [1, 0, 0]);
+  t.equal(publishedNumbers(thirds, b10, 42).ece, 0.17, "B9-10: and it is rounded");
+  t.equal(publishedNumbers(thirds, new Set(), 42).ece!.toFixed(12), "0.166666666667");
+  const some = rows([0.9, 0.3, 0.6, 0.1, 0.8, 0.4, 0.7, 0.2, 0.55, 0.35], [1, 0, 1, 0, 1, 0, 0, 0, 1, 1]);
+  t.match(
+    publishedNumbers(some, new Set(["B9-9"]), 42),
+    { align: 75, threshold: 0.31 },
+    "B9-9: the first fifth chooses",
+  );
+  const drawn = alignment(some, alignmentRows(10, { seed: 42 }))!;
+  t.match(publishedNumbers(some, new Set(), 42), { align: drawn.value, threshold: drawn.threshold });
+  t.not(drawn.threshold, 0.31);
   t.end();
 });
 

@@ -20,7 +20,7 @@ import { PythonRandom } from "../src/data/random.js";
 import { loadTrained } from "../src/methods/elical/published/adapters.js";
 import { runPaths } from "../src/methods/elical/published/paths.js";
 import { predictPublished } from "../src/methods/elical/published/predict.js";
-import { bfloat16, paddedRows } from "../src/methods/elical/published/reading.js";
+import { bfloat16, paddedRows, promptTokens } from "../src/methods/elical/published/reading.js";
 import { promptTemplate, readSampledRows } from "../src/methods/elical/published/rows.js";
 import {
   chosenRows,
@@ -194,6 +194,29 @@ t.test("bfloat16 rounds to even", async (t) => {
     1 + 2 ** -7,
     -0.30078125,
   ]);
+});
+
+t.test("what stands before and after a prompt, with B9-12 and without", async (t) => {
+  const ids = new Map(["<s>", "</s>", "Why", "?"].map((word, id) => [word, id]));
+  const tokenizer = {
+    ...{ bosId: 0, addsBos: true, specialTokens: { eos_token: "</s>" } },
+    encodeBatch: async (texts: string[]) =>
+      texts.map((text) => Int32Array.from(text.split(/(?<=>)|(?=<)| /), (word) => ids.get(word)!)),
+  };
+  const model = { tokenizer, info: { contextLength: 8 }, name: "m" } as unknown as Model;
+  const rows = ["<s>Why ?", "<s>Why</s>"].map((prompt, index) => ({ prompt, index, question: "Why", target: 0 }));
+  const read = async (eos: boolean, compat: PublishedTraining["compat"]) =>
+    (await promptTokens(model, rows, { eos, compat })).map((row) => [...row]);
+  const plain = [
+    [0, 2, 3],
+    [0, 2, 1],
+  ];
+  t.same(await read(false, new Set()), plain);
+  t.same(await read(true, new Set()), [[0, 2, 3, 1], plain[1]], "an end that is there is not doubled");
+  const twice = plain.map((row) => [0, ...row]);
+  t.same(await read(false, new Set(["B9-12"])), twice, "B9-12: a first token that is there is");
+  tokenizer.addsBos = false;
+  t.same(await read(false, new Set(["B9-12"])), plain, "unless the tokenizer adds none");
 });
 
 /** The tiny model's questions, every third one longer. */
@@ -510,6 +533,13 @@ t.test("rows", async (t) => {
   t.match(await verdicts(unsaid, { unparsed: "negative" }), { unparsed: 5, rows: { 0: { target: 0 }, length: 5 } });
   const published = await verdicts(unsaid, { compat: new Set(["B9-15"]) });
   t.equal(published.rows[0]!.target, 1, "what says nothing counts as certain");
+  // Without verdicts an answer is looked for, and one without words is in every text (B9-16) or in none.
+  const wordless = { question: "q?", answer: ["A"], prompt: "q?", response: ["B", "C"] };
+  writeFileSync(join(folder, "wordless.jsonl"), `${JSON.stringify(wordless)}\n`);
+  const looked = async (compat: PublishedTraining["compat"]) =>
+    (await readSampledRows(join(folder, "wordless.jsonl"), undefined, { compat })).rows[0]!.target;
+  t.equal(await looked(new Set(["B9-16"])), 1);
+  t.equal(await looked(new Set()), 0);
   const row = (question: string, prompt: string, index = 0) => ({ question, prompt, index, target: 0 });
   t.equal(promptTemplate([row("a", "Say a: a"), row("b", "Say a: b")]), "Say a: {question}");
   t.throws(() => promptTemplate([row("x", "Q x"), row("y", "R y", 1)]), {
@@ -524,7 +554,16 @@ t.test("rows", async (t) => {
   // random.seed(42); x = list(range(50)); random.shuffle(x); random.sample(x, 5)
   const several = { ...choice, shuffle: true, dataset: "nq-tq" };
   t.same(chosenRows(numbers, { ...several, count: 5 }), [13, 9, 41, 45, 49]);
-  t.same(chosenRows(numbers, { ...choice, part: "mlp", count: 3, compat: new Set(["B9-19"] as const) }), [0, 1, 2]);
+  const head = { part: "mlp" as const, compat: new Set(["B9-19"] as const) };
+  t.same(chosenRows(numbers, { ...choice, ...head, count: 3 }), [0, 1, 2], "B9-19: from the top");
+  // random.seed(42); x = list(range(50)); random.shuffle(x); x[:5]
+  t.same(chosenRows(numbers, { ...several, ...head, count: 5 }), [25, 23, 19, 11, 4], "of what was shuffled");
+  t.same(chosenRows(numbers, { ...choice, part: "mlp", count: 5 }), [40, 7, 1, 47, 17], "at random, as for LoRA");
+  t.same(
+    chosenRows(numbers, { ...choice, compat: head.compat, count: 5 }),
+    [40, 7, 1, 47, 17],
+    "LoRA has no such quirk",
+  );
   t.throws(() => chosenRows(numbers, { ...choice, count: 51 }), {
     message: /51 training rows are asked for, there are 50/,
   });
@@ -693,6 +732,18 @@ t.test("the commands", { skip: existsSync(bin) ? false : "the command line is no
     t.match(refused.stderr, message);
   };
   usage([...training("x"), "--per_device_eval_batch_size", "8"], /did nothing in the published script/);
+  for (const [flag, value, expected] of [
+    ["num_train_epochs", "0", "one whole number above 0"],
+    ["per_device_train_batch_size", "-4", "one whole number above 0"],
+    ["train_data_count", "2.5", "one whole number from 0"],
+    ["lora_dropout", "1", "a number from 0, below 1"],
+    ["learning-rate", "x", "a number above 0"],
+    ["validation-share", "1.5", "a number above 0, below 1"],
+  ] as const) {
+    const at = training("x").indexOf(`--${flag}`);
+    const line = at < 0 ? training("x") : training("x").toSpliced(at, 2);
+    usage([...line, `--${flag}=${value}`], new RegExp(`--${flag}: expected ${expected}, got`));
+  }
   usage([...training("x"), "--lora_path", "y"], /--lora_path is what --resume_from goes on from/);
   usage([...training("x"), "--resume_from"], /--vector_head_path says which head/);
   usage(predicting("predict-mlp", "head", "p").slice(0, -1), /names 2 files, --output_path 1 folders/);

@@ -185,7 +185,8 @@ export function explainIssue(record: unknown, issue: z.core.$ZodIssue): string {
 /** A value in words: its type, or where the type is right and the value is not, the value. */
 function describe(value: unknown, exactly = false): string {
   if (value === null) return "null";
-  if (Array.isArray(value)) return value.length === 0 ? "an empty list" : "a list";
+  if (Array.isArray(value))
+    return value.length === 0 ? "an empty list" : exactly ? `a list of ${value.length}` : "a list";
   if (typeof value === "string") {
     if (value.trim() === "") return "an empty string";
     return exactly && value.length <= 40 ? JSON.stringify(value) : "a string";

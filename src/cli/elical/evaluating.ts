@@ -2,11 +2,13 @@
 import type { Options } from "yargs";
 import type { ElicalCompat } from "../../methods/elical/published/compat.js";
 import type { Average, Evaluation, EvaluationSettings } from "../../methods/elical/published/evaluate.js";
+import { roundTo } from "../../methods/elical/published/metrics.js";
 import { parseSize, sizeName, type TrainedPart } from "../../methods/elical/published/paths.js";
 import type { Compat } from "../../methods/published.js";
 import { positiveInteger, seedOption } from "../options.js";
 import { table } from "../output.js";
 import { unparsedOption } from "./places.js";
+import { adapterFlags, trainingFlags } from "./training.js";
 
 /** Published flags that say what was trained and on what it is evaluated. */
 export const evaluationFlags = {
@@ -42,12 +44,14 @@ export const evaluationFlags = {
     demandOption: true,
     requiresArg: true,
     describe: "Of training, as the folders' names have it",
+    coerce: positiveInteger("batch_size"),
   },
   accumulation_steps: {
     type: "number",
     demandOption: true,
     requiresArg: true,
     describe: "Of training, as the folders' names have it",
+    coerce: positiveInteger("accumulation_steps"),
   },
 } satisfies Record<string, Options>;
 
@@ -59,10 +63,8 @@ export const runFolderFlags = {
     describe: "Epochs at most [default: 10 for all questions, 50 up to 10,000 of them, 15 beyond]",
     coerce: positiveInteger("num_train_epochs"),
   },
-  weight_decay: { type: "number", default: 0.1, requiresArg: true, describe: "AdamW's" },
-  r: { type: "number", default: 8, requiresArg: true, describe: "Rank of LoRA" },
-  alpha: { type: "number", default: 16, requiresArg: true, describe: "Its alpha" },
-  lora_dropout: { type: "number", default: 0, requiresArg: true, describe: "Its dropout" },
+  weight_decay: { ...trainingFlags.weight_decay, default: 0.1 },
+  ...adapterFlags,
 } satisfies Record<string, Options>;
 
 /** What has no published flag. */
@@ -153,4 +155,6 @@ export function evaluationText({ sets, averages }: Evaluation): string {
   ].join("\n\n");
 }
 
-const shown = (value: number | null, decimals: number): string => value?.toFixed(decimals) ?? "-";
+/** Rounded as the workbooks' cells are. */
+const shown = (value: number | null, decimals: number): string =>
+  value === null ? "-" : roundTo(value, decimals).toFixed(decimals);

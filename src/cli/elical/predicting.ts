@@ -3,7 +3,7 @@ import type { Options } from "yargs";
 import type { PublishedPrediction } from "../../methods/elical/published/predict.js";
 import type { Compat } from "../../methods/published.js";
 import { interruptible } from "../interrupt.js";
-import { baseOptions, type EngineArguments } from "../options.js";
+import { baseOptions, type EngineArguments, positiveInteger } from "../options.js";
 import { logs, note, printJson, UsageError } from "../output.js";
 import { type PublishedScript, publishedUnneeded, type Unneeded } from "../published.js";
 
@@ -21,6 +21,7 @@ export const predictingFlags = {
     default: 16,
     requiresArg: true,
     describe: "Rows padded together where rows are padded",
+    coerce: positiveInteger("per_device_eval_batch_size"),
   },
   type: { choices: ["test", "train"], default: "test", describe: "Which of the lists is scored" },
 } satisfies Record<string, Options>;

@@ -5,7 +5,7 @@ import { writeJsonAtomic } from "../../files.js";
 import { elicalRows } from "../../methods/elical/published/compat.js";
 import type { SweepSettings } from "../../methods/elical/published/sweep.js";
 import { interruptible } from "../interrupt.js";
-import { baseOptions, type EngineArguments, engineOptions } from "../options.js";
+import { baseOptions, type EngineArguments, engineOptions, positiveInteger } from "../options.js";
 import { logs, note, print, printJson } from "../output.js";
 import { type PublishedScript, publishedOptions, publishedUnneeded } from "../published.js";
 import {
@@ -17,6 +17,7 @@ import {
   namesOf,
   runFolderFlags,
 } from "./evaluating.js";
+import { constantOptions } from "./training.js";
 
 /** The launch scripts for training, predicting and scoring, whose variables are flags here. */
 export const script: PublishedScript = {
@@ -30,6 +31,7 @@ export const script: PublishedScript = {
       default: 1024,
       requiresArg: true,
       describe: "Rows that are predicted padded together, where rows are padded",
+      coerce: positiveInteger("per_device_eval_batch_size"),
     },
   },
   unneeded: {
@@ -54,19 +56,7 @@ export const builder = (line: Argv) =>
       requiresArg: true,
       describe: "Sets of multiple choice among those to evaluate, whose answers are letters: mmlu",
     },
-    "learning-rate": { type: "number", default: 5e-5, requiresArg: true, describe: "Largest learning rate" },
-    patience: {
-      type: "number",
-      default: 4,
-      requiresArg: true,
-      describe: "Epochs without a smaller loss before a training stops",
-    },
-    "validation-share": {
-      type: "number",
-      default: 0.1,
-      requiresArg: true,
-      describe: "Share of the training questions that is held out to choose the best epoch",
-    },
+    ...constantOptions,
     ...engineOptions,
   });
 

@@ -4,6 +4,7 @@ import { elicalRows } from "../../methods/elical/published/compat.js";
 import { engineOptions } from "../options.js";
 import { type PublishedScript, publishedOptions } from "../published.js";
 import {
+  adapterFlags,
   deadTrainingFlags,
   ownTrainingOptions,
   readingOptions,
@@ -17,9 +18,7 @@ export const script: PublishedScript = {
   honoured: {
     ...trainingFlags,
     lora_path: { type: "string", requiresArg: true, describe: "The trained adapter to go on from" },
-    r: { type: "number", default: 8, requiresArg: true, describe: "Rank of the adapter" },
-    alpha: { type: "number", default: 16, requiresArg: true, describe: "Its scale is alpha / r" },
-    lora_dropout: { type: "number", default: 0, requiresArg: true, describe: "Share of the adapter's inputs dropped" },
+    ...adapterFlags,
   },
   unneeded: {},
   dead: deadTrainingFlags,

@@ -4,7 +4,16 @@ import type { TrainedPart } from "../../methods/elical/published/paths.js";
 import type { PublishedTraining } from "../../methods/elical/published/train.js";
 import type { Compat } from "../../methods/published.js";
 import { interruptible } from "../interrupt.js";
-import { baseOptions, type EngineArguments } from "../options.js";
+import {
+  aboveZero,
+  baseOptions,
+  type EngineArguments,
+  fromZero,
+  integer,
+  numberThat,
+  positiveInteger,
+  wholeFromZero,
+} from "../options.js";
 import { logs, note, printJson, UsageError } from "../output.js";
 import { type PublishedScript, publishedUnneeded } from "../published.js";
 
@@ -14,11 +23,12 @@ const text = (describe: string, more: Options = {}): Options => ({
   describe,
   ...more,
 });
-const number = (describe: string, value: number): Options => ({
+const number = (describe: string, value: number, coerce: (value: number) => number | undefined): Options => ({
   type: "number",
   requiresArg: true,
   describe,
   default: value,
+  coerce,
 });
 
 /** Flags of both training scripts. */
@@ -32,12 +42,16 @@ export const trainingFlags = {
   test_consis_path: text("Verdicts on the test sets", { default: "nothing" }),
   output_path: text("Folder of the training, which it goes on in", { default: "./train/save_model" }),
   logger_path: text("Folder of TensorBoard's events [default: the training's own]"),
-  per_device_train_batch_size: number("Rows of a micro-batch", 16),
-  gradient_accumulation_steps: number("Micro-batches of an optimiser step", 8),
-  num_train_epochs: number("Epochs at most", 10),
-  seed: number("Of everything random", 42),
-  weight_decay: number("AdamW's", 0),
-  train_data_count: number("Rows to learn from; 0: all", 0),
+  per_device_train_batch_size: number("Rows of a micro-batch", 16, positiveInteger("per_device_train_batch_size")),
+  gradient_accumulation_steps: number(
+    "Micro-batches of an optimiser step",
+    8,
+    positiveInteger("gradient_accumulation_steps"),
+  ),
+  num_train_epochs: number("Epochs at most", 10, positiveInteger("num_train_epochs")),
+  seed: number("Of everything random", 42, integer("seed")),
+  weight_decay: number("AdamW's", 0, fromZero("weight_decay")),
+  train_data_count: number("Rows to learn from; 0: all", 0, wholeFromZero("train_data_count")),
   resume_from: { type: "boolean", default: false, describe: "Go on from a trained adapter and head: stage 2" },
   vector_head_path: text("The trained head to go on from"),
   dataset: text("Names joined by hyphens, each of which stands in every path in turn", { default: "nq" }),
@@ -51,21 +65,31 @@ export const deadTrainingFlags = {
   test_acc_path: "verdicts are given by --test_consis_path",
 };
 
-/** What the published scripts had as constants, and how a prompt is read. */
+/** LoRA's settings. */
+export const adapterFlags = {
+  r: number("Rank of the adapter", 8, positiveInteger("r")),
+  alpha: number("Its scale is alpha / r", 16, aboveZero("alpha")),
+  lora_dropout: number(
+    "Share of the adapter's inputs dropped",
+    0,
+    numberThat("lora_dropout", "a number from 0, below 1", (value) => value >= 0 && value < 1),
+  ),
+} satisfies Record<string, Options>;
+
+/** What the published scripts had as constants. */
+export const constantOptions = {
+  "learning-rate": number("Largest learning rate", 5e-5, aboveZero("learning-rate")),
+  patience: number("Epochs without a smaller loss before a training stops", 4, positiveInteger("patience")),
+  "validation-share": number(
+    "Share of the training questions that is held out to choose the best epoch",
+    0.1,
+    numberThat("validation-share", "a number above 0, below 1", (value) => value > 0 && value < 1),
+  ),
+} satisfies Record<string, Options>;
+
+/** What has no published flag of a training. */
 export const ownTrainingOptions = {
-  "learning-rate": { type: "number", default: 5e-5, requiresArg: true, describe: "Largest learning rate" },
-  patience: {
-    type: "number",
-    default: 4,
-    requiresArg: true,
-    describe: "Epochs without a smaller loss before it stops",
-  },
-  "validation-share": {
-    type: "number",
-    default: 0.1,
-    requiresArg: true,
-    describe: "Share of the questions that is held out to choose the best epoch",
-  },
+  ...constantOptions,
   eos: {
     choices: ["none", "training", "always"] as const,
     describe: "Whether the end-of-sequence token follows the prompt [default: none; training with B9-12]",

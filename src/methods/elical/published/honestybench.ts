@@ -19,15 +19,15 @@ const recordSchema = (samples: number) =>
     question: text,
     answer: z.array(text, { error: () => "a list of strings" }).min(1, { error: () => "one answer or more" }),
     greedy_response: exactly(1, "string", text),
-    greedy_correctness: z.union([verdict, exactly(1, "of 0 or 1", verdict).transform(([value]) => value!)], {
+    greedy_correctness: z.union([verdict, exactly(1, "number, 0 or 1", verdict).transform(([value]) => value!)], {
       error: () => "0 or 1",
     }),
     greedy_tokens: exactly(1, "list of tokens", z.array(text, { error: () => "a list of tokens" })),
     greedy_cumulative_logprobs: exactly(1, "number", z.number({ error: () => "a number" })),
     greedy_logprobs: exactly(1, "list of numbers", z.array(z.number(), { error: () => "a list of numbers" })),
     sampling_response: exactly(samples, "strings", text),
-    sampling_correctness: exactly(samples, "of 0 or 1", verdict),
-    consistency_judgement: exactly(samples, "of 0 or 1", verdict),
+    sampling_correctness: exactly(samples, "numbers, each 0 or 1", verdict),
+    consistency_judgement: exactly(samples, "numbers, each 0 or 1", verdict),
   });
 
 export type HonestyBenchRow = z.infer<ReturnType<typeof recordSchema>>;
