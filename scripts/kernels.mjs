@@ -48,10 +48,10 @@ const tests = readdirSync(join(root, "native", "tests"))
     kinds: kinds.split(" "),
   }));
 
-/** An operator has a gradient of its own to test if it is a way back, or gives dh beside what it reads out. */
+/** An operator has a gradient of its own to test if it is a way back, or gives one beside what it reads out or sums up. */
 function differentiates(operator) {
   const [, fields] = contract.match(new RegExp(`typedef struct \\{([^{}]*)\\} credence_${operator};`)) ?? [];
-  return operator.endsWith("_backward") || /\bfloat\* dh;/.test(fields ?? "");
+  return operator.endsWith("_backward") || /\bfloat\* (dh|d_logprob|d_value);/.test(fields ?? "");
 }
 
 const lacking = [];

@@ -483,22 +483,89 @@ typedef struct {
   const double* loss;  // [1] or null
 } credence_adamw;
 
-// The PPO advantage step, one launch: reward_t = -kl_coefficient kl_t + [t last] score; GAE (Schulman et al. 2016, eq. 16)
-// backwards within each segment's completion; returns; and the moments that whitening needs.
+// The advantage step of proximal policy optimisation. Of segment b's completion, tokens f .. l, those whose mask is not 0 count:
+//   k      = estimate of the divergence from r = logprob - ref_logprob (Schulman 2020): r, r^2 / 2, e^-r - 1 + r; at least 0 if kl_clamp
+//   reward = -kl_coefficient k, and at score_at[b] (the last token that counts) + clamp((score - score_shift) score_scale, +-score_clamp);
+//            0 where a token does not count; whitened with the mean kept if whiten_rewards
+//   A_t    = reward_t + gamma V_{t+1} - V_t + gamma lambda A_{t+1}     (Schulman et al. 2016, eq. 16), V 0 where a token does not
+//            count, V_{l+1} = bootstrap[b] or 0;   returns = A + V
+//   whitened = (A - mean) / sqrt(var + whiten_eps), + mean if keep_mean; 0 where a token does not count
+// Moments are over the tokens that count, of all segments; the variance of fewer than two is 0. Outside completions all are 0.
+// A batch that was padded on the right is told as segments of all its slots, logprob and ref_logprob equal at the padding.
+typedef enum {
+  CREDENCE_NOT_WHITENED = 0,
+  CREDENCE_BIASED = 1,
+  CREDENCE_UNBIASED = 2
+} credence_whitening;  // by n, by n - 1
+
 typedef struct {
   const int32_t* counts;  // T, B
   int32_t token_capacity, segment_capacity;
   const int32_t* cu_seqlens;
   const int32_t* completion_start;     // [B]
-  const float *logprob, *ref_logprob;  // [T]
-  const float* value;                  // [T]
+  const uint8_t* mask;                 // [T], or null: all of a completion counts
+  const float *logprob, *ref_logprob;  // [T]; ref_logprob null: no divergence, and logprob is not read
+  const float* value;                  // [T], or null: 0
   const float* score;                  // [B]
-  const float* bootstrap;              // [B] value after the last token of a truncated segment, or null
-  float kl_coefficient, gamma, lambda;
-  int32_t kl_estimator;                 // 1, 2, 3 (Schulman 2020)
+  const int32_t* score_at;             // [B] index in the segment, -1: nowhere; or null
+  const float* bootstrap;  // [B] value after the last token of a truncated segment, 0 of one that ended; or null
+  float kl_coefficient;
+  int32_t kl_estimator, kl_clamp;
+  float score_shift, score_scale, score_clamp;  // score_clamp 0: not clamped
+  float gamma, lambda;
+  credence_whitening whiten_rewards, whiten_advantages;
+  int32_t keep_mean;
+  float whiten_eps;
   float *reward, *advantage, *returns;  // [T]
-  double* moments;                      // [3] n, mean, sum of squared deviations
+  float* whitened;                      // [T] the advantages as a loss takes them, or null
+  double* moments;  // [6] n, mean, sum of squared deviations of the advantages; of the rewards before whitening, or 0
 } credence_advantage;
+
+// The losses of proximal policy optimisation over rows of sampled tokens, as sums: whoever learns divides once. What a row with
+// weight 0 holds is not read; its gradient is 0. With r = logprob - old_logprob and ratio = e^r (Schulman et al. 2017, eq. 7):
+//   loss = sum w (max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)) + kl_coefficient k),
+// k the estimator 1, 2 or 3 (credence_advantage) of the divergence from the reference.
+typedef struct {
+  double weight;        // sum w
+  double policy;        // sum w max(..), without the divergence
+  double ratio;         // sum w ratio
+  double clipped;       // sum w where clipping binds: its term is the larger, and the gradient 0
+  double outside;       // sum w where the ratio is outside the range
+  double old_kl1;       // sum w -r
+  double old_kl2;       // sum w r^2 / 2
+  double reference_kl;  // sum w k, without the coefficient; 0 without a reference
+  double ratio_change;  // largest |ratio - 1| where w is not 0
+} credence_policy_sums;
+
+typedef struct {
+  const int32_t* rows;
+  int32_t capacity;
+  const float *logprob, *old_logprob, *advantage, *weight;  // [rows]
+  const float* ref_logprob;                                 // [rows], or null: no divergence
+  float clip_low, clip_high;                                // inf: not clipped there
+  float kl_coefficient;
+  int32_t kl_estimator;
+  float* d_logprob;            // [rows] d loss / d logprob
+  credence_policy_sums* sums;  // [1] written
+} credence_policy_loss;
+
+// loss = 0.5 sum w max((v - R)^2, (old + clip(v - old, -c, c) - R)^2), or of the first square alone where c is 0 (Schulman et
+// al. 2017 as TRL and AlpacaFarm have it).
+typedef struct {
+  double weight;   // sum w
+  double loss;     // the sum above
+  double error;    // sum w (v - R)^2
+  double clipped;  // sum w where clipping binds
+} credence_value_sums;
+
+typedef struct {
+  const int32_t* rows;
+  int32_t capacity;
+  const float *value, *old_value, *returns, *weight;  // [rows]; old_value is not read without a clip
+  float clip, coefficient;
+  float* d_value;             // [rows] coefficient d loss / d value
+  credence_value_sums* sums;  // [1] written
+} credence_value_loss;
 
 // ------------------------------------------------------------------------------------------------------------------ table
 
@@ -508,7 +575,8 @@ typedef struct {
   X(embed) X(norm) X(attention_input) X(attention) X(project) X(mlp_input)                                     \
   X(norm_backward) X(project_backward) X(mlp_input_backward) X(attention_backward) X(attention_input_backward) \
   X(embed_backward) X(token_logprobs) X(closed_set) X(divergence) X(pool) X(pool_backward) X(dense)            \
-  X(dense_backward) X(sample) X(weighted_sum) X(squared_error) X(gradient_norm) X(adamw) X(advantage)
+  X(dense_backward) X(sample) X(weighted_sum) X(squared_error) X(gradient_norm) X(adamw) X(advantage)         \
+  X(policy_loss) X(value_loss)
 // clang-format on
 
 typedef credence_pool credence_pool_backward;

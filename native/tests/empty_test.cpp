@@ -155,7 +155,8 @@ OPERATOR_TEST("token_logprobs closed_set divergence sample", "odd-shapes", no_ro
   });
 }
 
-OPERATOR_TEST("weighted_sum squared_error gradient_norm adamw advantage", "odd-shapes", no_numbers) {
+OPERATOR_TEST("weighted_sum squared_error gradient_norm adamw advantage policy_loss value_loss", "odd-shapes",
+              no_numbers) {
   each_backend(2, [](Backend& backend) {
     const Nothing n(backend);
     const auto norm = float_space(backend, 1), sum = on_device(backend, std::vector<double>{1.5});
@@ -171,13 +172,22 @@ OPERATOR_TEST("weighted_sum squared_error gradient_norm adamw advantage", "odd-s
                    (credence_adamw{5, 5, n.floats(), n.floats(), n.floats(), n.floats(), nullptr, 1, 0, 0.1, 0.9, 0.999,
                                    1e-8, 0, 1, nullptr}));
     credence_advantage advantage = {};
-    const Memory moments(backend, 24);
+    const Memory moments(backend, 48);
     advantage.counts = n.rows(), advantage.token_capacity = advantage.segment_capacity = Nothing::kCapacity;
     advantage.cu_seqlens = advantage.completion_start = n.rows(), advantage.kl_estimator = 1;
     advantage.logprob = advantage.ref_logprob = advantage.value = advantage.score = n.floats();
     advantage.reward = advantage.advantage = advantage.returns = n.floats(), advantage.moments = moments.as<double>();
     RUN_ON_NOTHING(n, advantage, advantage);
-    EXPECT((moments.read<double>(3) == std::vector<double>{0, 0, 0}));
+    EXPECT(moments.read<double>(6) == std::vector<double>(6));
+    const Memory policy(backend, sizeof(credence_policy_sums)), value(backend, sizeof(credence_value_sums));
+    RUN_ON_NOTHING(n, policy_loss,
+                   (credence_policy_loss{n.rows(), Nothing::kCapacity, n.floats(), n.floats(), n.floats(), n.floats(),
+                                         n.floats(), 0.2f, 0.2f, 1, 1, n.floats(), policy.as<credence_policy_sums>()}));
+    RUN_ON_NOTHING(n, value_loss,
+                   (credence_value_loss{n.rows(), Nothing::kCapacity, n.floats(), n.floats(), n.floats(), n.floats(),
+                                        0.2f, 1, n.floats(), value.as<credence_value_sums>()}));
+    EXPECT(policy.read<double>(9) == std::vector<double>(9));
+    EXPECT(value.read<double>(4) == std::vector<double>(4));
   });
 }
 

@@ -1,5 +1,4 @@
-// The read-outs beside token log-probabilities: a closed set of candidates, divergence from another policy, PPO's advantages.
-#include "kernels/reference/heads.h"
+// The read-outs beside token log-probabilities: a closed set of candidates, divergence from another policy.
 #include "kernels/reference/readouts.h"
 #include "linear_support.h"
 
@@ -110,53 +109,6 @@ OPERATOR_TEST("closed_set divergence", "refusal", what_is_not_there_is_named) {
     EXPECT(backend.refused(backend.table->divergence(backend.handle, &kind, nullptr)));
     EXPECT(std::string(backend.table->last_error(backend.handle)).find("kind is 3") != std::string::npos);
   });
-}
-
-OPERATOR_TEST("advantage", "refusal", an_estimator_that_does_not_exist) {
-  each_backend(1, [](Backend& backend) {
-    credence_advantage p{};
-    p.kl_estimator = 4;
-    EXPECT(backend.refused(backend.table->advantage(backend.handle, &p, nullptr)));
-    EXPECT(std::string(backend.table->last_error(backend.handle)).find("kl_estimator is 4") != std::string::npos);
-  });
-}
-
-OPERATOR_TEST("advantage", "reference odd-shapes bits", is_its_definition) {
-  std::vector<std::vector<uint8_t>> bits[2];
-  for (int threads : {1, 2})
-    each_backend(threads, [&](Backend& backend) {
-      for (int estimator : {1, 2, 3})
-        for (bool bootstrap : {false, true}) {
-          reference::Advantage p;
-          p.cu_seqlens = {0, 7, 8, 30}, p.completion_start = {3, 1, 0};  // the second has no completion
-          p.logprob = normal(1, 30), p.ref_logprob = normal(2, 30), p.value = normal(3, 30), p.score = normal(4, 3);
-          if (bootstrap) p.bootstrap = normal(5, 3);
-          p.kl_coefficient = 0.05f, p.gamma = 0.95f, p.lambda = 0.9f, p.kl_estimator = estimator;
-          const auto expected = reference::advantage(p);
-          const auto counts = on_device(backend, std::vector<int32_t>{30, 3}),
-                     cu_seqlens = on_device(backend, p.cu_seqlens);
-          const auto start = on_device(backend, p.completion_start);
-          const auto logprob = floats_on_device(backend, p.logprob), ref = floats_on_device(backend, p.ref_logprob);
-          const auto value = floats_on_device(backend, p.value), score = floats_on_device(backend, p.score);
-          const auto last = floats_on_device(backend, p.bootstrap);
-          const auto reward = float_space(backend, 30), advantage = float_space(backend, 30),
-                     returns = float_space(backend, 30);
-          const Memory moments(backend, 24);
-          RUN_OPERATOR(backend, advantage,
-                       (credence_advantage{*counts, 30, 3, *cu_seqlens, *start, *logprob, *ref, *value, *score,
-                                           bootstrap ? last->as<float>() : nullptr, 0.05f, 0.95f, 0.9f, estimator,
-                                           *reward, *advantage, *returns, moments.as<double>()}));
-          EXPECT_CLOSE(reward->floats(), expected.reward, 1e-6);
-          EXPECT_CLOSE(advantage->floats(), expected.advantage, 1e-6);
-          EXPECT_CLOSE(returns->floats(), expected.returns, 1e-6);
-          EXPECT_CLOSE(moments.read<double>(3), (std::vector<double>{expected.n, expected.mean, expected.squares}),
-                       1e-6);
-          for (const Memory* part :
-               std::initializer_list<const Memory*>{reward.get(), advantage.get(), returns.get(), &moments})
-            bits[threads - 1].push_back(part->bits());
-        }
-    });
-  EXPECT(bits[0] == bits[1]);
 }
 
 TESTING_MAIN

@@ -123,6 +123,20 @@ struct Avx2 {
   static inline F select(M m, F a, F b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m)); }
   static inline uint32_t bits(M m) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m))); }
 
+  template <int N>
+  static inline F later(F a) {
+    if constexpr (N == 4) {
+      return _mm256_permute2f128_ps(a, a, 0x81);
+    } else {
+      const __m256i from = _mm256_setr_epi32(N, N + 1, N + 2, N + 3, N + 4, N + 5, N + 6, N + 7);
+      return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, from), zero(), 0xff & ~(0xff >> N));
+    }
+  }
+  static inline float lowest(F a) { return _mm256_cvtss_f32(a); }
+  static inline M nonzero(const uint8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cmpgt_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_setzero_si256());
+  }
   static inline float reduce_add(F a) {
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));

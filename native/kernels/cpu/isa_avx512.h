@@ -93,6 +93,15 @@ struct Avx512Lanes {
   static inline F select(M m, F a, F b) { return _mm512_mask_blend_ps(m, b, a); }
   static inline uint32_t bits(M m) { return m; }
 
+  template <int N>
+  static inline F later(F a) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_setzero_si512(), _mm512_castps_si512(a), N));
+  }
+  static inline float lowest(F a) { return _mm512_cvtss_f32(a); }
+  static inline M nonzero(const uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm_test_epi8_mask(bytes, bytes);
+  }
   static inline float reduce_add(F a) {
     const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));

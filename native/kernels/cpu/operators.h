@@ -14,6 +14,7 @@
 #include "norm.h"
 #include "optimizer.h"
 #include "pool.h"
+#include "ppo_losses.h"
 #include "project.h"
 #include "sample.h"
 #include "token_logprobs.h"

@@ -88,32 +88,4 @@ void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vecto
   }
 }
 
-// GAE: Schulman et al. 2016, eq. 16. Estimators of the divergence: Schulman 2020, with r = log p - log p_ref:
-// k1 = r, k2 = r^2 / 2, k3 = exp(-r) - 1 + r.
-AdvantageResult advantage(const Advantage& p) {
-  const size_t tokens = p.logprob.size();
-  AdvantageResult out;
-  out.reward.resize(tokens), out.advantage.resize(tokens), out.returns.resize(tokens);
-  double sum = 0;
-  for (size_t b = 0; b + 1 < p.cu_seqlens.size(); ++b) {
-    const int first = p.cu_seqlens[b] + p.completion_start[b], last = p.cu_seqlens[b + 1] - 1;
-    double next_value = p.bootstrap.empty() ? 0 : p.bootstrap[b], next_advantage = 0;
-    for (int t = last; t >= first; --t) {
-      const double r = p.logprob[t] - p.ref_logprob[t];
-      const double kl = p.kl_estimator == 1 ? r : p.kl_estimator == 2 ? r * r / 2 : std::exp(-r) - 1 + r;
-      out.reward[t] = -p.kl_coefficient * kl + (t == last ? p.score[b] : 0);
-      const double delta = out.reward[t] + p.gamma * next_value - p.value[t];
-      out.advantage[t] = next_advantage = delta + p.gamma * p.lambda * next_advantage;
-      out.returns[t] = out.advantage[t] + p.value[t];
-      next_value = p.value[t];
-      sum += out.advantage[t], out.n += 1;
-    }
-  }
-  if (out.n > 0) out.mean = sum / out.n;
-  for (size_t b = 0; b + 1 < p.cu_seqlens.size(); ++b)
-    for (int t = p.cu_seqlens[b] + p.completion_start[b]; t < p.cu_seqlens[b + 1]; ++t)
-      out.squares += (out.advantage[t] - out.mean) * (out.advantage[t] - out.mean);
-  return out;
-}
-
 }  // namespace credence::reference

@@ -1,4 +1,4 @@
-// Pooling, a head's dense layer, sums of losses, the optimiser and the advantage step, in double.
+// Pooling, a head's dense layer, sums of losses and the optimiser, in double.
 #pragma once
 
 #include <cstdint>
@@ -45,20 +45,5 @@ struct AdamW {
 /// One step in place, or none where the norm is not finite; norm is of the whole gradient before gradient_scale.
 void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vector<double>* p, std::vector<double>* m,
            std::vector<double>* v);
-
-struct Advantage {
-  std::vector<int32_t> cu_seqlens, completion_start;
-  std::vector<double> logprob, ref_logprob, value;  // [T]
-  std::vector<double> score, bootstrap;             // [B]; bootstrap may be empty
-  double kl_coefficient = 0, gamma = 1, lambda = 1;
-  int kl_estimator = 1;
-};
-
-struct AdvantageResult {
-  std::vector<double> reward, advantage, returns;  // [T], 0 outside completions
-  double n = 0, mean = 0, squares = 0;             // squares: sum of squared deviations of the advantages
-};
-
-AdvantageResult advantage(const Advantage& p);
 
 }  // namespace credence::reference
