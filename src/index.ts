@@ -55,6 +55,8 @@ export type { AnswerText, AnyCard, Card, Prompt, RewardCard } from "./model/card
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";
 export type {
   AdapterSpec,
+  AdvantageInput,
+  AdvantageResult,
   BaseInfo,
   BaseOptions,
   DivergenceKind,
@@ -62,11 +64,13 @@ export type {
   ForwardResult,
   GenerateStats,
   HeadSpec,
+  KlEstimator,
   OptimizerSpec,
   PassSize,
   ReadSpan,
   TensorData,
   Upstream,
+  Whitening,
 } from "./native.js";
 export { Model, type ModelOptions, type PolicyOptions } from "./policy/model.js";
 export {
@@ -86,6 +90,8 @@ export {
   type FeatureBatch,
   type OpenPass,
   type PassReadouts,
+  type PpoLoss,
+  type PpoStatistics,
   type StepResult,
   Trainer,
   type TrainerOptions,

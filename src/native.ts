@@ -179,6 +179,8 @@ export interface ForwardResult {
   closedSet?: Float32Array;
   /** Token-aligned [T], nats; 0 outside the mask. */
   divergence?: Float32Array;
+  /** Token-aligned [T]: the head at the row before each token in the mask; 0 outside it. */
+  values?: Float32Array;
   /** [spans, depths, H] */
   hidden?: Float32Array;
 }
@@ -194,6 +196,10 @@ export interface NativeReadouts {
   closedSet?: { candidates: Int32Array; rows: Int32Array };
   /** Read where the mask [T], token-aligned, is not 0. */
   divergence?: { kind: DivergenceKind; mask: Uint8Array };
+  /** [T], token-aligned: log-probabilities, and entropy of the row before, are read where it is not 0; default everywhere. */
+  mask?: Uint8Array;
+  /** A head of one output, read at the row before each token whose mask [T], token-aligned, is not 0. */
+  values?: { head: string; mask: Uint8Array };
 }
 
 /** Gradients of the summed loss with respect to each read-out, in its layout. */
@@ -203,6 +209,7 @@ export interface Upstream {
   heads?: Record<string, Float32Array>;
   closedSet?: Float32Array;
   divergence?: Float32Array;
+  values?: Float32Array;
 }
 
 export interface OptimizerSpec {
@@ -233,6 +240,139 @@ export type NativeLoss =
   /** weights[T], token-aligned: sum of weight * divergence from the base. */
   | { kind: "divergence"; divergence: DivergenceKind; weights: Float32Array };
 
+/** Of a divergence, from r = log p - log p_ref (Schulman 2020): r, r^2 / 2, e^-r - 1 + r. */
+export type KlEstimator = 1 | 2 | 3;
+
+/**
+ * The losses of proximal policy optimisation (Schulman et al. 2017, eq. 7 and 9) over tokens that were sampled. Every list is
+ * token-aligned [T], and what has weight 0 is not read. With ratio = exp(new - old log-probability), summed over tokens:
+ *
+ *     w (max(-A ratio, -A clip(ratio, 1 - clipLow, 1 + clipHigh)) + kl.coefficient k - entropy H)
+ *     + value.coefficient w' max((v - R)^2, (old + clip(v - old, -clip, clip) - R)^2) / 2
+ *
+ * H: entropy of the row before the token; v: the head there; k: estimate of the divergence from the reference, from r = new -
+ * reference log-probability.
+ */
+export interface NativePpoLoss {
+  kind: "ppo";
+  /** Empty: no policy loss. */
+  weights: Float32Array;
+  oldLogprobs: Float32Array;
+  advantages: Float32Array;
+  /** Infinity: not clipped on that side. */
+  clipLow: number;
+  clipHigh: number;
+  /** Coefficient; default 0. */
+  entropy?: number;
+  kl?: { reference: Float32Array; coefficient: number; estimator: KlEstimator };
+  /** clip 0 (default): none, and oldValues is not read. Coefficient: default 1. */
+  value?: {
+    head: string;
+    weights: Float32Array;
+    oldValues?: Float32Array;
+    returns: Float32Array;
+    clip?: number;
+    coefficient?: number;
+  };
+}
+
+/** Sums over tokens, each by its weight w (or w' for values), not divided. */
+export interface PpoSums {
+  /** What the gradients are of. */
+  loss: number;
+  weight: number;
+  /** The clipped loss, without entropy and divergence. */
+  policy: number;
+  entropy: number;
+  ratio: number;
+  /** Not a sum: the largest |ratio - 1|. */
+  ratioChange: number;
+  /** Weight of the tokens whose gradient clipping takes, and of those whose ratio is outside the range. */
+  clipped: number;
+  outside: number;
+  /** Estimates of the divergence of the old policy from the new one, with r = new - old: -r and r^2 / 2. */
+  oldKl1: number;
+  oldKl2: number;
+  /** k, without its coefficient. */
+  referenceKl: number;
+  valueWeight: number;
+  /** The clipped loss with its 1/2, without the coefficient. */
+  value: number;
+  /** (v - R)^2. */
+  valueError: number;
+  valueClipped: number;
+}
+
+/** "biased": variance by n; "unbiased": by n - 1 (of fewer than two numbers it is 0). */
+export type Whitening = "none" | "biased" | "unbiased";
+
+/**
+ * The advantage step (Schulman et al. 2016, eq. 16). Of each completion the tokens whose mask is not 0 count:
+ *
+ *     reward_t = -kl.coefficient k_t, and at scoreAt + clamp((score - scoreShift) scoreScale, +-scoreClamp)
+ *     A_t      = reward_t + gamma V_{t+1} - V_t + gamma lambda A_{t+1}
+ *     return_t = A_t + V_t
+ *
+ * V is 0 where a token does not count; behind the last token it is bootstrap. Numbers outside completions are not read.
+ */
+export interface AdvantageInput {
+  /** [B + 1]: sequence b is tokens [offsets[b], offsets[b + 1]) of every list [T]. */
+  offsets: Int32Array;
+  /** [B] index in the sequence of the completion's first token; its length where there is none. */
+  completionStart: Int32Array;
+  /** [T] default: every token of a completion counts. */
+  mask?: Uint8Array;
+  /** [T]; default 0. */
+  values?: Float32Array;
+  /** [B] */
+  scores: Float32Array;
+  /** [B] index in the sequence, -1: nowhere; default the last token that counts. */
+  scoreAt?: Int32Array;
+  /** [B] the value after the last token of a completion that was cut off, 0 of one that ended; default 0. */
+  bootstrap?: Float32Array;
+  /** Lists [T]. Default: no divergence. clamp (default false): k at least 0. Estimator: default 1. */
+  kl?: {
+    logprobs: Float32Array;
+    reference: Float32Array;
+    coefficient: number;
+    estimator?: KlEstimator;
+    clamp?: boolean;
+  };
+  /** Defaults 0, 1, and 0 for no clamp. Running normalisation: shift = mean, scale = 1 / deviation. */
+  scoreShift?: number;
+  scoreScale?: number;
+  scoreClamp?: number;
+  /** Defaults 1. */
+  gamma?: number;
+  lambda?: number;
+  /** (x - mean) / sqrt(var + whitenEpsilon) over all tokens that count; rewards keep their mean. Defaults "none". */
+  whitenRewards?: Whitening;
+  whitenAdvantages?: Whitening;
+  /** Whitened advantages keep their mean; default false. */
+  keepMean?: boolean;
+  /** Default 1e-8. */
+  whitenEpsilon?: number;
+  /**
+   * Each completion stands in so many slots, as in a batch padded on the right: those behind it have value and divergence 0, and
+   * count in the scan and in the whitenings. Default: completions as they are.
+   */
+  slots?: number;
+}
+
+/** Lists [T], 0 outside completions. */
+export interface AdvantageResult {
+  /** Whitened where asked for. */
+  rewards: Float32Array;
+  advantages: Float32Array;
+  returns: Float32Array;
+  /** The advantages as a loss takes them: whitened as asked for, 0 where a token does not count. */
+  whitened: Float32Array;
+  /** Of the advantages; squares: sum of squared deviations. */
+  moments: { count: number; mean: number; squares: number };
+  /** Of the rewards before they are whitened; zeros where they are not. */
+  rewardMoments: { count: number; mean: number; squares: number };
+}
+
 export interface TensorData {
   name: string;
   shape: number[];
@@ -243,6 +383,8 @@ export interface NativeTrainer {
   readonly passSize: PassSize;
   /** Forward and backward of one micro-batch; gradients and losses add up. */
   accumulate(batch: NativeBatch, loss: NativeLoss): Promise<void>;
+  /** The losses of what was sampled. Their sums come at once, and are not part of the loss that update() tells. */
+  accumulate(batch: NativeBatch, loss: NativePpoLoss): Promise<PpoSums>;
   /** The loss "sigmoid-mse" of a head alone, on hidden states [n, H] that were collected before: no forward pass. */
   accumulateHead(head: string, hidden: Float32Array, targets: Float32Array): Promise<void>;
   /** A forward held open for a loss of the caller's own: then backward(), once or more often; gradients add up. */
@@ -257,6 +399,8 @@ export interface NativeTrainer {
    */
   update(options: { learningRate: number; count: number }): Promise<{ loss: number; gradientNorm: number }>;
   gradients(): TensorData[];
+  /** Forgets what was accumulated since the last update. */
+  clearGradients(): void;
   /** Moments, step count and the seed of dropout; without a seed, restore keeps the trainer's own. */
   state(): { step: number; seed: number; tensors: TensorData[] };
   restore(state: { step: number; seed?: number; tensors: TensorData[] }): void;
@@ -292,6 +436,8 @@ export interface NativeBase {
   policy(options: { adapter?: AdapterSpec | { path: string }; heads?: HeadSpec[] }): NativePolicy;
   /** `restartPeak`: after this call the peak begins at what is current. */
   memory(options?: { restartPeak?: boolean }): EngineMemory;
+  /** The advantage step of a rollout, on this base's device. */
+  advantages(input: AdvantageInput): Promise<AdvantageResult>;
   dispose(): void;
 }
 

@@ -3,11 +3,11 @@
 namespace credence::addon {
 
 void BaseObject::init(Napi::Env env) {
-  Environment::of(env).base = Napi::Persistent(
-      DefineClass(env, "NativeBase",
-                  {InstanceMethod<&BaseObject::set_vocabulary>("setVocabulary"),
-                   InstanceMethod<&BaseObject::policy>("policy"), InstanceMethod<&BaseObject::memory>("memory"),
-                   InstanceMethod<&BaseObject::dispose>("dispose"), InstanceAccessor<&BaseObject::info>("info")}));
+  Environment::of(env).base = Napi::Persistent(DefineClass(
+      env, "NativeBase",
+      {InstanceMethod<&BaseObject::set_vocabulary>("setVocabulary"), InstanceMethod<&BaseObject::policy>("policy"),
+       InstanceMethod<&BaseObject::memory>("memory"), InstanceMethod<&BaseObject::advantages>("advantages"),
+       InstanceMethod<&BaseObject::dispose>("dispose"), InstanceAccessor<&BaseObject::info>("info")}));
 }
 
 BaseObject::BaseObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<BaseObject>(info) {}
@@ -44,6 +44,21 @@ Napi::Value BaseObject::info(const Napi::CallbackInfo& call) {
     for (const std::string& file : base->files().files) files.Set(files.Length(), file);
     out.Set("files", files);
     return out;
+  });
+}
+
+Napi::Value BaseObject::advantages(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto base = base_.get("model");
+    auto input = std::make_shared<AdvantageInput>(advantage_input(call[0]));
+    return start<AdvantageOutput>(
+        env, *worker_, env.Undefined(),
+        [base, input](Job&) {
+          std::lock_guard lock(base->mutex());
+          return credence::advantages(base->device(), *input);
+        },
+        [](Napi::Env to, AdvantageOutput& output) -> Napi::Value { return advantage_output(to, output); });
   });
 }
 

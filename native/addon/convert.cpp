@@ -204,6 +204,11 @@ PassRequest request_of(const Napi::Object& options) {
     const Napi::Object object = object_of(options.Get("divergence"), "divergence");
     request.divergence = {divergence_of(object.Get("kind")), bytes(object.Get("mask"), "divergence.mask")};
   }
+  if (!absent(options.Get("mask"))) request.mask = bytes(options.Get("mask"), "mask");
+  if (!absent(options.Get("values"))) {
+    const Napi::Object object = object_of(options.Get("values"), "values");
+    request.values = {string_of(object.Get("head"), "values.head"), bytes(object.Get("mask"), "values.mask")};
+  }
   return request;
 }
 
@@ -224,7 +229,7 @@ Loss loss_of(const Napi::Value& value) {
     loss.divergence = divergence_of(options.Get("divergence"));
     loss.divergence_weights = floats(options.Get("weights"), "loss.weights");
   } else {
-    fail("BAD_OPTION", "loss.kind: expected nll, sigmoid-mse, closed-set or divergence but received \"%s\"",
+    fail("BAD_OPTION", "loss.kind: expected nll, sigmoid-mse, closed-set, divergence or ppo but received \"%s\"",
          kind.c_str());
   }
   return loss;
@@ -282,6 +287,7 @@ Napi::Object pass_result(Napi::Env env, const PassResult& result, bool collected
   if (!result.entropy.empty()) out.Set("entropy", float_array(env, result.entropy));
   if (!result.closed_set.empty()) out.Set("closedSet", float_array(env, result.closed_set));
   if (!result.divergence.empty()) out.Set("divergence", float_array(env, result.divergence));
+  if (!result.values.empty()) out.Set("values", float_array(env, result.values));
   if (collected) out.Set("hidden", float_array(env, result.collected));
   if (!result.heads.empty()) {
     Napi::Object heads = Napi::Object::New(env);

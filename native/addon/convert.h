@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "native/engine/advantages.h"
 #include "native/engine/error.h"
 #include "native/engine/generation.h"
 #include "native/engine/trainer.h"
@@ -66,5 +67,11 @@ std::vector<NamedTensor> tensors_of(const Napi::Value& value, const char* name);
 Napi::Array tensor_array(Napi::Env env, const std::vector<Parameter>& parameters, const std::vector<float>& flat,
                          const std::string& prefix = "");
 Napi::Object pass_result(Napi::Env env, const PassResult& result, bool collected);
+
+// convert_ppo.cpp
+PpoLoss ppo_loss_of(const Napi::Value& value);
+Napi::Object ppo_sums(Napi::Env env, const PpoSums& sums);
+AdvantageInput advantage_input(const Napi::Value& value);
+Napi::Object advantage_output(Napi::Env env, const AdvantageOutput& output);
 
 }  // namespace credence::addon

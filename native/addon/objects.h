@@ -31,6 +31,7 @@ class BaseObject : public Napi::ObjectWrap<BaseObject> {
   void set_vocabulary(const Napi::CallbackInfo& info);
   Napi::Value policy(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value advantages(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
   Handle<Base> base_;
@@ -70,6 +71,7 @@ class TrainerObject : public Napi::ObjectWrap<TrainerObject> {
   Napi::Value backward(const Napi::CallbackInfo& info);
   Napi::Value update(const Napi::CallbackInfo& info);
   Napi::Value gradients(const Napi::CallbackInfo& info);
+  void clear_gradients(const Napi::CallbackInfo& info);
   Napi::Value state(const Napi::CallbackInfo& info);
   void restore(const Napi::CallbackInfo& info);
   Napi::Value pass_size(const Napi::CallbackInfo& info);

@@ -9,6 +9,7 @@ void TrainerObject::init(Napi::Env env) {
        InstanceMethod<&TrainerObject::accumulate_head>("accumulateHead"),
        InstanceMethod<&TrainerObject::forward>("forward"), InstanceMethod<&TrainerObject::backward>("backward"),
        InstanceMethod<&TrainerObject::update>("update"), InstanceMethod<&TrainerObject::gradients>("gradients"),
+       InstanceMethod<&TrainerObject::clear_gradients>("clearGradients"),
        InstanceMethod<&TrainerObject::state>("state"), InstanceMethod<&TrainerObject::restore>("restore"),
        InstanceMethod<&TrainerObject::dispose>("dispose"), InstanceAccessor<&TrainerObject::pass_size>("passSize")}));
 }
@@ -39,6 +40,16 @@ Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo& call) {
   return guarded(env, [&]() -> Napi::Value {
     const auto trainer = trainer_.get("trainer");
     auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
+    if (string_of(object_of(call[1], "loss").Get("kind"), "loss.kind") == "ppo") {
+      auto ppo = std::make_shared<PpoLoss>(ppo_loss_of(call[1]));
+      return start<PpoSums>(
+          env, *worker_, env.Undefined(),
+          [trainer, batch, ppo](Job& job) {
+            std::lock_guard lock(mutex_of(*trainer));
+            return trainer->accumulate(*batch, *ppo, job.abort());
+          },
+          [](Napi::Env to, PpoSums& sums) -> Napi::Value { return ppo_sums(to, sums); });
+    }
     auto loss = std::make_shared<Loss>(loss_of(call[1]));
     return start<bool>(
         env, *worker_, env.Undefined(),
@@ -105,6 +116,7 @@ Napi::Value TrainerObject::backward(const Napi::CallbackInfo& call) {
       upstream->closed_set = floats(options.Get("closedSet"), "upstream.closedSet");
     if (!absent(options.Get("divergence")))
       upstream->divergence = floats(options.Get("divergence"), "upstream.divergence");
+    if (!absent(options.Get("values"))) upstream->values = floats(options.Get("values"), "upstream.values");
     if (!absent(options.Get("heads"))) {
       const Napi::Object heads = object_of(options.Get("heads"), "upstream.heads");
       const Napi::Array names = heads.GetPropertyNames();
@@ -152,6 +164,14 @@ Napi::Value TrainerObject::gradients(const Napi::CallbackInfo& call) {
     const auto& trainer = trainer_.get("trainer");
     std::lock_guard lock(mutex_of(*trainer));
     return tensor_array(env, all_parameters(*trainer->policy()), trainer->gradients());
+  });
+}
+
+void TrainerObject::clear_gradients(const Napi::CallbackInfo& call) {
+  guarded(call.Env(), [&] {
+    const auto& trainer = trainer_.get("trainer");
+    std::lock_guard lock(mutex_of(*trainer));
+    trainer->clear_gradients();
   });
 }
 

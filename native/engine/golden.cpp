@@ -40,6 +40,8 @@ Json golden(const GoldenOptions& options) {
     };
     if (name == "gguf") {
       golden_parts::check_gguf(subject, present);
+    } else if (name == "ppo" && present.count("ppo")) {
+      golden_parts::check_ppo(subject, present);
     } else if (present.count("config") && present.count("batch")) {
       try {
         golden_parts::check_model(subject, present);

@@ -1,7 +1,7 @@
 // The golden driver: compares the engine with a folder of reference tensors.
 //
 // DIR holds one folder a model (config.json, weights, adapter/, batch.json) and, per subject, NAME.safetensors with in.* and
-// out.* and NAME.json with settings and expected numbers; a `gguf` folder beside them. In float32 an error is the largest
+// out.* and NAME.json with settings and expected numbers; beside them a `gguf` folder, and `ppo` with that arithmetic alone. In float32 an error is the largest
 // |got - expected| of a tensor over its largest |expected|; in bf16 the quantities of bfloat16.json must stay within twice the
 // rms and the largest error that the stock computation has in bfloat16.
 #pragma once

@@ -231,6 +231,72 @@ class ModelCheck {
     subject_.write("divergence", document);
   }
 
+  /// One step's losses end to end, the value of a token being the head at the row before it.
+  void ppo() {
+    const auto file = tensors_in(subject_.folder() / "ppo.safetensors");
+    const Json json = read_json_file((subject_.folder() / "ppo.json").string());
+    const Json& settings = json.at("settings");
+    PpoCase step(read_json_file((subject_.folder() / "batch.json").string()), settings, file);
+    step.advantages.values = step.loss.value->old_values = file.at("in.old_value").data;
+    step.advantages.gamma = settings.at("gamma").as_number();
+    step.advantages.whiten_advantages =
+        settings.at("whitening").as_string() == "unbiased" ? CREDENCE_UNBIASED : CREDENCE_BIASED;
+    const AdvantageOutput advantage = advantages(base_->device(), step.advantages);
+    PpoLoss& loss = step.loss;
+    loss.advantages = advantage.whitened;
+    loss.value->returns = advantage.returns;
+    loss.value->head = "head";
+    loss.value->coefficient = settings.at("vf_coef").as_number();
+    HeadSpec head;
+    head.name = "head";
+    const auto policy = adapted({head});
+    policy->set_parameters({{"head.weight", file.at("in.head.weight").shape, file.at("in.head.weight").data},
+                            {"head.bias", file.at("in.head.bias").shape, file.at("in.head.bias").data}});
+    Trainer trainer(policy, {});
+    PassRequest request;
+    request.logprobs = true;
+    for (float mark : step.mask) request.mask.push_back(mark != 0);
+    request.values = {head.name, request.mask};
+    const PassResult read = trainer.forward(batch_, request);
+    std::vector<float> ratio;
+    double count = 0;
+    for (size_t t = 0; t < step.mask.size(); ++t) {
+      count += step.mask[t];
+      ratio.push_back(step.mask[t] != 0 ? std::exp(read.logprobs[t] - loss.old_logprobs[t]) : 0);
+    }
+    const PpoSums sums = trainer.accumulate(batch_, loss);
+    std::vector<NamedTensor> wrote;
+    const auto tensor = [&](const char* name, const std::vector<float>& got, bool from_files) {
+      const NamedTensor& right = file.at(std::string("out.") + name);
+      Comparison c;
+      c.add(got, right.data);
+      if (from_files) subject_.judge_files(std::string("ppo.") + name, c, kArrayBound);
+      else subject_.judge(std::string("ppo.") + name, c, kRowBound);
+      wrote.push_back({right.name, right.shape, got});
+    };
+    tensor("reward", advantage.rewards, true);
+    tensor("advantage", advantage.advantages, true);
+    tensor("return", advantage.returns, true);
+    tensor("whitened", advantage.whitened, true);
+    tensor("new_logprob", read.logprobs, false);
+    tensor("new_value", read.values, false);
+    tensor("ratio", ratio, false);
+    Comparison losses, gradients;
+    Json numbers = Json::object(), document = Json::object();
+    for (const auto& [name, got] : {std::pair{"policy_loss", sums.policy.policy / count},
+                                    {"value_loss", sums.value.loss / count},
+                                    {"loss", sums.loss / count}}) {
+      losses.add(got, json.at("expected").at(name).as_number());
+      numbers.set(name, got);
+    }
+    compare(*policy, divided(trainer.gradients(), count), file, "out.grad.", gradients, wrote);
+    subject_.judge("ppo.loss", losses, kLossBound);
+    subject_.judge("ppo.grad", gradients, kGradientBound);
+    document.set("expected", numbers);
+    subject_.write("ppo", wrote);
+    subject_.write("ppo", document);
+  }
+
   void sampling() {
     const auto file = tensors_in(subject_.folder() / "sampling.safetensors");
     const std::vector<int32_t> prompt =
@@ -405,11 +471,15 @@ class ModelCheck {
 
 void check_model(Subject& subject, std::set<std::string>& present) {
   ModelCheck check(subject);
-  const std::pair<const char*, void (ModelCheck::*)()> subjects[] = {
-      {"forward", &ModelCheck::forward},       {"sft", &ModelCheck::sft},
-      {"heads", &ModelCheck::heads},           {"closed_set", &ModelCheck::closed_set},
-      {"divergence", &ModelCheck::divergence}, {"sampling", &ModelCheck::sampling},
-      {"greedy", &ModelCheck::greedy},         {"merged", &ModelCheck::merged}};
+  const std::pair<const char*, void (ModelCheck::*)()> subjects[] = {{"forward", &ModelCheck::forward},
+                                                                     {"sft", &ModelCheck::sft},
+                                                                     {"heads", &ModelCheck::heads},
+                                                                     {"closed_set", &ModelCheck::closed_set},
+                                                                     {"divergence", &ModelCheck::divergence},
+                                                                     {"sampling", &ModelCheck::sampling},
+                                                                     {"greedy", &ModelCheck::greedy},
+                                                                     {"merged", &ModelCheck::merged},
+                                                                     {"ppo", &ModelCheck::ppo}};
   for (const auto& [name, run] : subjects) {
     if (!present.count(name)) continue;
     (check.*run)();

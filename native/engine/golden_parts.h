@@ -7,14 +7,16 @@
 #include <string>
 #include <vector>
 
+#include "advantages.h"
 #include "golden.h"
+#include "ppo.h"
 #include "safetensors.h"
 
 namespace credence::golden_parts {
 
 /// Largest error a float32 engine may show, by kind of quantity (twice to ten times what stock float32 arithmetic shows).
 inline constexpr double kRowBound = 1e-4, kGradientBound = 2e-4, kLossBound = 2e-4, kFinalBound = 1e-2,
-                        kProbabilityBound = 2e-4, kMergedBound = 1e-6;
+                        kProbabilityBound = 2e-4, kMergedBound = 1e-6, kArrayBound = 2e-5;
 
 /// Collects the tensors and numbers of one quantity.
 struct Comparison {
@@ -64,9 +66,20 @@ Json json_ids(const std::vector<int32_t>& values);
 /// The float tensors of a file, by name.
 std::map<std::string, NamedTensor> tensors_in(const std::filesystem::path& file);
 
+/// What the PPO subjects share: the settings of the advantage step and of both losses, over the tokens of completions.
+struct PpoCase {
+  AdvantageInput advantages;  // offsets, starts, divergence and lambda
+  PpoLoss loss;               // clips and weights; the value loss has no head
+  std::vector<float> mask;    // [T] 1: a token of a completion
+
+  PpoCase(const Json& batch, const Json& settings, const std::map<std::string, NamedTensor>& file);
+};
+
 /// The subjects of a model's folder that are in `present`; what was compared is taken out of it.
 void check_model(Subject& subject, std::set<std::string>& present);
 /// The same for the folder of GGUF files.
 void check_gguf(Subject& subject, std::set<std::string>& present);
+/// The same for the folder of PPO's arithmetic alone.
+void check_ppo(Subject& subject, std::set<std::string>& present);
 
 }  // namespace credence::golden_parts

@@ -73,17 +73,23 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
     HeadState& state = heads_[read.head];
     state.head = &policy_->head(read.head);
   }
+  if (request_.values) {
+    values_ = {};
+    values_.head = &policy_->head(request_.values->head);
+  }
   auto read_depth = [&](int depth) {
     for (const HeadRead& read : request_.heads) {
       HeadState& state = heads_[read.head];
       if (state.head->spec.layer != depth) continue;
-      pool(read.spans, depth, residual(depth), state);
-      read_head(state, read.values ? &result : nullptr);
+      pool(ranges_of(read.spans), depth, residual(depth), state);
+      read_head(state);
+      if (read.values) result.heads[read.head] = outputs_of(state);
     }
+    if (request_.values && values_.head->spec.layer == depth) read_values(result);
     for (size_t d = 0; d < depths; ++d) {
       if (request_.collect[d] != depth) continue;
       HeadState state;
-      pool(request_.spans, depth, residual(depth), state);
+      pool(ranges_of(request_.spans), depth, residual(depth), state);
       const auto pooled = state.pooled.download<float>(request_.spans.size() * f.hidden);
       for (size_t s = 0; s < request_.spans.size(); ++s) {
         std::copy_n(pooled.begin() + s * f.hidden, f.hidden, result.collected.begin() + (s * depths + d) * f.hidden);

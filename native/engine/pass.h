@@ -44,6 +44,13 @@ struct DivergenceRead {
   bool values = true;
 };
 
+/// A head's output at the row before each token whose `mask` [T], token-aligned, is not 0: what a critic says a token is worth
+/// before it is seen. The head has one output.
+struct ValueRead {
+  std::string head;
+  std::vector<uint8_t> mask;
+};
+
 /// Which masks an adapter with dropout has: `key` for this step, and each segment's number in it.
 struct DropoutKeys {
   uint64_t key = 0;
@@ -56,11 +63,14 @@ struct PassRequest {
   /// backward() computes the rest again, with the same bits.
   bool keep = false, recompute = false;
   bool logprobs = false, entropy = false, logits = false;
+  /// [T] token-aligned: log-probabilities, and entropy of the row before, are read where it is not 0; empty: everywhere.
+  std::vector<uint8_t> mask;
   /// Drops the adapter's inputs out as its config says; absent: not at all.
   std::optional<DropoutKeys> dropout;
   std::vector<HeadRead> heads;
   std::optional<ClosedSetRead> closed_set;
   std::optional<DivergenceRead> divergence;
+  std::optional<ValueRead> values;
   /// Hidden states pooled over `spans` at these depths (see HeadSpec::layer).
   std::vector<int> collect;
   std::vector<ReadSpan> spans;
@@ -77,6 +87,7 @@ struct PassResult {
   std::map<std::string, std::vector<float>> heads;  // [spans, outputs] logits
   std::vector<float> closed_set;                    // [rows, candidates]
   std::vector<float> divergence;                    // [T] token-aligned, nats; 0 outside the mask
+  std::vector<float> values;                        // [T] token-aligned; 0 outside the mask
 };
 
 /// d(loss) / d(read-out), in the read-out's own layout; empty: none. Of a head with one output it may be left to the device: `targets`
@@ -87,6 +98,7 @@ struct Upstream {
   std::map<std::string, std::vector<float>> heads, targets;
   std::vector<float> closed_set;  // [rows, candidates]
   std::vector<float> divergence;  // [T] token-aligned
+  std::vector<float> values;      // [T] token-aligned
 };
 
 class Pass {
@@ -143,8 +155,22 @@ class Pass {
   void backward_divergence(const std::vector<float>& upstream, double* loss);
   /// body(op, some) for the masked rows; `gradients` as in over_rows.
   void over_divergence(bool gradients, const std::function<void(credence_divergence&, const NormedRows&)>& body);
-  void read_head(HeadState& state, PassResult* result);
-  void pool(const std::vector<ReadSpan>& spans, int depth, const float* x, HeadState& state);
+  /// Tokens, and the rows whose distribution is over them.
+  struct TokenRows {
+    std::vector<int32_t> tokens, rows;
+  };
+  /// Of the tokens in a mask; `name` is what an error calls it.
+  TokenRows rows_before(const std::vector<uint8_t>& mask, const char* name) const;
+  /// Flat rows [first, last).
+  struct RowRange {
+    int first, last;
+  };
+  std::vector<RowRange> ranges_of(const std::vector<ReadSpan>& spans) const;
+  void pool(const std::vector<RowRange>& ranges, int depth, const float* x, HeadState& state);
+  void read_head(HeadState& state);
+  std::vector<float> outputs_of(const HeadState& state) const;
+  void read_values(PassResult& result);
+  void backward_values(const std::vector<float>& upstream, float* gradients, bool into_residual);
   void backward_vocabulary(const Upstream& upstream, double* loss);
   void backward_closed_set(const std::vector<float>& upstream, double* loss);
   void add_loss(const NormedRows& some, int width, const Buffer& weight, const Buffer& value, double* loss);
@@ -169,6 +195,8 @@ class Pass {
   Buffer x_;                       // the residual where it is not kept
   Buffer pages_;
   std::map<std::string, HeadState> heads_;
+  HeadState values_;
+  std::vector<int32_t> value_tokens_;
   // Of a divergence: the tokens in the mask, the rows over them, and those rows [.., H] act normed with the adapter off.
   std::vector<int32_t> divergence_tokens_, divergence_rows_;
   Buffer reference_;

@@ -20,6 +20,8 @@ void Pass::backward(const Upstream& upstream, float* gradients, double* loss, co
   backward_vocabulary(upstream, loss);
   if (!upstream.closed_set.empty()) backward_closed_set(upstream.closed_set, loss);
   if (!upstream.divergence.empty()) backward_divergence(upstream.divergence, loss);
+  if (!upstream.values.empty() && !request_.values)
+    fail("BAD_STATE", "upstream.values: the forward pass read no values");
   auto heads_at = [&](int depth) {
     for (auto& [name, state] : heads_) {
       if (state.head->spec.layer != depth) continue;
@@ -29,6 +31,8 @@ void Pass::backward(const Upstream& upstream, float* gradients, double* loss, co
       if (fused != upstream.targets.end())
         backward_head(state, squared_errors(state, fused->second, loss), gradients, depth > lowest);
     }
+    if (!upstream.values.empty() && values_.head->spec.layer == depth)
+      backward_values(upstream.values, gradients, depth > lowest);
   };
   heads_at(f.layers);
   if (lowest < f.layers) {

@@ -15,9 +15,8 @@ Buffer uploaded(const std::shared_ptr<Device>& device, const std::vector<int32_t
 
 }  // namespace
 
-void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, HeadState& state) {
-  const Family& f = base_->family();
-  std::vector<int32_t> from, to, index;
+std::vector<Pass::RowRange> Pass::ranges_of(const std::vector<ReadSpan>& spans) const {
+  std::vector<RowRange> ranges;
   for (const ReadSpan& span : spans) {
     if (span.sequence < 0 || span.sequence >= host_.segments()) {
       fail("BAD_BATCH", "a span names sequence %d; the batch has %d", span.sequence, host_.segments());
@@ -26,7 +25,16 @@ void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, H
       fail("BAD_BATCH", "a span covers rows %d to %d of sequence %d, which has %d", span.from, span.to, span.sequence,
            host_.length(span.sequence));
     }
-    const int first = host_.offsets[span.sequence] + span.from, last = host_.offsets[span.sequence] + span.to;
+    const int begin = host_.offsets[span.sequence];
+    ranges.push_back({begin + span.from, begin + span.to});
+  }
+  return ranges;
+}
+
+void Pass::pool(const std::vector<RowRange>& ranges, int depth, const float* x, HeadState& state) {
+  const Family& f = base_->family();
+  std::vector<int32_t> from, to, index;
+  for (const auto& [first, last] : ranges) {
     if (depth == f.layers) {
       from.push_back(static_cast<int32_t>(index.size()));
       for (int t = first; t < last; ++t) index.push_back(t);
@@ -36,11 +44,11 @@ void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, H
       to.push_back(last);
     }
   }
-  state.spans = static_cast<int>(spans.size());
+  state.spans = static_cast<int>(ranges.size());
   state.from = uploaded(device_, from);
   state.to = uploaded(device_, to);
   state.count = uploaded(device_, {state.spans});
-  state.pooled = Buffer(device_, std::max<size_t>(1, spans.size()) * f.hidden * 4);
+  state.pooled = Buffer(device_, std::max<size_t>(1, ranges.size()) * f.hidden * 4);
   if (depth == f.layers) {
     state.touched = static_cast<int>(index.size());
     state.index = uploaded(device_, index);
@@ -64,7 +72,7 @@ void Pass::pool(const std::vector<ReadSpan>& spans, int depth, const float* x, H
   device_->pool(pool);
 }
 
-void Pass::read_head(HeadState& state, PassResult* result) {
+void Pass::read_head(HeadState& state) {
   const std::vector<HeadLayer>& layers = state.head->layers;
   const float* x = state.pooled.f32();
   state.outputs.clear();
@@ -75,9 +83,36 @@ void Pass::read_head(HeadState& state, PassResult* result) {
                     policy_->parameters() + layers[i].weight, policy_->bias_of(layers[i]), state.outputs.back().f32()});
     x = state.outputs.back().f32();
   }
-  if (!result) return;
-  result->heads[state.head->spec.name] =
-      state.outputs.back().download<float>(static_cast<size_t>(state.spans) * layers.back().out);
+}
+
+std::vector<float> Pass::outputs_of(const HeadState& state) const {
+  return state.outputs.back().download<float>(static_cast<size_t>(state.spans) * state.head->layers.back().out);
+}
+
+void Pass::read_values(PassResult& result) {
+  const HeadSpec& spec = values_.head->spec;
+  if (spec.outputs != 1) {
+    fail("BAD_OPTION", "values: head %s has %d outputs; a value is one number", spec.name.c_str(), spec.outputs);
+  }
+  const TokenRows at = rows_before(request_.values->mask, "values.mask");
+  value_tokens_ = at.tokens;
+  std::vector<RowRange> ranges;
+  for (int32_t row : at.rows) ranges.push_back({row, row + 1});
+  pool(ranges, spec.layer, residual(spec.layer), values_);
+  read_head(values_);
+  const std::vector<float> values = outputs_of(values_);
+  result.values.assign(host_.tokens.size(), 0.0f);
+  for (size_t i = 0; i < values.size(); ++i) result.values[value_tokens_[i]] = values[i];
+}
+
+void Pass::backward_values(const std::vector<float>& upstream, float* gradients, bool into_residual) {
+  if (upstream.size() != host_.tokens.size()) {
+    fail("BAD_BATCH", "upstream.values: expected one for each of %zu tokens but received %zu", host_.tokens.size(),
+         upstream.size());
+  }
+  std::vector<float> dv;
+  for (int32_t t : value_tokens_) dv.push_back(upstream[t]);
+  backward_head(values_, given_upstream(values_, dv), gradients, into_residual);
 }
 
 void Pass::learn_head(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
@@ -88,7 +123,7 @@ void Pass::learn_head(const std::string& head, const std::vector<float>& hidden,
   state.count = uploaded(device_, {state.spans});
   state.pooled = Buffer(device_);
   state.pooled.upload(hidden);
-  read_head(state, nullptr);
+  read_head(state);
   backward_head(state, squared_errors(state, targets, loss), gradients, false);
 }
 

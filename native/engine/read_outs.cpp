@@ -75,6 +75,23 @@ void Pass::over_rows(const std::vector<int32_t>& rows, bool gradients,
   }
 }
 
+Pass::TokenRows Pass::rows_before(const std::vector<uint8_t>& mask, const char* name) const {
+  if (mask.size() != host_.tokens.size())
+    fail("BAD_BATCH", "%s: expected one for each of %zu tokens but received %zu", name, host_.tokens.size(),
+         mask.size());
+  TokenRows out;
+  for (int b = 0; b < host_.segments(); ++b) {
+    for (int t = host_.offsets[b]; t < host_.offsets[b + 1]; ++t) {
+      if (!mask[t]) continue;
+      const int row = host_.row_before(b, t);
+      if (row < 0) fail("BAD_BATCH", "%s: token %d begins sequence %d: nothing predicts it", name, t, b);
+      out.tokens.push_back(t);
+      out.rows.push_back(row);
+    }
+  }
+  return out;
+}
+
 void Pass::read_hidden(PassResult& result) {
   const Family& f = base_->family();
   const int total = host_.tokens_count();
@@ -91,8 +108,9 @@ void Pass::read_hidden(PassResult& result) {
 }
 
 void Pass::read_vocabulary(PassResult& result) {
-  const bool every_row = request_.entropy || request_.logits;
-  if (!request_.logprobs && !every_row) return;
+  const bool masked = !request_.mask.empty();
+  const bool every_row = request_.logits || (request_.entropy && !masked);
+  if (!request_.logprobs && !request_.entropy && !every_row) return;
   const int total = host_.tokens_count(), vocabulary = base_->family().vocabulary;
   // Row rows[i] is read for token at[i], or for itself alone where that is -1.
   std::vector<int32_t> rows, at, targets;
@@ -101,7 +119,11 @@ void Pass::read_vocabulary(PassResult& result) {
     at.push_back(token);
     targets.push_back(token < 0 ? -1 : host_.tokens[token]);
   };
-  for (int b = 0; b < host_.segments(); ++b) {
+  if (masked && !every_row) {
+    const TokenRows in = rows_before(request_.mask, "mask");
+    for (size_t i = 0; i < in.rows.size(); ++i) read(in.rows[i], in.tokens[i]);
+  }
+  for (int b = 0; b < host_.segments() && (every_row || !masked); ++b) {
     for (int t = host_.offsets[b]; t < host_.offsets[b + 1]; ++t) {
       const int row = host_.row_before(b, t);
       if (row >= 0) read(row, t);
@@ -254,22 +276,9 @@ void Pass::keep_reference(const AbortFlag* abort) {
   if (!asked.adapter || !policy_->has_adapter()) {
     fail("BAD_OPTION", "divergence: p is the adapter on, q the adapter off; here there is none to switch");
   }
-  const std::vector<uint8_t>& mask = asked.divergence->mask;
-  if (mask.size() != host_.tokens.size()) {
-    fail("BAD_BATCH", "divergence.mask: expected one for each of %zu tokens but received %zu", host_.tokens.size(),
-         mask.size());
-  }
-  divergence_tokens_.clear();
-  divergence_rows_.clear();
-  for (int b = 0; b < host_.segments(); ++b) {
-    for (int t = host_.offsets[b]; t < host_.offsets[b + 1]; ++t) {
-      if (!mask[t]) continue;
-      const int row = host_.row_before(b, t);
-      if (row < 0) fail("BAD_BATCH", "divergence.mask: token %d begins sequence %d: nothing predicts it", t, b);
-      divergence_tokens_.push_back(t);
-      divergence_rows_.push_back(row);
-    }
-  }
+  TokenRows in = rows_before(asked.divergence->mask, "divergence.mask");
+  divergence_tokens_ = std::move(in.tokens);
+  divergence_rows_ = std::move(in.rows);
   if (divergence_rows_.empty()) return;
   // The base's pass needs no more than what the pass after it overwrites.
   request_.adapter = request_.keep = false;

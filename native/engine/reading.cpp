@@ -59,13 +59,16 @@ PassResult read_in(const std::shared_ptr<Policy>& policy, const HostBatch& batch
         part.closed_set->rows.push_back(static_cast<int32_t>(found - token_places.begin()));
       }
     }
-    if (request.divergence) {
-      part.divergence->mask.clear();
-      for (size_t t : token_places) part.divergence->mask.push_back(request.divergence->mask[t]);
-    }
+    const auto masked = [&](const std::vector<uint8_t>& mask, std::vector<uint8_t>& of_part) {
+      of_part.clear();
+      for (size_t t : token_places) of_part.push_back(mask[t]);
+    };
+    if (!request.mask.empty()) masked(request.mask, part.mask);
+    if (request.divergence) masked(request.divergence->mask, part.divergence->mask);
+    if (request.values) masked(request.values->mask, part.values->mask);
     const PassResult result = pass.forward(some, part, abort);
     for (const auto numbers : {&PassResult::logprobs, &PassResult::entropy, &PassResult::logits, &PassResult::hidden,
-                               &PassResult::divergence}) {
+                               &PassResult::divergence, &PassResult::values}) {
       if (!(result.*numbers).empty()) scatter(result.*numbers, token_places, batch.tokens.size(), all.*numbers);
     }
     if (request.closed_set) scatter(result.closed_set, row_places, request.closed_set->rows.size(), all.closed_set);
@@ -89,10 +92,14 @@ PassResult read_batch(const std::shared_ptr<Policy>& policy, const HostBatch& ba
         fail("BAD_BATCH", "closed set: row %d is not one of the batch's %d", row, batch.tokens_count());
     }
   }
-  if (request.divergence && request.divergence->mask.size() != batch.tokens.size()) {
-    fail("BAD_BATCH", "divergence.mask: expected one for each of %zu tokens but received %zu", batch.tokens.size(),
-         request.divergence->mask.size());
-  }
+  const auto one_a_token = [&](const std::vector<uint8_t>& mask, const char* name) {
+    if (mask.size() == batch.tokens.size()) return;
+    fail("BAD_BATCH", "%s: expected one for each of %zu tokens but received %zu", name, batch.tokens.size(),
+         mask.size());
+  };
+  if (!request.mask.empty()) one_a_token(request.mask, "mask");
+  if (request.divergence) one_a_token(request.divergence->mask, "divergence.mask");
+  if (request.values) one_a_token(request.values->mask, "values.mask");
   const size_t limit = policy->base()->device()->max_memory();
   if (!limit) return read_in(policy, batch, request, PassSize().tokens, abort);
   const Rehearsal rehearsal(*policy);

@@ -113,19 +113,22 @@ void Trainer::accumulate_part(const HostBatch& batch, const Loss& loss, const Pa
 
 PassResult Trainer::forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort) {
   const bool vocabulary = request.logprobs || request.entropy || request.divergence;
+  const auto ones = [&](const std::vector<uint8_t>& mask) { return std::vector<float>(mask.begin(), mask.end()); };
   size_ = fit({{batch.tokens_count(), false}, {batch.tokens_count(), true}}, vocabulary,
               [&](Trainer& twin, const PassSize& size) {
                 const PassResult result = twin.forward_in(batch, request, size, nullptr);
                 Upstream upstream;
-                if (request.logprobs) {
-                  upstream.logprobs.assign(batch.tokens.size(), 1.0f);
-                  for (int b = 0; b < batch.segments(); ++b) upstream.logprobs[batch.offsets[b]] = 0;
+                std::vector<float> some = ones(request.mask);
+                if (some.empty()) {
+                  some.assign(batch.tokens.size(), 1.0f);
+                  for (int b = 0; b < batch.segments(); ++b) some[batch.offsets[b]] = 0;
                 }
+                if (request.logprobs) upstream.logprobs = some;
                 if (request.entropy) upstream.entropy.assign(batch.tokens.size(), 1.0f);
                 upstream.heads = result.heads;
                 upstream.closed_set = result.closed_set;
-                if (request.divergence)
-                  upstream.divergence.assign(request.divergence->mask.begin(), request.divergence->mask.end());
+                if (request.divergence) upstream.divergence = ones(request.divergence->mask);
+                if (request.values) upstream.values = ones(request.values->mask);
                 twin.backward(upstream);
               });
   return forward_in(batch, request, size_, abort);

@@ -12,6 +12,7 @@
 #include "losses.h"
 #include "native/comm/communicator.h"
 #include "pass.h"
+#include "ppo.h"
 
 namespace credence {
 
@@ -38,6 +39,8 @@ class Trainer {
   /// Of a head alone, on hidden states [n, H] that were collected before: the loss of accumulate(), without the blocks.
   void accumulate(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
                   const AbortFlag* abort = nullptr);
+  /// The losses of what was sampled, which are the caller's to judge: their sums are read at once, and are not part of loss().
+  PpoSums accumulate(const HostBatch& batch, const PpoLoss& loss, const AbortFlag* abort = nullptr);
   /// A forward held open for a loss of the caller's own.
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
   void backward(const Upstream& upstream, const AbortFlag* abort = nullptr);
@@ -48,7 +51,7 @@ class Trainer {
   StepResult update(double learning_rate, double count);
 
   std::vector<float> gradients() const { return gradients_.download<float>(policy_->count()); }
-  /// Forgets what was accumulated.
+  /// What was accumulated is as if it had never been.
   void clear_gradients();
   int64_t step() const { return step_; }
   uint64_t seed() const { return optimizer_.seed; }
@@ -83,6 +86,9 @@ class Trainer {
   std::optional<DropoutKeys> dropout(const std::vector<int>& segments) const;
   void accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size,
                        const std::optional<DropoutKeys>& dropout, const AbortFlag* abort);
+  PpoSums accumulate_in(const HostBatch& batch, const PpoLoss& loss, const PassSize& size, const AbortFlag* abort);
+  void accumulate_part(const HostBatch& batch, const PpoLoss& loss, const PassSize& size,
+                       const std::optional<DropoutKeys>& dropout, const AbortFlag* abort, PpoSums& sums);
 
   std::shared_ptr<Policy> policy_;
   std::shared_ptr<Device> device_;

@@ -84,6 +84,22 @@ export function flattenValues(rows: readonly ArrayLike<number>[]): Float32Array 
   return flat;
 }
 
+/** One mark a token, laid out the same way. */
+export function flattenMask(rows: readonly ArrayLike<number>[]): Uint8Array {
+  return Uint8Array.from(flattenValues(rows), (mark) => (mark === 0 ? 0 : 1));
+}
+
+/** Marks given row by row, as the engine's read-outs take them. */
+export function flatMasks({ mask, values }: { mask?: Uint8Array[]; values?: { head: string; mask: Uint8Array[] } }): {
+  mask?: Uint8Array;
+  values?: { head: string; mask: Uint8Array };
+} {
+  return {
+    mask: mask && flattenMask(mask),
+    values: values && { head: values.head, mask: flattenMask(values.mask) },
+  };
+}
+
 /** How many batches' worth of shuffled rows are sorted by length together. */
 const windowBatches = 8;
 

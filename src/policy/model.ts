@@ -10,6 +10,8 @@ import { type ResolveOptions, resolveModel } from "../model/resolve.js";
 import {
   type AdapterSpec,
   type Addon,
+  type AdvantageInput,
+  type AdvantageResult,
   type BaseInfo,
   type BaseOptions,
   type EngineMemory,
@@ -249,6 +251,12 @@ export class Model implements AsyncDisposable {
   memory(options?: { restartPeak?: boolean }): EngineMemory {
     this.checkAlive();
     return this.base.memory(options);
+  }
+
+  /** Rewards, advantages and returns of a rollout, on this model's device. */
+  advantages(input: AdvantageInput): Promise<AdvantageResult> {
+    this.checkAlive();
+    return this.base.advantages(input);
   }
 
   /** A policy that was disposed of is no longer this model's to dispose. */

@@ -1,5 +1,5 @@
 /** A policy: a base, an adapter or none, and heads. It generates, scores, answers with a confidence, and can be trained. */
-import { type BatchLayout, flatten } from "../data/packing.js";
+import { type BatchLayout, flatMasks, flatten } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import { writeFolderAtomic } from "../files.js";
 import { answerStatisticNames, answerStatistics } from "../model/answer-statistics.js";
@@ -225,12 +225,20 @@ export class Policy implements AsyncDisposable {
       heads?: string[];
       collect?: number[];
       adapter?: boolean;
+      /** Row by row: log-probabilities, and entropy before, are read at the tokens whose mark is not 0; default everywhere. */
+      mask?: Uint8Array[];
+      /** A head of one output, read before each token whose mark is not 0: one number a token, 0 elsewhere. */
+      values?: { head: string; mask: Uint8Array[] };
     } & BatchLayout,
     signal?: AbortSignal,
   ): Promise<ForwardResult> {
     this.checkAlive();
-    const { prefixOf, paddedTo, padTokens, ...asked } = readouts;
-    return this.native.forward(flatten(sequences, { prefixOf, paddedTo, padTokens }), asked, signal);
+    const { prefixOf, paddedTo, padTokens, mask, values, ...asked } = readouts;
+    return this.native.forward(
+      flatten(sequences, { prefixOf, paddedTo, padTokens }),
+      { ...asked, ...flatMasks({ mask, values }) },
+      signal,
+    );
   }
 
   /** The head's logit at each prompt's last token; of rows that are padded, at the PAD token they end in. */

@@ -1,13 +1,25 @@
 /** One optimiser over a policy's numbers: a step with a loss of the engine's, or a forward held open for one of your own. */
-import { type BatchLayout, families, flatten, flattenValues, microBatches } from "../data/packing.js";
+import {
+  type BatchLayout,
+  families,
+  flatMasks,
+  flatten,
+  flattenMask,
+  flattenValues,
+  microBatches,
+} from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import type {
   DivergenceKind,
   ForwardResult,
+  KlEstimator,
+  NativeBatch,
   NativeLoss,
+  NativePpoLoss,
   NativeTrainer,
   OptimizerSpec,
   PassSize,
+  PpoSums,
   ReadSpan,
   TensorData,
   Upstream,
@@ -20,6 +32,67 @@ export interface TrainerOptions {
   schedule: number | ((step: number) => number);
 }
 
+/**
+ * Proximal policy optimisation over tokens that were sampled (`NativePpoLoss` has the formula). Lists are row by row, one number a
+ * token; what has weight 0 is not read.
+ */
+export interface PpoLoss {
+  kind: "ppo";
+  /** Weight (from 0) of each token. */
+  weights: Float32Array[];
+  oldLogprobs: Float32Array[];
+  advantages: Float32Array[];
+  /** The ratio's range is [1 - low, 1 + high]; one number for both, Infinity for none. Default 0.2. */
+  clip?: number | { low: number; high: number };
+  /** Coefficient of the entropy that is wished for; default 0. */
+  entropy?: number;
+  /** Divergence from the reference as a term of the loss. Estimator: default 1. */
+  kl?: { reference: Float32Array[]; coefficient: number; estimator?: KlEstimator };
+  /** A critic: what `head` says before each token. clip 0 (default): none. Coefficient: default 1. */
+  value?: {
+    head: string;
+    weights: Float32Array[];
+    oldValues?: Float32Array[];
+    returns: Float32Array[];
+    clip?: number;
+    coefficient?: number;
+    /** What the critic's loss is divided by; default the sum of its weights. */
+    count?: number;
+  };
+  /** What the policy's loss is divided by; default the sum of its weights. */
+  count?: number;
+  /**
+   * Told what the step is like before anything is updated; false: nothing is, and the gradients are forgotten. The schedule does
+   * not go on then.
+   */
+  accept?: (statistics: PpoStatistics) => boolean;
+}
+
+/** Of one step, before its update. Means are by the tokens' weights. */
+export interface PpoStatistics {
+  /** Divided by their counts; the value loss without its coefficient. */
+  policyLoss: number;
+  valueLoss: number;
+  /** Mean entropy before the tokens, nats. */
+  entropy: number;
+  /** Mean ratio of new to old probability, and the largest |ratio - 1|. */
+  ratio: number;
+  ratioChange: number;
+  /** Share of the tokens whose gradient clipping takes, and of those whose ratio is outside the range. */
+  clipFraction: number;
+  outsideFraction: number;
+  /** Mean of old - new log-probability, and of half their difference's square. */
+  approximateKl: number;
+  approximateKl2: number;
+  /** Mean estimate of the divergence from the loss's reference; 0 without one. */
+  referenceKl: number;
+  /** Mean (value - return)^2, and the share of the tokens whose gradient clipping takes. */
+  valueError: number;
+  valueClipFraction: number;
+  /** Whether the step was taken (see `PpoLoss.accept`). */
+  accepted: boolean;
+}
+
 /** Rows of one optimiser step, and what they should say. */
 export interface TrainingBatch extends BatchLayout {
   sequences: Int32Array[];
@@ -30,7 +103,8 @@ export interface TrainingBatch extends BatchLayout {
     /** Negative log-likelihood of candidates[label] after each row's last token, among the candidates alone; null: none. */
     | { kind: "closed-set"; candidates: number[]; labels: (number | null)[] }
     /** Weight of each token's divergence between the adapter on (p) and off (q), row by row; q is constant. */
-    | { kind: "divergence"; divergence: DivergenceKind; weights: Float32Array[] };
+    | { kind: "divergence"; divergence: DivergenceKind; weights: Float32Array[] }
+    | PpoLoss;
   /**
    * Tokens in one forward and backward pass at most (one row, or a prompt with its completions, at least); default all.
    * The loss is divided once for all.
@@ -47,9 +121,12 @@ export interface FeatureBatch {
 export interface StepResult {
   /** Divided by the step's sum of weights, or its rows. */
   loss: number;
-  /** Before clipping. */
+  /** Before clipping; 0 where the step was not taken. */
   gradientNorm: number;
+  /** 0 where the step was not taken. */
   learningRate: number;
+  /** Of the loss "ppo". */
+  ppo?: PpoStatistics;
 }
 
 /** What a forward pass held open is asked for. */
@@ -60,6 +137,10 @@ export interface PassReadouts extends BatchLayout {
   closedSet?: { candidates: number[]; at?: { sequence: number; index: number }[] };
   /** Divergence between the adapter on (p) and off (q), at the tokens whose mask is not 0; default: all that something predicts. */
   divergence?: { kind: DivergenceKind; mask?: Uint8Array[] };
+  /** Row by row: log-probabilities, and entropy before, are read at the tokens whose mark is not 0; default everywhere. */
+  mask?: Uint8Array[];
+  /** A head of one output, read before each token whose mark is not 0: one number a token, 0 elsewhere. */
+  values?: { head: string; mask: Uint8Array[] };
 }
 
 /** Read-outs of a forward pass that waits for its gradients. */
@@ -89,13 +170,111 @@ function perRow({ loss }: TrainingBatch): [ArrayLike<unknown>, string] {
 
 /** What the loss is divided by: the sum of weights, or rows. */
 function countOf({ loss, prefixOf }: TrainingBatch): number {
+  if (loss.kind === "ppo") {
+    const count = loss.count ?? sumOfWeights(loss.weights, prefixOf);
+    return count === 0 ? criticCount(loss, prefixOf) : count;
+  }
   if (loss.kind === "confidence" || loss.kind === "closed-set")
     return (loss.kind === "confidence" ? loss.targets : loss.labels).filter((value) => value !== null).length;
   return sumOfWeights(loss.weights, prefixOf);
 }
 
+function criticCount({ value }: PpoLoss, prefixOf: BatchLayout["prefixOf"]): number {
+  return value ? (value.count ?? sumOfWeights(value.weights, prefixOf)) : 0;
+}
+
+/** The part of it that some rows have; everything is divided by `count` in the end, the critic's loss by a count of its own. */
+function ppoLossOf(
+  { loss, prefixOf }: TrainingBatch & { loss: PpoLoss },
+  rows: number[],
+  count: number,
+): NativePpoLoss {
+  const flat = (list: Float32Array[]) => flattenValues(rows.map((row) => list[row]!));
+  const { clip = 0.2, kl, value } = loss;
+  return {
+    kind: "ppo",
+    weights: flat(loss.weights),
+    oldLogprobs: flat(loss.oldLogprobs),
+    advantages: flat(loss.advantages),
+    clipLow: typeof clip === "number" ? clip : clip.low,
+    clipHigh: typeof clip === "number" ? clip : clip.high,
+    entropy: loss.entropy,
+    kl: kl && { reference: flat(kl.reference), coefficient: kl.coefficient, estimator: kl.estimator ?? 1 },
+    value: value && {
+      head: value.head,
+      weights: flat(value.weights),
+      oldValues: value.oldValues && flat(value.oldValues),
+      returns: flat(value.returns),
+      clip: value.clip,
+      coefficient: ((value.coefficient ?? 1) * count) / (criticCount(loss, prefixOf) || 1),
+    },
+  };
+}
+
+/** Every list has a row for each sequence, and a number for each of its tokens. */
+function checkPpo({ sequences, loss }: TrainingBatch & { loss: PpoLoss }): void {
+  const { kl, value } = loss;
+  const lists: [string, Float32Array[] | undefined][] = [
+    ["weights", loss.weights],
+    ["oldLogprobs", loss.oldLogprobs],
+    ["advantages", loss.advantages],
+    ...(kl ? ([["kl.reference", kl.reference]] as [string, Float32Array[]][]) : []),
+    ...(value
+      ? ([
+          ["value.weights", value.weights],
+          ["value.returns", value.returns],
+          ...(value.clip ? [["value.oldValues", value.oldValues]] : []),
+        ] as [string, Float32Array[] | undefined][])
+      : []),
+  ];
+  for (const [name, list] of lists) {
+    if (list?.length !== sequences.length)
+      throw new CredenceError(
+        "BAD_INPUT",
+        `a batch of ${sequences.length} rows has ${name} for ${list?.length ?? "none"}`,
+      );
+    list.forEach((row, b) => {
+      if (row.length !== sequences[b]!.length)
+        throw new CredenceError(
+          "BAD_INPUT",
+          `${name}: row ${b} has ${sequences[b]!.length} tokens and ${row.length} numbers`,
+        );
+    });
+  }
+}
+
+function addSums(to: PpoSums | undefined, more: PpoSums): PpoSums {
+  if (!to) return more;
+  const out = { ...to };
+  for (const name of Object.keys(more) as (keyof PpoSums)[]) out[name] += more[name];
+  out.ratioChange = Math.max(to.ratioChange, more.ratioChange);
+  return out;
+}
+
+function ppoStatistics(sums: PpoSums, count: number, criticCount: number): Omit<PpoStatistics, "accepted"> {
+  const mean = (sum: number) => (sums.weight === 0 ? 0 : sum / sums.weight);
+  const meanValue = (sum: number) => (sums.valueWeight === 0 ? 0 : sum / sums.valueWeight);
+  return {
+    policyLoss: sums.policy / count,
+    valueLoss: criticCount === 0 ? 0 : sums.value / criticCount,
+    entropy: mean(sums.entropy),
+    ratio: mean(sums.ratio),
+    ratioChange: sums.ratioChange,
+    clipFraction: mean(sums.clipped),
+    outsideFraction: mean(sums.outside),
+    approximateKl: mean(sums.oldKl1),
+    approximateKl2: mean(sums.oldKl2),
+    referenceKl: mean(sums.referenceKl),
+    valueError: meanValue(sums.valueError),
+    valueClipFraction: meanValue(sums.valueClipped),
+  };
+}
+
 /** The part of a loss that some rows have. */
-function lossOf({ sequences, loss }: TrainingBatch, rows: number[]): NativeLoss {
+function lossOf(
+  { sequences, loss }: TrainingBatch & { loss: Exclude<TrainingBatch["loss"], PpoLoss> },
+  rows: number[],
+): NativeLoss {
   if (loss.kind === "nll" || loss.kind === "divergence")
     return { ...loss, weights: flattenValues(rows.map((row) => loss.weights[row]!)) };
   const all = lastRows(rows.map((row) => sequences[row]!.length));
@@ -204,22 +383,39 @@ export class Trainer implements Disposable {
     const together = families(prefixOf ?? sequences.map(() => -1));
     const lengths = together.map((family) => family.reduce((tokens, row) => tokens + sequences[row]!.length, 0));
     this.passes += 1;
-    for (const chosen of microBatches(lengths, batch.microBatchTokens ?? Number.POSITIVE_INFINITY)) {
-      const part = chosen.flatMap((family) => together[family]!).sort((a, b) => a - b);
-      const prefixes = prefixOf && part.map((row) => part.indexOf(prefixOf[row]!));
-      await this.native.accumulate(
-        flatten(
-          part.map((row) => sequences[row]!),
-          {
-            prefixOf: prefixes,
-            paddedTo: paddedTo && part.map((row) => paddedTo[row]!),
-            padTokens: padTokens && part.map((row) => padTokens[row]!),
-          },
-        ),
-        lossOf(batch, part),
+    const parts = microBatches(lengths, batch.microBatchTokens ?? Number.POSITIVE_INFINITY).map((chosen) =>
+      chosen.flatMap((family) => together[family]!).sort((a, b) => a - b),
+    );
+    const flat = (part: number[]) =>
+      flatten(
+        part.map((row) => sequences[row]!),
+        {
+          prefixOf: prefixOf && part.map((row) => part.indexOf(prefixOf[row]!)),
+          paddedTo: paddedTo && part.map((row) => paddedTo[row]!),
+          padTokens: padTokens && part.map((row) => padTokens[row]!),
+        },
       );
-    }
+    const { loss } = batch;
+    if (loss.kind === "ppo") return this.ppoStep({ ...batch, loss }, parts, flat, count);
+    for (const part of parts) await this.native.accumulate(flat(part), lossOf({ ...batch, loss }, part));
     return this.divide(count);
+  }
+
+  private async ppoStep(
+    batch: TrainingBatch & { loss: PpoLoss },
+    parts: number[][],
+    flat: (part: number[]) => NativeBatch,
+    count: number,
+  ): Promise<StepResult> {
+    checkPpo(batch);
+    let sums: PpoSums | undefined;
+    for (const part of parts)
+      sums = addSums(sums, await this.native.accumulate(flat(part), ppoLossOf(batch, part, count)));
+    const statistics = ppoStatistics(sums!, count, criticCount(batch.loss, batch.prefixOf));
+    const accepted = batch.loss.accept?.({ ...statistics, accepted: true }) ?? true;
+    if (!accepted) this.native.clearGradients();
+    const updated = accepted ? await this.update({ count }) : { gradientNorm: 0, learningRate: 0 };
+    return { loss: sums!.loss / count, ...updated, ppo: { ...statistics, accepted } };
   }
 
   private async featureStep({ features, loss: { head, targets } }: FeatureBatch): Promise<StepResult> {
@@ -232,7 +428,7 @@ export class Trainer implements Disposable {
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
   async forward(sequences: Int32Array[], asked: PassReadouts): Promise<OpenPass> {
     this.checkAlive();
-    const { readouts = [], heads = [], closedSet, divergence, prefixOf } = asked;
+    const { readouts = [], heads = [], closedSet, divergence, mask, values, prefixOf } = asked;
     const batch = flatten(sequences, asked);
     this.passes += 1;
     const pass = this.passes;
@@ -240,6 +436,7 @@ export class Trainer implements Disposable {
       logprobs: readouts.includes("logprobs"),
       entropy: readouts.includes("entropy"),
       heads,
+      ...flatMasks({ mask, values }),
       closedSet: closedSet && {
         candidates: Int32Array.from(closedSet.candidates),
         rows: closedSet.at
@@ -248,11 +445,9 @@ export class Trainer implements Disposable {
       },
       divergence: divergence && {
         kind: divergence.kind,
-        mask: Uint8Array.from(
-          flattenValues(
-            divergence.mask ??
-              sequences.map((row, b) => Uint8Array.from(row, (_, i) => (i > 0 || (prefixOf?.[b] ?? -1) >= 0 ? 1 : 0))),
-          ),
+        mask: flattenMask(
+          divergence.mask ??
+            sequences.map((row, b) => Uint8Array.from(row, (_, i) => (i > 0 || (prefixOf?.[b] ?? -1) >= 0 ? 1 : 0))),
         ),
       },
     });

@@ -6,7 +6,7 @@ import { CredenceError } from "../errors.js";
 import type { AnyCard } from "../model/card.js";
 import type { PassSize } from "../native.js";
 import type { Policy } from "../policy/policy.js";
-import type { FeatureBatch, StepResult, Trainer, TrainingBatch } from "../policy/trainer.js";
+import type { FeatureBatch, Trainer, TrainingBatch } from "../policy/trainer.js";
 import { Metrics } from "../tracking/metrics.js";
 import type { Progress } from "../tracking/progress.js";
 import { type Checkpoint, type CheckpointState, writeCheckpoint } from "./checkpoint.js";
@@ -155,8 +155,11 @@ async function take(
   trainer: Trainer,
   batch: PlannedStep["batch"],
   microBatchTokens: number,
-): Promise<StepResult & Record<string, number>> {
-  if (!("accumulate" in batch)) return { ...(await trainer.step({ ...batch, microBatchTokens })) };
+): Promise<Record<string, number>> {
+  if (!("accumulate" in batch)) {
+    const { ppo, ...result } = await trainer.step({ ...batch, microBatchTokens });
+    return ppo ? { ...result, ...ppo, accepted: Number(ppo.accepted) } : result;
+  }
   const { loss, count, values } = await batch.accumulate(trainer);
   return { ...values, loss: loss / count, ...(await trainer.update({ count })) };
 }

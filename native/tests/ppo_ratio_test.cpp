@@ -1,0 +1,151 @@
+// Until a policy learns, each token it sampled has importance ratio exactly 1: what decoding gave while sequences joined and left
+// its batch is what a training pass gives, in whatever micro-batch. (docs/derivations/ppo.md.)
+#include <algorithm>
+#include <cmath>
+
+#include "engine/generation.h"
+#include "engine/trainer.h"
+#include "engine_support.h"
+
+using namespace credence;
+using namespace credence::testing;
+
+namespace {
+
+struct Rollout {
+  std::vector<int32_t> prompt, answer;
+  std::vector<float> logprobs;  // of the answer
+};
+
+/// Four samples of each prompt through a batch of sixteen or of five; answers end by chance, and others take their places.
+std::vector<Rollout> roll_out(const std::shared_ptr<Policy>& policy, uint64_t seed) {
+  constexpr int32_t kStop = 2;
+  std::mt19937 random(static_cast<uint32_t>(seed));
+  GenerateOptions options;
+  for (const int length : {1, 63, 64, 65, 7, 130}) options.prompts.push_back(random_tokens(random, length));
+  options.samples = 4;
+  options.temperature = 1;
+  options.max_new_tokens = 140;
+  options.stop_tokens = {kStop};
+  options.seed = seed;
+  options.max_batch = seed % 2 ? 16 : 5;
+  std::vector<Rollout> out;
+  generate(policy, options, [&](std::vector<Sample>&& samples) {
+    for (Sample& sample : samples) {
+      if (sample.stopped) sample.tokens.push_back(kStop);
+      out.push_back({options.prompts[sample.prompt], sample.tokens, sample.logprobs});
+    }
+  });
+  std::shuffle(out.begin(), out.end(), random);
+  return out;
+}
+
+/// Some rollouts as one micro-batch: whole sequences, or behind a prompt that stands once.
+void add(HostBatch& batch, PpoLoss& loss, const Rollout& rollout, bool apart, int prefix) {
+  const auto token = [&](int32_t id, float weight, float logprob, float advantage) {
+    batch.tokens.push_back(id);
+    loss.weights.push_back(weight);
+    loss.old_logprobs.push_back(logprob);
+    loss.advantages.push_back(advantage);
+  };
+  const auto end = [&](int of) {
+    batch.offsets.push_back(batch.tokens_count());
+    batch.prefix_of.push_back(of);
+  };
+  if (batch.offsets.empty()) batch.offsets.push_back(0);
+  if (prefix < 0)
+    for (int32_t id : rollout.prompt) token(id, 0, NAN, NAN);
+  if (apart && prefix < 0) {
+    end(-1);
+    prefix = batch.segments() - 1;
+  }
+  for (size_t i = 0; i < rollout.answer.size(); ++i)
+    token(rollout.answer[i], 1, rollout.logprobs[i], i % 3 == 0 ? -1.0f : 0.7f);
+  end(prefix);
+}
+
+struct MicroBatch {
+  HostBatch batch;
+  PpoLoss loss;
+};
+
+std::vector<MicroBatch> micro_batches(const std::vector<Rollout>& rollouts) {
+  std::vector<MicroBatch> out;
+  for (size_t from = 0; from < rollouts.size(); from += 5) {
+    MicroBatch& some = out.emplace_back();
+    std::vector<std::pair<std::vector<int32_t>, int>> prompts;  // that stand in the batch
+    for (size_t i = from; i < std::min(rollouts.size(), from + 5); ++i) {
+      const bool apart = i % 2 == 0;
+      int prefix = -1;
+      for (const auto& [prompt, segment] : prompts)
+        if (apart && prompt == rollouts[i].prompt) prefix = segment;
+      if (apart && prefix < 0)
+        prompts.emplace_back(rollouts[i].prompt, some.batch.segments() < 0 ? 0 : some.batch.segments());
+      add(some.batch, some.loss, rollouts[i], apart, prefix);
+    }
+  }
+  return out;
+}
+
+/// The sums over all micro-batches, the reference being `reference`.
+PpoSums sums_of(Trainer& trainer, std::vector<MicroBatch> all, const std::shared_ptr<Policy>& reference) {
+  PpoSums out;
+  for (MicroBatch& some : all) {
+    PassRequest request;
+    request.logprobs = true;
+    some.loss.kl = {Pass(reference).forward(some.batch, request).logprobs, 0.1, 3};
+    const PpoSums sums = trainer.accumulate(some.batch, some.loss);
+    out.policy.weight += sums.policy.weight;
+    out.policy.ratio_change = std::max(out.policy.ratio_change, sums.policy.ratio_change);
+    out.policy.reference_kl = std::max(out.policy.reference_kl, sums.policy.reference_kl);
+  }
+  return out;
+}
+
+void expect_ratio_1(const DeviceOptions& options) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const auto base = Base::open(folder.path(), options);
+  const auto policy = std::make_shared<Policy>(base, small_adapter(), std::vector<HeadSpec>{});
+  const auto reference = std::make_shared<Policy>(base, std::nullopt, std::vector<HeadSpec>{});
+  Trainer trainer(policy, {});
+  double tokens = 0;
+  for (const bool learnt : {false, true}) {
+    const auto rollouts = roll_out(policy, learnt ? 8 : 3);
+    const auto batches = micro_batches(rollouts);
+    auto equal = reference;  // B is 0 at first: the policy is its reference
+    if (learnt) {
+      equal = std::make_shared<Policy>(base, small_adapter(), std::vector<HeadSpec>{});
+      const std::vector<float> flat = policy->read_parameters();
+      std::vector<NamedTensor> tensors;
+      for (const Parameter& p : policy->adapter_parameters())
+        tensors.push_back({p.name, p.shape, {flat.begin() + p.offset, flat.begin() + p.offset + p.count()}});
+      equal->set_parameters(tensors);
+    }
+    const PpoSums sums = sums_of(trainer, batches, equal);
+    trainer.clear_gradients();
+    EXPECT_EQ(rollouts.size(), 24u);
+    EXPECT_EQ(sums.policy.ratio_change, 0.0);
+    EXPECT_EQ(sums.policy.reference_kl, 0.0);
+    tokens += sums.policy.weight;
+    if (learnt) {
+      EXPECT(sums_of(trainer, batches, reference).policy.reference_kl > 1e-3);  // it did learn
+      break;
+    }
+    for (int step = 0; step < 20; ++step) {
+      const MicroBatch& some = batches[step % batches.size()];
+      const double count = trainer.accumulate(some.batch, some.loss).policy.weight;
+      trainer.update(0.01, count);
+    }
+    EXPECT(sums_of(trainer, batches, reference).policy.ratio_change > 1e-3);
+    trainer.clear_gradients();
+  }
+  EXPECT(tokens >= 2000);
+}
+
+}  // namespace
+
+TEST(a_sampled_token_has_ratio_1_until_the_policy_learns) { each_device(expect_ratio_1, 1); }
+TEST(a_sampled_token_has_ratio_1_on_two_threads) { each_device(expect_ratio_1, 2); }
+
+TESTING_MAIN
