@@ -17,8 +17,8 @@ struct HeadSpec {
   int layer = -1;           // 0: embedding, k: after block k, layers: after the last norm; -1: layers
   std::vector<int> widths;  // hidden widths, ReLU between; empty: linear
   int outputs = 1;
-  bool bias = true;
   std::optional<uint64_t> seed;  // PyTorch's Linear initialisation; absent: zeros
+  bool bias = true;
 };
 
 struct AdapterSpec {
