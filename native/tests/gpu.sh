@@ -46,7 +46,7 @@ esac
 
 case $what in
   tests)
-    for program in norm optimizer losses dense linear mlp_input attention_input attention prefix token_logprobs read_outs sample dropout empty \
+    for program in norm optimizer losses advantage ppo dense linear mlp_input attention_input attention prefix token_logprobs read_outs sample dropout empty \
       cuda_step emulated_engine generation; do
       timeout "$(left)" "$build/${program}_test" >"$log/$program.txt" 2>&1 || status=1
       printf '%-16s %s\n' "$program" "$(tail -n 1 "$log/$program.txt")" | tee -a "$log/summary.txt"
