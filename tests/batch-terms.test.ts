@@ -79,8 +79,8 @@ t.test("the normalised term knows neither scale nor batch size", async (t) => {
   close(t, twice.slice(0, 4), Array.from(term(r, c)), "twice the batch");
   const correlation = term(r, c).reduce((sum, x) => sum + x, 0) / 8;
   t.ok(Math.abs(correlation - 0.570406937940938) < 1e-12, `half its mean is Pearson's correlation: ${correlation}`);
-  close(t, term([1, 1, 1], [0.1, 0.5, 0.9]), [0, 0, 0], "all qualities equal");
-  close(t, term([1, 2, 3], [0.5, 0.5, 0.5]), [0, 0, 0], "all confidences equal");
+  close(t, term([0.1, 0.1, 0.1], [0.1, 0.5, 0.9]), [0, 0, 0], "all qualities equal");
+  close(t, term([1, 2, 3], [0.7, 0.7, 0.7]), [0, 0, 0], "all confidences equal");
 });
 
 t.test("ranks that share a batch", async (t) => {

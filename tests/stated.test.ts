@@ -105,6 +105,44 @@ t.test("where it stands", async (t) => {
   t.same([published.start, published.end, published.from], [31, 32, 19]);
 });
 
+t.test("of any text a number at its place, or nothing, in time that grows with the text alone", async (t) => {
+  const words = [
+    "Confidence: ",
+    "### ",
+    "Self-reflection: ",
+    "unsure",
+    "0.",
+    "9",
+    "10",
+    "%",
+    "/",
+    " out of ",
+    " ",
+    "x",
+    "\n",
+  ];
+  const texts = fc.oneof(
+    fc.string(),
+    fc.array(fc.constantFrom(...words), { maxLength: 30 }).map((all) => all.join("")),
+  );
+  for (const { name, find } of Object.values(confidenceFormats)) {
+    const stands = (text: string) => {
+      const stated = find(text);
+      if (!stated) return true;
+      const { value, start, end, from, to } = stated;
+      const inside = 0 <= from && from <= start && start < end && end <= to && to <= text.length;
+      return (
+        inside && Number.isFinite(value) && (name === "r-tuning" || Number.isFinite(Number(text.slice(start, end))))
+      );
+    };
+    t.equal(fc.check(fc.property(texts, stands), { numRuns: 500 }).failed, false, name);
+    const started = performance.now();
+    for (const part of ["Confidence: ", "confidence ", "Self-reflection: a", "Confidence:\t\t\t", "0.", "8/"])
+      find(part.repeat(5000) + " ".repeat(20_000));
+    t.ok(performance.now() - started < 5000, `${name}: ${Math.round(performance.now() - started)} ms`);
+  }
+});
+
 t.test("what a reader does where there is none", async (t) => {
   const texts = ["Confidence: 0.5", "none", "Confidence: 3", "Confidence: 40%"];
   const drop = new ConfidenceReader("labelled", { onFailure: "drop" });

@@ -60,18 +60,32 @@ export function labelledConfidence(
 ): ConfidenceFormat {
   const { label = "confidence", scale = 1, which = "last", name = "labelled" } = options;
   if (!(scale > 0)) throw new CredenceError("USAGE", `a scale of ${scale}; expected a number above 0`);
-  const before = `${escaped(label)}(?:\\s+(?:level|score))?(?:\\s+is)?[\\s*_]*[:=]?[\\s*_]*`;
+  const before = `${escaped(label)}(?:\\s+(?:level|score))?(?:\\s+is)?[\\s*_]{0,8}[:=]?[\\s*_]{0,8}`;
   const number = "(\\d+(?:\\.\\d+)?|\\.\\d+)(?!\\d|[.,]\\d)";
   const unit = "(?:\\s*(?<percent>%|per\\s?cent)|\\s*(?:\\/|out\\s+of)\\s*(?<of>[1-9]\\d*))?";
   return format(name, new RegExp(`${before}${number}${unit}`, "i"), { scale, which });
 }
 
 /** SaySelf's "... Self-reflection: <rationale> Confidence: <0 to 10>": both in this order, the rationale not empty. */
-const saySelf: ConfidenceFormat = format(
-  "sayself",
-  /\bConfidence:(?<=Self-reflection:\s*\S[\s\S]*?Confidence:)\s*(\d+)(?!\d|[.,]\d)/,
-  { scale: 10 },
-);
+const saySelf: ConfidenceFormat = {
+  name: "sayself",
+  find(text) {
+    const [before, label] = ["Self-reflection:", "Confidence:"];
+    const opened = text.indexOf(before);
+    if (opened < 0) return null;
+    const rationale = opened + before.length;
+    for (let from = text.indexOf(label, rationale); from >= 0; from = text.indexOf(label, from + 1)) {
+      const number = /\s*(\d+)(?!\d|[.,]\d)/dy;
+      number.lastIndex = from + label.length;
+      const match = number.exec(text);
+      if (!match) continue;
+      if (!/\S/.test(text.slice(rationale, from))) return null;
+      const [start, end] = match.indices![1]!;
+      return { value: Number(match[1]) / 10, start, end, from, to: end };
+    }
+    return null;
+  },
+};
 
 /**
  * As its authors parse it: the only integer after the first "Confidence: ", where text stands before it. A marker that is

@@ -64,6 +64,8 @@ export function grpoAdvantages(
   const all = grouped(groups, scores, "GRPO");
   const batch = scale === "batch" ? deviationOf(Array.from(out.keys())) : 0;
   for (const members of all) {
+    // Equal scores may differ from their mean by a rounding, which says nothing.
+    if (members.every((i) => scores[i] === scores[members[0]!])) continue;
     const mean = meanOf(scores, members);
     const unit = scale === "none" ? 1 : (scale === "batch" ? batch : deviationOf(members)) + epsilon;
     for (const i of members) out[i] = (scores[i]! - mean) / unit;

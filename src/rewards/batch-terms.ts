@@ -111,9 +111,12 @@ function centred(values: Float64Array): Float64Array {
 }
 
 function standardised(values: ArrayLike<number>): Float64Array {
-  const d = centred(Float64Array.from(values));
+  const all = Float64Array.from(values);
+  // Equal numbers may differ from their mean by a rounding, which is no order.
+  if (all.every((value) => value === all[0])) return all.fill(0);
+  const d = centred(all);
   const deviation = Math.sqrt(d.reduce((sum, value) => sum + value * value, 0) / d.length);
-  return deviation > 0 ? d.map((value) => value / deviation) : d.fill(0);
+  return d.map((value) => value / deviation);
 }
 
 /**

@@ -157,8 +157,8 @@ export function correctnessPaying(honesty: ScoringRule, { weight = 1 }: { weight
 }
 
 /**
- * RLCR: y - (c - y)^2 (Damani et al. 2025, arXiv 2507.16806). SaySelf's paper is remembered to pay the same sum; its code
- * pays `quadraticRule`.
+ * RLCR: y - (c - y)^2 (Damani et al. 2025, arXiv 2507.16806). The variant of SaySelf that pays for correctness is the same
+ * sum, as its paper is recalled and not verified; its code pays `quadraticRule`.
  */
 export const rlcrRule = (): ScoringRule => ({
   ...correctnessPaying(brierRule()),
@@ -210,7 +210,7 @@ export const scoringRules = {
 export type ScoringRuleName = keyof typeof scoringRules;
 
 /**
- * SaySelf's reward on its own scale, correctness and confidence from 0 to 10 (B4 of its `calculate_reward`).
+ * SaySelf's reward on its own scale, correctness and confidence from 0 to 10: its code's `calculate_reward`.
  *
  * @param asPublished what lies outside 0 to 10 is clamped to 0 to 1, so that "Confidence: 100" counts as 0.1; otherwise it
  *   is clamped to 0 to 10
