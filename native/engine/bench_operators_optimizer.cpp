@@ -1,4 +1,4 @@
-// What comes once a step: the gradient's norm, AdamW, the advantages.
+// What comes once a step: the gradient's norm, AdamW, the advantages and PPO's losses.
 #include "operator_bench.h"
 
 namespace credence::operator_bench {
@@ -31,31 +31,68 @@ void OperatorBench::adamw() {
   line("adamw", std::to_string(p.end) + " numbers", 0, 28.0 * p.end, [&] { device->adamw(p); }, true);
 }
 
+// A rollout of 64 completions of up to 1,024 tokens, which caches hold, and 64 times as many, which they do not.
 void OperatorBench::advantage() {
+  for (const int segments : {64, 4096}) {
+    Room room(device);
+    const int longest = tokens / 2;
+    std::vector<int32_t> ends = {0};
+    for (int b = 0; b < segments; ++b) ends.push_back(ends.back() + longest / 2 + 1 + b * 7919 % (longest / 2));
+    const int count = ends.back();
+    credence_advantage p = {};
+    p.counts = room.numbers(std::vector<int32_t>{count, segments});
+    p.token_capacity = count;
+    p.segment_capacity = segments;
+    p.cu_seqlens = room.numbers(ends);
+    p.completion_start = room.numbers(std::vector<int32_t>(segments));
+    p.logprob = room.floats(count);
+    p.ref_logprob = room.floats(count);
+    p.value = room.floats(count);
+    p.score = room.floats(segments);
+    p.kl_coefficient = 0.05f;
+    p.score_scale = 1;
+    p.gamma = 1;
+    p.lambda = 0.95f;
+    p.kl_estimator = 1;
+    p.reward = room.same(count, 0);
+    p.advantage = room.same(count, 0);
+    p.returns = room.same(count, 0);
+    p.moments = room.numbers(std::vector<double>(6));
+    line(
+        "advantage", std::to_string(segments) + " x " + std::to_string(longest) + ", ragged", 0, 24.0 * count,
+        [&] { device->advantage(p); }, true);
+  }
+}
+
+void OperatorBench::policy_loss() {
   Room room(device);
-  const int count = 64 * tokens, segments = count / 256;
-  std::vector<int32_t> ends, starts;
-  for (int b = 0; b <= segments; ++b) ends.push_back(256 * b);
-  for (int b = 0; b < segments; ++b) starts.push_back(64);
-  credence_advantage p = {};
-  p.counts = room.numbers(std::vector<int32_t>{count, segments});
-  p.token_capacity = count;
-  p.segment_capacity = segments;
-  p.cu_seqlens = room.numbers(ends);
-  p.completion_start = room.numbers(starts);
-  p.logprob = room.floats(count);
-  p.ref_logprob = room.floats(count);
-  p.value = room.floats(count);
-  p.score = room.floats(segments);
-  p.kl_coefficient = 0.05f;
-  p.gamma = 1;
-  p.lambda = 0.95f;
-  p.kl_estimator = 1;
-  p.reward = room.same(count, 0);
-  p.advantage = room.same(count, 0);
-  p.returns = room.same(count, 0);
-  p.moments = room.numbers(std::vector<double>(3));
-  line("advantage", std::to_string(segments) + " x 256 tokens", 0, 24.0 * count, [&] { device->advantage(p); }, true);
+  credence_policy_loss p = {};
+  p.rows = room.numbers(std::vector<int32_t>{tokens});
+  p.capacity = tokens;
+  p.logprob = room.floats(tokens);
+  p.old_logprob = room.floats(tokens);
+  p.advantage = room.floats(tokens);
+  p.weight = room.same(tokens, 1);
+  p.clip_low = p.clip_high = 0.2f;
+  p.d_logprob = room.same(tokens, 0);
+  p.sums = room.numbers(std::vector<credence_policy_sums>(1));
+  line("policy_loss", rows_of(tokens), 0, 20.0 * tokens, [&] { device->policy_loss(p); }, true);
+}
+
+void OperatorBench::value_loss() {
+  Room room(device);
+  credence_value_loss p = {};
+  p.rows = room.numbers(std::vector<int32_t>{tokens});
+  p.capacity = tokens;
+  p.value = room.floats(tokens);
+  p.old_value = room.floats(tokens);
+  p.returns = room.floats(tokens);
+  p.weight = room.same(tokens, 1);
+  p.clip = 0.2f;
+  p.coefficient = 0.1f;
+  p.d_value = room.same(tokens, 0);
+  p.sums = room.numbers(std::vector<credence_value_sums>(1));
+  line("value_loss", rows_of(tokens), 0, 20.0 * tokens, [&] { device->value_loss(p); }, true);
 }
 
 }  // namespace credence::operator_bench

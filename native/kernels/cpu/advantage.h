@@ -24,9 +24,14 @@ struct AdvantageSums {
   double whole = 0, whole_squares = 0;
   int64_t n = 0, vectors = 0;
 
-  void add(typename Isa::F x, typename Isa::M in, int64_t count) {
-    if (vectors == 0) near = Isa::set(Isa::lowest(x));
-    const auto d = Isa::select(in, Isa::sub(x, near), Isa::zero());
+  /// The lanes in `in`, or all.
+  template <bool All>
+  void add(typename Isa::F x, typename Isa::M in) {
+    const int64_t count = All ? Isa::W : __builtin_popcount(Isa::bits(in));
+    if (n == 0 && count > 0)
+      near = Isa::set(Isa::reduce_add(Isa::select(in, x, Isa::zero())) / static_cast<float>(count));
+    auto d = Isa::sub(x, near);
+    if constexpr (!All) d = Isa::select(in, d, Isa::zero());
     sum = Isa::add(sum, d);
     squares = Isa::fma(d, d, squares);
     n += count;
@@ -94,8 +99,6 @@ struct AdvantageSegment {
       return Isa::both(lanes, Isa::nonzero(bytes));
     }
   }
-  static int64_t count_of(M in) { return __builtin_popcount(Isa::bits(in)); }
-
   /// k3 = e^-r - 1 + r; near 0 by its series, in which nothing cancels.
   static F third_estimate(F r) {
     const F x = Isa::sub(Isa::zero(), r);
@@ -107,17 +110,30 @@ struct AdvantageSegment {
     return Isa::select(Isa::less(square, Isa::set(1)), Isa::mul(series, square), exact);
   }
 
+  /// Whole: every lane counts as far as the completion goes, and is loaded without asking.
+  template <bool Whole>
+  static F load(const float* from, M lanes) {
+    if constexpr (Whole) return Isa::load(from);
+    else return Isa::load(from, lanes);
+  }
+  template <bool Whole>
+  static F only(M in, F x) {
+    if constexpr (Whole && !Masked) return x;
+    else return Isa::select(in, x, Isa::zero());
+  }
+
+  template <bool Whole>
   F reward(int64_t t, M lanes, M in, const Whiten& whiten) const {
     F out = Isa::zero();
     if constexpr (From == RewardFrom::kWhitening) {
-      const F x = Isa::sub(Isa::load(p->reward + t, lanes), Isa::set(whiten.mean));
-      return Isa::select(in, Isa::fma(x, Isa::set(whiten.scale), Isa::set(whiten.shift)), Isa::zero());
+      const F x = Isa::sub(load<Whole>(p->reward + t, lanes), Isa::set(whiten.mean));
+      return only<Whole>(in, Isa::fma(x, Isa::set(whiten.scale), Isa::set(whiten.shift)));
     } else if constexpr (From != RewardFrom::kScore) {
-      F kl = Isa::sub(Isa::load(p->logprob + t, lanes), Isa::load(p->ref_logprob + t, lanes));
+      F kl = Isa::sub(load<Whole>(p->logprob + t, lanes), load<Whole>(p->ref_logprob + t, lanes));
       if constexpr (From == RewardFrom::kK2) kl = Isa::mul(Isa::mul(kl, kl), Isa::set(0.5f));
       if constexpr (From == RewardFrom::kK3) kl = third_estimate(kl);
       if (p->kl_clamp) kl = Isa::select(Isa::less(kl, Isa::zero()), Isa::zero(), kl);
-      out = Isa::select(in, Isa::mul(kl, Isa::set(-p->kl_coefficient)), Isa::zero());
+      out = only<Whole>(in, Isa::mul(kl, Isa::set(-p->kl_coefficient)));
     }
     if (score_at < t || score_at >= t + W) return out;
     const M there = Isa::both(in, Isa::without(Isa::first(score_at - t + 1), Isa::first(score_at - t)));
@@ -139,9 +155,9 @@ struct AdvantageSegment {
     AdvantageSums<Isa> sums;
     backwards([&](int64_t t, M lanes, bool) {
       const M in = counted(t, lanes);
-      const F r = reward(t, lanes, in, {});
+      const F r = reward<false>(t, lanes, in, {});
       Isa::store(p->reward + t, r, lanes);
-      sums.add(r, in, count_of(in));
+      sums.template add<false>(r, in);
     });
     return sums.moments();
   }
@@ -170,19 +186,23 @@ struct AdvantageSegment {
             c8 = Isa::set(static_cast<float>(pow(decay, 8)));
     double carried = 0;
     AdvantageSums<Isa> sums;
-    backwards([&](int64_t t, M lanes, bool inside) {
+    // The pointers are kept here: nobody can then think that what is stored changes them.
+    const float* const values = p->value;
+    float *const rewards = p->reward, *const advantages = p->advantage, *const returns = p->returns;
+    const auto block = [&]<bool Whole>(int64_t t, M lanes) {
       const M in = counted(t, lanes);
       F value = Isa::zero(), next = Isa::zero();
-      if (p->value) value = Isa::load(p->value + t, lanes);
+      if (values) value = load<Whole>(values + t, lanes);
       if constexpr (Masked) value = Isa::select(in, value, Isa::zero());
-      if (!inside) {
+      if constexpr (!Whole) {
         next = values_after(t);
-      } else if (p->value) {
-        next = Isa::load(p->value + t + 1);
+      } else if (values) {
+        next = Isa::load(values + t + 1);
         if constexpr (Masked) next = Isa::select(Isa::nonzero(p->mask + t + 1), next, Isa::zero());
       }
-      const F r = reward(t, lanes, in, whiten);
-      F a = Isa::select(lanes, Isa::fma(g, next, Isa::sub(r, value)), Isa::zero());
+      const F r = reward<Whole>(t, lanes, in, whiten);
+      F a = Isa::fma(g, next, Isa::sub(r, value));
+      if constexpr (!Whole) a = Isa::select(lanes, a, Isa::zero());
       if constexpr (W > 1) a = Isa::fma(c1, Isa::template later<1 % W>(a), a);
       if constexpr (W > 2) a = Isa::fma(c2, Isa::template later<2 % W>(a), a);
       if constexpr (W > 4) a = Isa::fma(c4, Isa::template later<4 % W>(a), a);
@@ -191,10 +211,20 @@ struct AdvantageSegment {
       // Lanes behind the end hold nothing, so the last vector hands on no more than its own.
       a = Isa::fma(fade, Isa::set(static_cast<float>(carried)), a);
       carried = alone + whole * carried;
-      Isa::store(p->reward + t, r, lanes);
-      Isa::store(p->advantage + t, a, lanes);
-      Isa::store(p->returns + t, Isa::add(a, value), lanes);
-      sums.add(a, in, Masked || !inside ? count_of(in) : W);
+      if constexpr (Whole) {
+        Isa::store(rewards + t, r);
+        Isa::store(advantages + t, a);
+        Isa::store(returns + t, Isa::add(a, value));
+      } else {
+        Isa::store(rewards + t, r, lanes);
+        Isa::store(advantages + t, a, lanes);
+        Isa::store(returns + t, Isa::add(a, value), lanes);
+      }
+      sums.template add<Whole && !Masked>(a, in);
+    };
+    backwards([&](int64_t t, M lanes, bool inside) {
+      if (inside) block.template operator()<true>(t, lanes);
+      else block.template operator()<false>(t, lanes);
     });
     return sums.moments();
   }
