@@ -6,6 +6,7 @@ import { Model, mergeAdapter } from "../src/index.js";
 import { encodeSafetensors } from "../src/model/safetensors.js";
 import { encodeTorchFile } from "../src/model/torch-file.js";
 import { native } from "../src/native.js";
+import { batchedReward } from "../src/rewards/batched.js";
 import { readRewardModel, writeRewardModel } from "../src/training/reward-model/layouts.js";
 import { answerRow } from "../src/training/reward-model/rows.js";
 import { rewardModel } from "../src/training/reward-model/scoring.js";
@@ -61,6 +62,12 @@ t.test("scores texts and rows of tokens alike, as the card says", async (t) => {
   t.throws(() => rewardModel(loaded, { head: "other" }), { code: "NO_HEAD", message: /this policy has reward/ });
   const base = await model.policy();
   t.throws(() => rewardModel(base), { code: "NO_CARD" });
+
+  const scorer = rewardModel(loaded);
+  const quality = batchedReward("quality", (items, signal) => scorer.score(items, { signal }));
+  const asked = { signal: new AbortController().signal, question: 0, sample: 0, attempt: 0 };
+  const given = answers.map(({ prompt, completion }) => quality.score(prompt, completion, undefined, asked));
+  t.same(await Promise.all(given), [...rewards], "as a reward among others");
 });
 
 t.test("there and back: each layout keeps every reward", async (t) => {
