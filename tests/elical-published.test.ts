@@ -12,6 +12,7 @@ import {
   type RunPlace,
   runFolder,
   runPaths,
+  statedPath,
   workbookPath,
 } from "../src/methods/elical/published/paths.js";
 import { fakeServer } from "./fixtures/fake-server.js";
@@ -70,6 +71,9 @@ function rawSets(): [dataset: string, split: string, path: string][] {
 }
 
 const model = writeTinyModel(at("tiny"));
+// Ten solved examples are longer than the tiny model's own context.
+const config = JSON.parse(readFileSync(at("tiny", "config.json"), "utf8"));
+writeFileSync(at("tiny", "config.json"), JSON.stringify({ ...config, max_position_embeddings: 1024 }));
 const results = at("R");
 const trainSet = "nq-hq";
 const samples = 4;
@@ -120,6 +124,31 @@ t.test("raw sets become questions, answers and verdicts", async (t) => {
     const { folder: _, ...files } = paths(set);
     for (const path of Object.values(files)) t.ok(existsSync(path), path.slice(results.length));
   }
+  const asking = ["elical", "infer", "--dataset", "nq-hq-squad", "--prompt_type", "prior_conf", ...common, ...short];
+  await credence(...asking);
+  await credence(...asking, "--shots", "10");
+  const lines = <T>(path: string) =>
+    readFileSync(path, "utf8")
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as T);
+  const stated = (shots: number) =>
+    lines<{ question: string; instruction: string }>(statedPath({ results, model: "tiny", dataset: "nq" }, shots));
+  const [zero, ten] = [stated(0), stated(10)];
+  const verdicts = lines<{ question: string; response: string[] }>(paths("nq").sampledJudged);
+  const solved = ten[0]!.instruction.split("\n\n").slice(0, 10);
+  for (const example of solved) {
+    const { question, instruction } = zero.find((row) => example.startsWith(`${row.instruction}\n`))!;
+    const said = verdicts
+      .filter((row) => row.question === question)
+      .map(({ response: [reply] }) => reply === "certain");
+    const share = said.filter(Boolean).length / samples;
+    t.equal(said.length, samples);
+    t.equal(example, `${instruction}\n${share.toFixed(2)}`, "a request and how many of its samples were judged right");
+  }
+  t.equal(new Set(solved).size, 10);
+  for (const [i, row] of ten.entries())
+    t.equal(row.instruction, [...solved, zero[i]!.instruction].join("\n\n"), "the same ten before every question");
   const requests = readFileSync(paths("nq").consistencyRequests, "utf8");
   await credence(
     "elical",
@@ -207,7 +236,10 @@ t.test("elicitation, calibration, confidences and workbooks, script by script", 
     ],
   );
   for (const { methods } of evaluated.sets) {
-    t.equal(methods.length, 7);
+    t.same(
+      methods.map(({ method }) => method),
+      ["Prob", "N-Prob", "Cons-Sem", "Consis-Lex", "Verbal-0", "Verbal-10", "Eli-Only", "Cal-Only", "EliCal"],
+    );
     for (const { auroc, ece, align } of methods) t.ok(auroc !== null && ece !== null && align !== null);
   }
   for (const metric of ["auroc", "ece", "align"] as const)
@@ -245,7 +277,7 @@ t.test("a sweep does what is left, the figures are drawn, and HonestyBench's rec
     "what was there is not done again",
   );
   const swept = JSON.parse(first) as Evaluation;
-  t.equal(swept.sets[0]!.methods.length, 9);
+  t.equal(swept.sets[0]!.methods.length, 11);
   t.ok(existsSync(runPaths(runFolder(place({ type: "hybrid", rows: 30 }))).head));
   t.equal(await credence(...command, ...sets), first, "again: the same numbers");
   const drawn = JSON.parse(

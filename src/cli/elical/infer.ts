@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Argv } from "yargs";
 import type { OpenResponder } from "../../evaluation/judges/open.js";
 import { writeJsonAtomic } from "../../files.js";
-import { elicalRows } from "../../methods/elical/published/compat.js";
+import { type ElicalCompat, elicalRows } from "../../methods/elical/published/compat.js";
 import type { InferContext, InferSet } from "../../methods/elical/published/infer-sets.js";
 import type { PromptType } from "../../methods/elical/published/prompts.js";
 import type { Compat } from "../../methods/published.js";
@@ -23,7 +23,7 @@ import {
 } from "../options.js";
 import { logs, note, printJson, UsageError } from "../output.js";
 import { type PublishedScript, publishedOptions, publishedUnneeded } from "../published.js";
-import { answersPlace, type PlaceArguments, placeOptions } from "./places.js";
+import { answersPlace, type PlaceArguments, placeOptions, unparsedOption } from "./places.js";
 
 const promptTypes = [
   "long_qa",
@@ -47,7 +47,11 @@ export const script: PublishedScript = {
       describe: "One pass: the file of questions, or of answers to judge",
     },
     output_path: { type: "string", requiresArg: true, describe: "One pass: where its records go" },
-    prompt_type: { choices: promptTypes, default: "long_qa" as const, describe: "One pass: what is asked" },
+    prompt_type: {
+      choices: promptTypes,
+      default: "long_qa" as const,
+      describe: "One pass: what is asked; with --dataset, prior_conf asks every set how sure the model is, and no more",
+    },
     temperature: {
       type: "number",
       describe: "0: the likeliest tokens [default: 1 of samples, 0 of one answer]",
@@ -118,6 +122,14 @@ export const builder = (line: Argv) =>
       requiresArg: true,
       describe: "All passes: the model that judges, here or with --url on a server; without one, answers alone",
     },
+    shots: {
+      type: "number",
+      default: 0,
+      requiresArg: true,
+      describe: "Of prior_conf with --dataset: solved questions of the set before each, judged first (10: Verbal-10)",
+      coerce: wholeFromZero("shots"),
+    },
+    ...unparsedOption,
     system: {
       type: "string",
       default: "default",
@@ -145,6 +157,8 @@ interface InferArguments extends Omit<PlaceArguments, "sampleNum">, EngineArgume
   getTokens: number;
   basePath: string;
   checkModel?: string;
+  shots: number;
+  unparsed: "error" | "negative";
   system: string;
   seed: number;
   compat: Compat;
@@ -244,12 +258,21 @@ const judgeSettings = ({ url, repetitionPenalty }: InferArguments) =>
 
 async function allPasses(args: InferArguments, context: Context): Promise<void> {
   const { signal } = context;
-  const { answerSets, judgeSets, questionsSplit } = await import("../../methods/elical/published/infer-sets.js");
+  const { answerSets, askHowSure, judgeSets, questionsSplit } = await import(
+    "../../methods/elical/published/infer-sets.js"
+  );
   const { questionsPath } = await import("../../methods/elical/published/paths.js");
   const { qaType, basePath, resPath, modelPath, compat, temperature = 1, sampleNum = 20 } = args;
   if (args.dataset === undefined || resPath === undefined)
     throw new UsageError("give --dataset and --res_path for all passes, or --input_path and --output_path for one");
   if (qaType === "short_qa") throw new UsageError("--qa_type short_qa: nothing says how such questions are asked");
+  const { promptType } = args;
+  if (promptType === "prior_conf" && args.dataType !== "test")
+    throw new UsageError("--prompt_type prior_conf asks of the sets that are evaluated; give --data_type test");
+  if (promptType !== "long_qa" && promptType !== "prior_conf")
+    throw new UsageError(
+      `--prompt_type ${promptType} is of one pass (--input_path); how --dataset's questions are asked is --qa_type`,
+    );
   const itself = compat.has("B9-3");
   if (itself && args.url !== undefined)
     throw new UsageError("--compat B9-3: the answering model judges itself, not --url");
@@ -264,6 +287,14 @@ async function allPasses(args: InferArguments, context: Context): Promise<void> 
     const questions = questionsPath(join(basePath, "data"), dataset, questionsSplit(dataset, args.dataType));
     return { questions, place: { ...place, questionType: qaType, samples: sampleNum, temperature, topP, topK } };
   });
+  if (promptType === "prior_conf") {
+    const { shots, unparsed, batchsize } = args;
+    const stated = { ...settingsOf(args, promptType), temperature: 0, shots };
+    await askHowSure(answering.policy, sets, stated, { unparsed, compat: compat as ElicalCompat }, context, batchsize);
+    if (args.json) printJson({ sets: sets.length, model: modelName });
+    else note(`${sets.length} question sets asked how sure ${modelName} is, in ${resPath}`);
+    return;
+  }
   const settings = { ...settingsOf(args, qaType), temperature };
   await answerSets(answering.policy, sets, settings, context, args.batchsize);
   await answering[Symbol.asyncDispose]();

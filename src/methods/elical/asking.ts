@@ -3,7 +3,7 @@
  * given answer. The base answers; nothing is trained but a temperature.
  */
 import { join } from "node:path";
-import { NumpyRandom, PythonRandom, permutation, shuffle } from "../../data/random.js";
+import { NumpyRandom, PythonRandom, permutation } from "../../data/random.js";
 import { CredenceError } from "../../errors.js";
 import { ownWords } from "../../evaluation/match.js";
 import { confidenceFormats } from "../../evaluation/stated.js";
@@ -61,6 +61,10 @@ const tested = (divisions: readonly { division: Division }[]): number[] =>
 /** Seed of the published examples, and how many there are. */
 const publishedSeed = 42;
 
+/** So many of a test set's rows, drawn as the published examples are. */
+export const publishedShots = <Row>(rows: readonly Row[], shots: number): Row[] =>
+  permutation(rows, new PythonRandom(publishedSeed)).slice(0, shots);
+
 /** Rows whose questions are shown solved before the question of `row`. */
 export function shotRows(questions: LabelledRecord[], recipe: ElicalRecipe, division: Division, shots: number) {
   const { shotsFrom } = recipe.baselines.verbal;
@@ -73,7 +77,7 @@ export function shotRows(questions: LabelledRecord[], recipe: ElicalRecipe, divi
     const { set } = questions[row]!;
     bySet.set(set, [...(bySet.get(set) ?? []), row]);
   }
-  for (const [set, rows] of bySet) bySet.set(set, shuffle(rows, new PythonRandom(publishedSeed)).slice(0, shots));
+  for (const [set, rows] of bySet) bySet.set(set, publishedShots(rows, shots));
   return (row: number) => bySet.get(questions[row]!.set)!;
 }
 

@@ -100,7 +100,7 @@ export const elicalRows: readonly CompatRow<ElicalId>[] = [
     published:
       'a verdict is "certain" unless it holds one of sixteen phrases: an empty or unrelated reply counts as certain, and any "no" as uncertain',
     here: "a verdict is the one of the two words that a reply gives; a reply with neither or both is an error, or counted as uncertain and told",
-    commands: ["convert", "train", "train-mlp", "evaluate", "sweep"],
+    commands: ["convert", "infer", "train", "train-mlp", "evaluate", "sweep"],
   },
   {
     id: "B9-16",

@@ -21,6 +21,7 @@ import {
   type QuestionType,
   runFolderName,
   sizeName,
+  statedPath,
   type TrainedPart,
   workbookFolder,
   workbookPath,
@@ -160,8 +161,8 @@ interface Questions {
   agreement: readonly number[];
   /** How far the samples' words are the greedy answer's (mean ROUGE-L F1), where the samples are there. */
   wording: readonly number[] | undefined;
-  /** The score that the model stated before it answered, where it was asked (--prompt_type prior_conf); 0 where it gave none. */
-  stated: readonly number[] | undefined;
+  /** Verbal-N: the score that the model stated, where it was asked (--prompt_type prior_conf); 0 where it gave none. */
+  stated: readonly { method: string; values: readonly number[] }[];
   /** Share of the samples that are right, where they were judged. */
   sampled: readonly number[] | undefined;
   /** Verdicts that say neither, counted as no. */
@@ -192,10 +193,17 @@ async function readQuestions(set: string, settings: EvaluationSettings): Promise
   const wording = given?.map(({ response }, i) =>
     mean(response.map((text) => rougeL(text ?? "", greedy[i]!.response[0] ?? ""))),
   );
-  const asking = answersPaths({ results, model, dataset: set, split: "test", questionType: "prior_conf" }).greedy;
-  const stated = existsSync(asking) ? statedScores(asking, await readAnswers(asking, 1), asked) : undefined;
+  const stated: { method: string; values: number[] }[] = [];
+  for (const shots of publishedShotCounts) {
+    const path = statedPath({ results, model, dataset: set }, shots);
+    if (existsSync(path))
+      stated.push({ method: `Verbal-${shots}`, values: statedScores(path, await readAnswers(path, 1), asked) });
+  }
   return { path: paths.greedy, greedy, correct, agreement, wording, stated, sampled, unparsed };
 }
+
+/** Solved examples that the model was shown before it stated its score. */
+const publishedShotCounts = [0, 10];
 
 function statedScores(path: string, replies: readonly AnswersRow[], asked: readonly string[]): number[] {
   if (replies.length !== asked.length || replies.some(({ question }, i) => question !== asked[i]))
@@ -215,7 +223,7 @@ export async function evaluateSet(set: string, settings: EvaluationSettings): Pr
     { method: "N-Prob", rows: null, values: nProb },
     { method: "Cons-Sem", rows: null, values: agreement },
     ...(wording ? [{ method: "Consis-Lex", rows: null, values: wording }] : []),
-    ...(stated ? [{ method: "Verbal-0", rows: null, values: stated }] : []),
+    ...stated.map((one) => ({ ...one, rows: null })),
     ...(await trained(set, greedy.length, settings)),
   ];
   const evaluated: EvaluatedSet = {

@@ -1,9 +1,11 @@
 /** Everything that is inferred of question sets: answers, then a judge's verdicts on them, under the published names. */
 import { z } from "zod";
 import { openRecords, type RecordFile } from "../../../data/readers.js";
+import { CredenceError } from "../../../errors.js";
 import type { Responder } from "../../../evaluation/judges/responder.js";
 import { sha256File } from "../../../files.js";
 import type { Policy } from "../../../policy/policy.js";
+import { publishedShots, verbalRequest } from "../asking.js";
 import { writeConsistencyRequests } from "./consistency.js";
 import {
   type GenerationSettings,
@@ -13,9 +15,9 @@ import {
   type PassRow,
   type PassRows,
 } from "./infer.js";
-import { type AnswersPlace, answersPaths, type Split } from "./paths.js";
+import { type AnswersPlace, answersPaths, type Split, statedPath } from "./paths.js";
 import { judgePrompts, questionPrompts } from "./prompts.js";
-import { openAnswers } from "./verdicts.js";
+import { openAnswers, readAnswers, readVerdicts, type VerdictOptions } from "./verdicts.js";
 
 /** A question set's file of questions, and where its answers go. */
 export interface InferSet {
@@ -111,4 +113,51 @@ export async function judgeSets(
     await judged(await correctnessRows(paths.greedy, 1), paths.greedyJudged, "answers");
     await judged(await correctnessRows(paths.sampled, place.samples), paths.sampledJudged, "samples");
   }
+}
+
+/**
+ * How sure the model says it is of each question, before it answers: a pass a set. Solved examples are questions of the set
+ * itself, the same ones before each question, with the share of their samples that were judged right (Verbal-10; published,
+ * and so is that ten questions are asked with their own solution in sight).
+ *
+ * @throws CredenceError "BAD_INPUT" where a set has fewer questions than examples
+ */
+export async function askHowSure(
+  policy: Policy,
+  sets: readonly InferSet[],
+  { shots, ...settings }: Omit<GenerationSettings, "samples" | "tokens" | "logprobs"> & { shots: number },
+  verdicts: VerdictOptions,
+  context: InferContext,
+  chunk?: number,
+): Promise<void> {
+  const plain = questionPrompts.prior_conf("{question}");
+  for (const { questions, place } of sets) {
+    const examples = shots ? await solvedExamples(place, shots, verdicts) : [];
+    const asked = await questionRows(questions, (question) => verbalRequest(plain, question, examples));
+    const digest = shots ? `${asked.digest} after ${JSON.stringify(examples)}` : asked.digest;
+    const told = { ...settings, temperature: 0, samples: 1, tokens: true, logprobs: true };
+    const label = `${place.dataset}: asking how sure it is`;
+    await generationPass(
+      policy,
+      { ...asked, digest },
+      told,
+      { ...context, output: statedPath(place, shots), label },
+      chunk,
+    );
+  }
+}
+
+async function solvedExamples(place: InferSet["place"], shots: number, verdicts: VerdictOptions) {
+  const { sampled, sampledJudged } = answersPaths(place);
+  const answers = await readAnswers(sampled, place.samples);
+  if (answers.length < shots)
+    throw new CredenceError("BAD_INPUT", `${sampled}: ${shots} examples are more than its ${answers.length} questions`);
+  const asked = answers.map(({ question }) => question);
+  const given = answers.map(({ response }) => response);
+  const { values } = await readVerdicts(sampledJudged, asked, { ...verdicts, group: place.samples, answers: given });
+  const scored = values.map((right, i) => ({
+    question: asked[i]!,
+    score: right.reduce<number>((sum, one) => sum + one, 0) / right.length,
+  }));
+  return publishedShots(scored, shots);
 }

@@ -32,8 +32,8 @@ export interface AnswersPlace {
   model: string;
   dataset: string;
   split: Split;
-  /** Which prompt; prior_conf asks how sure the model is. */
-  questionType?: QuestionType | "prior_conf";
+  /** Which prompt; prior_conf asks how sure the model is, prior_conf_10 after ten solved examples. */
+  questionType?: QuestionType | "prior_conf" | `prior_conf_${number}`;
   topP?: number;
   topK?: number;
   /** Answers sampled a question. */
@@ -84,6 +84,10 @@ export function answersPaths({
     sampledJudged: `${sampled}_${questionType}_judge.jsonl`,
   };
 }
+
+/** Where a set's replies to how sure the model is stand, asked after so many solved examples (Verbal-N). */
+export const statedPath = (place: Pick<AnswersPlace, "results" | "model" | "dataset">, shots: number): string =>
+  answersPaths({ ...place, split: "test", questionType: shots ? `prior_conf_${shots}` : "prior_conf" }).greedy;
 
 /** Training rows of a run as folders are named: "" for all of them (0), "_1k_training_samples" for 1000. */
 export const sizeTail = (rows: number): string => (rows === 0 ? "" : `_${rows / 1000}k_training_samples`);
