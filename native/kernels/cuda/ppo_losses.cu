@@ -17,7 +17,8 @@ struct LargerOrNan {
 
 __device__ double block_sum(double x, double* shared) { return block_reduce(x, Sum(), 0.0, shared); }
 
-__global__ void __launch_bounds__(kThreads) policy_loss_kernel(credence_policy_loss p, Fault* faults) {
+// One block: the compiler need not save registers for others, and without saying so it spills.
+__global__ void __launch_bounds__(kThreads, 1) policy_loss_kernel(credence_policy_loss p, Fault* faults) {
   __shared__ double shared[kWarp];
   const int32_t count = rows_of(p.rows, p.capacity, faults, Operator::policy_loss);
   credence_policy_sums sums = {};

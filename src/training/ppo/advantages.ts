@@ -1,96 +1,88 @@
-/** From scores to what a token is worth: the penalty for leaving the reference, then GAE or a comparison within the prompt. */
+/** From rewards to what a token is worth: the penalty for leaving the reference, then GAE or a comparison within the prompt. */
+import type { Model } from "../../policy/model.js";
 import { grpoAdvantages, rlooAdvantages } from "../../rewards/advantages.js";
 import type { PpoSettings } from "./settings.js";
 
-/** One completion as the advantage step sees it; arrays have one number a token. */
+/** One completion as the advantage step sees it; lists have one number a token. */
 export interface Episode {
   logprobs: Float32Array;
-  reference: Float32Array;
+  reference?: Float32Array;
   values?: Float32Array;
-  score: number;
+  reward: number;
   group: number;
   mask?: Uint8Array;
 }
 
+/** 0 where a token is not learnt from. */
+export interface Worth {
+  advantages: Float32Array;
+  returns: Float32Array;
+}
+
 export interface Advantages {
-  /** A token's own; 0 where it is not trained. */
-  advantages: Float32Array[];
-  returns: Float32Array[];
-  /** Mean estimate a trained token, and a completion's sum of log-ratios in the mean. */
+  /** In the episodes' order. */
+  worth: Worth[];
+  /** Log-ratio to the reference: the mean over tokens learnt from, and over completions of their sum. */
   kl: number;
   klOfCompletion: number;
 }
 
-function estimate(ratio: number, estimator: PpoSettings["kl"]["estimator"]): number {
-  if (estimator === "k1") return ratio;
-  return estimator === "k2" ? ratio ** 2 / 2 : Math.expm1(-ratio) + ratio;
-}
-
-export function advantagesOf(
+/** The engine's advantage step over an iteration's completions. */
+export async function advantagesOf(
+  model: Model,
   episodes: Episode[],
   { kl, advantage: { gamma, lambda, whiten, estimator } }: PpoSettings,
-  coefficient: number,
-): Advantages {
-  const out: Advantages = { advantages: [], returns: [], kl: 0, klOfCompletion: 0 };
-  let trained = 0;
-  const compared = comparedScores(episodes, estimator);
-  for (const [i, episode] of episodes.entries()) {
-    const { logprobs, reference, values, mask } = episode;
-    const length = logprobs.length;
-    const on = (t: number) => mask?.[t] !== 0;
-    let last = length - 1;
-    while (last > 0 && !on(last)) last -= 1;
-    const advantage = new Float32Array(length);
-    const returns = new Float32Array(length);
-    let [next, running] = [0, 0];
-    const score = compared[i]!;
-    for (let t = length - 1; t >= 0; t--) {
-      const ratio = logprobs[t]! - reference[t]!;
-      if (!on(t)) continue;
-      let penalty = estimate(ratio, kl.estimator);
-      if (kl.clamp && penalty < 0) penalty = 0;
-      out.kl += penalty;
-      out.klOfCompletion += ratio;
-      trained += 1;
-      const reward = -coefficient * penalty + (t === last ? score : 0);
-      const value = estimator === "gae" ? values![t]! : 0;
-      running = reward + gamma * next - value + gamma * (estimator === "gae" ? lambda : 1) * running;
-      advantage[t] = running;
-      returns[t] = running + value;
-      next = value;
-    }
-    out.advantages.push(advantage);
-    out.returns.push(returns);
-  }
-  out.kl /= trained;
-  out.klOfCompletion /= episodes.length;
-  if (whiten && estimator === "gae") whitened(out.advantages, episodes);
-  return out;
-}
-
-function comparedScores(episodes: Episode[], estimator: PpoSettings["advantage"]["estimator"]): ArrayLike<number> {
-  const scores = episodes.map(({ score }) => score);
-  if (estimator === "gae") return scores;
-  const groups = episodes.map(({ group }) => group);
-  return estimator === "rloo" ? rlooAdvantages(groups, scores) : grpoAdvantages(groups, scores);
-}
-
-function whitened(advantages: Float32Array[], episodes: Episode[]): void {
-  let [n, sum, square] = [0, 0, 0];
-  const each = (body: (a: Float32Array, t: number) => void) =>
-    advantages.forEach((a, i) => {
-      for (let t = 0; t < a.length; t++) if (!episodes[i]!.mask || episodes[i]!.mask![t]) body(a, t);
+  klCoefficient: number,
+): Promise<Advantages> {
+  const offsets = new Int32Array(episodes.length + 1);
+  episodes.forEach(({ logprobs }, b) => {
+    offsets[b + 1] = offsets[b]! + logprobs.length;
+  });
+  const total = offsets[episodes.length]!;
+  const flat = <List extends Float32Array | Uint8Array>(
+    out: List,
+    of: (episode: Episode) => ArrayLike<number>,
+  ): List => {
+    episodes.forEach((episode, b) => {
+      out.set(of(episode), offsets[b]);
     });
-  each((a, t) => {
-    n += 1;
-    sum += a[t]!;
+    return out;
+  };
+  const numbers = (of: (episode: Episode) => ArrayLike<number>) => flat(new Float32Array(total), of);
+  const mask = flat(new Uint8Array(total), ({ mask, logprobs }) => mask ?? new Uint8Array(logprobs.length).fill(1));
+  const logprobs = numbers((episode) => episode.logprobs);
+  const reference = numbers((episode) => episode.reference ?? episode.logprobs);
+  const gae = estimator === "gae";
+  const result = await model.advantages({
+    offsets,
+    completionStart: new Int32Array(episodes.length),
+    mask,
+    values: gae ? numbers((episode) => episode.values!) : undefined,
+    scores: Float32Array.from(comparedRewards(episodes, estimator)),
+    kl: { logprobs, reference, coefficient: klCoefficient, estimator: kl.estimator, clamp: kl.clamp },
+    gamma,
+    lambda: gae ? lambda : 1,
+    whitenAdvantages: whiten && gae ? "unbiased" : "none",
   });
-  const mean = sum / n;
-  each((a, t) => {
-    square += (a[t]! - mean) ** 2;
-  });
-  const scale = 1 / Math.sqrt(square / Math.max(1, n - 1) + 1e-8);
-  each((a, t) => {
-    a[t] = (a[t]! - mean) * scale;
-  });
+  let [ratios, trained] = [0, 0];
+  for (let t = 0; t < total; t++) {
+    if (!mask[t]) continue;
+    ratios += logprobs[t]! - reference[t]!;
+    trained += 1;
+  }
+  return {
+    worth: episodes.map((_, b) => ({
+      advantages: result.whitened.slice(offsets[b], offsets[b + 1]),
+      returns: result.returns.slice(offsets[b], offsets[b + 1]),
+    })),
+    kl: ratios / trained,
+    klOfCompletion: ratios / episodes.length,
+  };
+}
+
+function comparedRewards(episodes: Episode[], estimator: PpoSettings["advantage"]["estimator"]): ArrayLike<number> {
+  const rewards = episodes.map(({ reward }) => reward);
+  if (estimator === "gae") return rewards;
+  const groups = episodes.map(({ group }) => group);
+  return estimator === "rloo" ? rlooAdvantages(groups, rewards) : grpoAdvantages(groups, rewards);
 }

@@ -7,7 +7,7 @@ import { CredenceError } from "../../errors.js";
 import { makeFolder } from "../../files.js";
 import type { Card } from "../../model/card.js";
 import type { Policy } from "../../policy/policy.js";
-import type { Trainer } from "../../policy/trainer.js";
+import type { PpoStatistics, StepResult, Trainer } from "../../policy/trainer.js";
 import type { BatchTerm } from "../../rewards/batch-terms.js";
 import { type KlController, klController } from "../../rewards/kl-control.js";
 import type { LimitedReward, LimitedScore } from "../../rewards/limited.js";
@@ -23,7 +23,7 @@ import { advantagesOf } from "./advantages.js";
 import { type Scored, scoreRollouts } from "./passes.js";
 import { type Group, promptsOf, type Rollout, sampleRollouts } from "./rollouts.js";
 import type { PpoSettings } from "./settings.js";
-import { type Target, type UpdateResult, updateOn } from "./update.js";
+import { type Target, updateOn } from "./update.js";
 
 export interface PpoPrompt<Data> {
   tokens: Int32Array;
@@ -213,33 +213,23 @@ async function oneIteration<Data>(
   const placed = placedRewards(job, scores, standing.moments);
   const episodes = rollouts.map((rollout, i) => ({
     logprobs: rollout.logprobs,
-    reference: reference?.get(rollout)?.logprobs ?? rollout.logprobs,
+    reference: reference?.get(rollout)?.logprobs,
     values: values?.get(rollout)?.values,
-    score: placed[i]!,
+    reward: placed[i]!,
     group: rollout.group,
     mask: masks[i],
   }));
-  const shaped = advantagesOf(episodes, settings, standing.kl.coefficient);
+  const shaped = await advantagesOf(policy.model, episodes, settings, standing.kl.coefficient);
   const targets = new Map<Rollout, Target>(
-    rollouts.map((rollout, i) => [
-      rollout,
-      {
-        advantages: shaped.advantages[i]!,
-        returns: shaped.returns[i]!,
-        values: episodes[i]!.values,
-        mask: episodes[i]!.mask,
-      },
-    ]),
+    rollouts.map((rollout, i) => {
+      const { values, mask } = episodes[i]!;
+      return [rollout, { ...shaped.worth[i]!, values, mask }];
+    }),
   );
   const updates = await learn(job, trainer, groups, targets, standing, head);
   const updateSeconds = watch();
 
   const tokens = rollouts.reduce((sum, rollout) => sum + rollout.tokens.length, 0);
-  const mean = (numbers: ArrayLike<number>) => {
-    let sum = 0;
-    for (let i = 0; i < numbers.length; i++) sum += numbers[i]!;
-    return sum / numbers.length;
-  };
   const result = {
     reward: mean(scores.map(({ reward }) => reward)),
     ...partsOf(scores),
@@ -247,23 +237,14 @@ async function oneIteration<Data>(
     ...(reference
       ? { kl: shaped.kl, klOfCompletion: shaped.klOfCompletion, klCoefficient: standing.kl.coefficient }
       : {}),
-    // The sampler's own estimate: minus the mean log-probability of what was sampled.
-    entropy: -mean(rollouts.flatMap((rollout) => [...rollout.logprobs])),
     length: tokens / rollouts.length,
     cutOff: mean(rollouts.map(({ finish }) => Number(finish === "length"))),
-    policyLoss: mean(updates.map((one) => one.policyLoss)),
-    valueLoss: mean(updates.map((one) => one.valueLoss)),
-    clipFraction: mean(updates.map((one) => one.clipFraction)),
-    approximateKl: updates.at(-1)!.approximateKl,
-    firstRatioDeviation: updates[0]!.ratioDeviation,
-    ratioDeviation: Math.max(...updates.map((one) => one.ratioDeviation)),
-    gradientNorm: mean(updates.map((one) => one.gradientNorm)),
-    learningRate: updates.at(-1)!.learningRate,
+    ...lossesOf(updates, head !== undefined),
     tokens,
   };
   if (reference) standing.kl.update(shaped.klOfCompletion, rollouts.length);
   return {
-    steps: updates.length,
+    steps: updates.filter(({ ppo }) => ppo!.accepted).length,
     tokens,
     values: result,
     measured: { rolloutSeconds, scoringSeconds, updateSeconds },
@@ -354,6 +335,33 @@ function noConfidence({ name }: BatchTerm, { confidence }: LimitedScore): never 
   );
 }
 
+/** What the iteration's optimiser steps were like; those that were not taken count in the statistics that stopped them. */
+function lossesOf(updates: StepResult[], critic: boolean): Record<string, number> {
+  const told = updates.map(({ ppo }) => ppo!);
+  const taken = updates.filter(({ ppo }) => ppo!.accepted);
+  const over = (of: (one: PpoStatistics) => number) => mean(told.map(of));
+  return {
+    policyLoss: over((one) => one.policyLoss),
+    ...(critic
+      ? { valueLoss: over((one) => one.valueLoss), valueClipFraction: over((one) => one.valueClipFraction) }
+      : {}),
+    entropy: told[0]!.entropy,
+    clipFraction: over((one) => one.clipFraction),
+    approximateKl: told.at(-1)!.approximateKl,
+    firstRatioChange: told[0]!.ratioChange,
+    ratioChange: Math.max(...told.map((one) => one.ratioChange)),
+    gradientNorm: taken.length ? mean(taken.map((one) => one.gradientNorm)) : 0,
+    learningRate: taken.at(-1)?.learningRate ?? 0,
+    steps: taken.length,
+  };
+}
+
+function mean(numbers: ArrayLike<number>): number {
+  let sum = 0;
+  for (let i = 0; i < numbers.length; i++) sum += numbers[i]!;
+  return sum / numbers.length;
+}
+
 /** Means of what rewards are made of, and how often there was nothing to read. */
 function partsOf(scores: LimitedScore[]): Record<string, number> {
   const sums = new Map<string, { sum: number; count: number }>();
@@ -378,17 +386,17 @@ async function learn<Data>(
   targets: Map<Rollout, Target>,
   { iteration }: Standing,
   head: string | undefined,
-): Promise<UpdateResult[]> {
+): Promise<StepResult[]> {
   const { settings } = job;
-  const { epochs, miniBatches, seed, kl } = settings;
-  const updates: UpdateResult[] = [];
+  const { epochs, miniBatches, seed } = settings;
+  const updates: StepResult[] = [];
   const random = new NumpyRandom([seed, iteration, 1]);
   const each = Math.ceil(groups.length / miniBatches);
   for (let epoch = 0; epoch < epochs; epoch++) {
     const order = permutation(groups, random);
     for (let from = 0; from < order.length; from += each) {
       updates.push(await updateOn(trainer, order.slice(from, from + each), targets, settings, head));
-      if (kl.stop !== null && updates.at(-1)!.approximateKl > kl.stop) return updates;
+      if (!updates.at(-1)!.ppo!.accepted) return updates;
     }
   }
   return updates;

@@ -34,8 +34,8 @@ export const ppoSchema = z.strictObject({
     .strictObject({
       /** Of the penalty for leaving the reference, a token. */
       coefficient: z.number().min(0).default(0.05),
-      /** Estimators of Schulman (2020): log-ratio, half its square, the unbiased one that is never negative. */
-      estimator: z.enum(["k1", "k2", "k3"]).default("k1"),
+      /** Of Schulman (2020): 1 the log-ratio, 2 half its square, 3 the unbiased one that is never negative. */
+      estimator: z.union([z.literal(1), z.literal(2), z.literal(3)]).default(1),
       /** A token's estimate below 0 counts as 0. */
       clamp: z.boolean().default(false),
       /** "adaptive": the coefficient follows the target (Ziegler et al. 2019, section 2.2). */
@@ -43,7 +43,10 @@ export const ppoSchema = z.strictObject({
       /** Of the adaptive controller: KL of a whole completion. */
       target: z.number().positive().default(6),
       horizon: positive.default(10_000),
-      /** An iteration's epochs end when the policy has moved so far from the one that sampled (mean k1 a token); null: never. */
+      /**
+       * A step is not taken, and the iteration's epochs end, where the policy has moved so far from the one that sampled (mean
+       * estimate 1 a token); null: never.
+       */
       stop: z.number().positive().nullable().default(null),
     })
     .prefault({}),

@@ -1,86 +1,62 @@
 /** One optimiser step of the clipped losses over some completions. */
-import type { Trainer } from "../../policy/trainer.js";
-import { type Part, passesOf } from "./passes.js";
+import type { StepResult, Trainer } from "../../policy/trainer.js";
+import type { Worth } from "./advantages.js";
+import { type Part, rowsOf } from "./passes.js";
 import type { Rollout } from "./rollouts.js";
 import type { PpoSettings } from "./settings.js";
 
-/** What the losses need of a completion, one number a token. */
-export interface Target {
-  advantages: Float32Array;
-  returns: Float32Array;
+/** What the losses need of a completion beside what it was sampled with, one number a token. */
+export interface Target extends Worth {
+  /** Of the critic, when it was sampled. */
   values?: Float32Array;
   mask?: Uint8Array;
 }
 
-export interface UpdateResult {
-  policyLoss: number;
-  valueLoss: number;
-  /** Share of the trained tokens whose ratio was clipped, mean log-ratio from old to new, and the ratio farthest from 1. */
-  clipFraction: number;
-  approximateKl: number;
-  ratioDeviation: number;
-  gradientNorm: number;
-  learningRate: number;
-}
-
-export async function updateOn(
+/**
+ * Takes the step, unless the policy has moved farther from the one that sampled than `kl.stop` allows.
+ *
+ * @param head the critic's; absent: none
+ */
+export function updateOn(
   trainer: Trainer,
   parts: Part[],
-  targets: Map<Rollout, Target>,
-  settings: PpoSettings,
+  targets: ReadonlyMap<Rollout, Target>,
+  { loss, kl, microBatchTokens }: PpoSettings,
   head: string | undefined,
-): Promise<UpdateResult> {
-  const { clip, valueClip, valueCoefficient, entropyCoefficient } = settings.loss;
-  let [count, policyLoss, valueLoss, clipped, kl, deviation] = [0, 0, 0, 0, 0, 0];
-  for (const { sequences, prefixOf, rollouts, starts, spans, before } of passesOf(parts, settings.microBatchTokens)) {
-    const pass = await trainer.forward(sequences, {
-      readouts: entropyCoefficient > 0 ? ["logprobs", "entropy"] : ["logprobs"],
-      heads: head === undefined ? [] : [{ name: head, spans }],
-      prefixOf,
+): Promise<StepResult> {
+  const { sequences, prefixOf, rollouts } = rowsOf(parts);
+  const perRow = (of: (rollout: Rollout, target: Target) => Float32Array | undefined): Float32Array[] =>
+    sequences.map(({ length }, row) => {
+      const rollout = rollouts[row];
+      return (rollout && of(rollout, targets.get(rollout)!)) ?? new Float32Array(length);
     });
-    const logprobs = new Float32Array(pass.logprobs!.length);
-    const entropy = new Float32Array(pass.logprobs!.length);
-    const values = new Float32Array(spans.length);
-    let at = 0;
-    for (const [i, rollout] of rollouts.entries()) {
-      const { advantages, returns, values: old, mask } = targets.get(rollout)!;
-      for (let t = 0; t < rollout.tokens.length; t++, at++) {
-        if (mask && !mask[t]) continue;
-        count += 1;
-        entropy[before[at]!]! -= entropyCoefficient;
-        const row = starts[i]! + t;
-        const change = pass.logprobs![row]! - rollout.logprobs[t]!;
-        const ratio = Math.exp(change);
-        const plain = -advantages[t]! * ratio;
-        const cut = -advantages[t]! * Math.min(1 + clip, Math.max(1 - clip, ratio));
-        policyLoss += Math.max(plain, cut);
-        if (plain >= cut) logprobs[row] = plain;
-        if (Math.abs(ratio - 1) > clip) clipped += 1;
-        kl -= change;
-        deviation = Math.max(deviation, Math.abs(ratio - 1));
-        if (head === undefined) continue;
-        const value = pass.heads![head]![at]!;
-        const free = (value - returns[t]!) ** 2;
-        const near =
-          valueClip === null ? value : old![t]! + Math.min(valueClip, Math.max(-valueClip, value - old![t]!));
-        const bound = (near - returns[t]!) ** 2;
-        valueLoss += 0.5 * Math.max(free, bound);
-        if (free >= bound) values[at] = valueCoefficient * (value - returns[t]!);
-      }
-    }
-    await pass.backward({
-      logprobs,
-      ...(entropyCoefficient > 0 ? { entropy } : {}),
-      ...(head === undefined ? {} : { heads: { [head]: values } }),
-    });
-  }
-  const taken = await trainer.update({ count });
-  return {
-    policyLoss: policyLoss / count,
-    valueLoss: valueLoss / count,
-    clipFraction: clipped / count,
-    approximateKl: kl / count,
-    ratioDeviation: deviation,
-    ...taken,
-  };
+  const weights = perRow(({ tokens }, { mask }) =>
+    mask ? Float32Array.from(mask, (one) => (one ? 1 : 0)) : new Float32Array(tokens.length).fill(1),
+  );
+  const { stop } = kl;
+  return trainer.step({
+    sequences,
+    prefixOf,
+    microBatchTokens,
+    loss: {
+      kind: "ppo",
+      weights,
+      oldLogprobs: perRow((rollout) => rollout.logprobs),
+      advantages: perRow((_, { advantages }) => advantages),
+      clip: loss.clip,
+      entropy: loss.entropyCoefficient,
+      value:
+        head === undefined
+          ? undefined
+          : {
+              head,
+              weights,
+              oldValues: perRow((_, { values }) => values),
+              returns: perRow((_, { returns }) => returns),
+              clip: loss.valueClip ?? 0,
+              coefficient: loss.valueCoefficient,
+            },
+      accept: stop === null ? undefined : ({ approximateKl }) => approximateKl <= stop,
+    },
+  });
 }
