@@ -56,5 +56,5 @@ t.test("the fixtures: nothing is skipped", { skip: !existsSync(fixtures) && "no 
   const { models, skipped } = golden(fixtures);
   t.same(exceeded(models), []);
   t.same(skipped, []);
-  t.ok(models.ppo!["gamma_0.95.unbiased.grad.new_logprob"] && models.llama3!["ppo.grad"]);
+  t.ok(models.ppo!["ppo.gamma_0.95.unbiased.grad.new_logprob"] && models.llama3!["ppo.grad"]);
 });

@@ -2,6 +2,7 @@
 import { cpSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
+import { native } from "../src/native.js";
 import { Model } from "../src/policy/model.js";
 import type { Policy } from "../src/policy/policy.js";
 import { conqordTerm } from "../src/rewards/batch-terms.js";
@@ -15,7 +16,10 @@ import { runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
-const model = await Model.load(writeTinyModel(join(folder, "model"), { words: plantedWords, sharpness: 4 }));
+// Of one instruction set wherever it can be: what a seed's noise comes to is then the same everywhere.
+const isa = native().machine().isas.includes("avx2") ? "avx2" : "auto";
+const modelPath = writeTinyModel(join(folder, "model"), { words: plantedWords, sharpness: 4 });
+const model = await Model.load(modelPath, { isa, dtype: "f32" });
 t.teardown(() => model.dispose());
 
 const metrics = (directory: string): Record<string, number>[] =>
@@ -33,13 +37,13 @@ t.test("what a proper reward teaches is the planted probability", { timeout: 30 
     checkpointEvery: 1000,
     seed,
   });
-  const teach = async (rule: ScoringRule | "brier" | "log" | "rlcr", seed: number) => {
+  const teach = async (rule: ScoringRule | "brier" | "log", seed: number) => {
     const directory = join(folder, `${typeof rule === "string" ? rule : rule.name}-${seed}`);
     const { policy, ...result } = await teachPlanted(model, directory, rule, settings(seed));
     await policy.dispose();
     return { ...result, metrics: metrics(directory) };
   };
-  for (const rule of ["brier", "log", "rlcr"] as const) {
+  for (const rule of ["brier", "log"] as const) {
     t.test(rule, async (t) => {
       for (let seed = 0; seed < 5; seed++) {
         const { stated, error, metrics } = await teach(rule, seed);

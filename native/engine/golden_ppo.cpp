@@ -94,13 +94,13 @@ class PpoCheck {
     const NamedTensor& right = file_.at("out." + name);
     Comparison c;
     c.add(got, right.data);
-    subject_.judge_files(name, c, kArrayBound);
+    subject_.judge_files("ppo." + name, c, kArrayBound);
     wrote_.push_back({right.name, right.shape, std::move(got)});
   }
   void number(const std::string& name, double got) {
     Comparison c;
     c.add(got, json_.at("expected").at(name).as_number());
-    subject_.judge_files(name, c, kArrayBound);
+    subject_.judge_files("ppo." + name, c, kArrayBound);
     numbers_.set(name, got);
   }
 
