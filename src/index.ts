@@ -186,6 +186,9 @@ export {
   type Validation,
 } from "./training/confidence-head.js";
 export { type DpoResult, type DpoTraining, trainDpo } from "./training/dpo.js";
+export { type PpoPrompt, type PpoTraining, trainPpo } from "./training/ppo/ppo.js";
+export type { Rollout } from "./training/ppo/rollouts.js";
+export { type PpoOptions, type PpoSettings, ppoSchema } from "./training/ppo/settings.js";
 export {
   type RewardFiles,
   type RewardLayout,

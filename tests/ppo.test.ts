@@ -153,6 +153,31 @@ t.test("a run that stopped goes on to the same bytes, though rewards come late a
   t.same(runBytes(killed), expected);
 });
 
+t.test("where a token scores other bits than when it was sampled, it is scored again", async (t) => {
+  const told = join(folder, "told");
+  const info = model.info as { rowsDiffer?: string };
+  info.rowsDiffer = "for this test";
+  t.teardown(() => {
+    info.rowsDiffer = undefined;
+  });
+  const read: unknown[] = [];
+  const training = await job(told);
+  await run({
+    ...training,
+    policy: async (checkpoint) => {
+      const policy = await training.policy(checkpoint);
+      const { forward } = policy;
+      policy.forward = (sequences, readouts, signal) => {
+        read.push(readouts.logprobs && readouts.adapter === undefined);
+        return forward.call(policy, sequences, readouts, signal);
+      };
+      return policy;
+    },
+  });
+  t.ok(read.includes(true), "log-probabilities of the policy itself were read");
+  t.same(runBytes(told), runBytes(join(folder, "whole")), "which are the sampler's, here");
+});
+
 t.test("completions are held against each other where there is no value", async (t) => {
   for (const estimator of ["rloo", "grpo"] as const) {
     const directory = join(folder, estimator);

@@ -203,6 +203,7 @@ async function oneIteration<Data>(
   const rollouts = groups.flatMap((group) => group.rollouts);
   const masks = rollouts.map((rollout) => maskOf(job, rollout, groups[rollout.group]!.data));
   const rolloutSeconds = watch();
+  if (policy.model.info.rowsDiffer !== undefined) await scoreAgain(job, policy, groups);
 
   const budget = settings.microBatchTokens;
   const head = settings.advantage.estimator === "gae" ? job.valueHead : undefined;
@@ -249,6 +250,16 @@ async function oneIteration<Data>(
     values: result,
     measured: { rolloutSeconds, scoringSeconds, updateSeconds },
   };
+}
+
+/** Where a later pass has other bits than the sampler, its log-probabilities are the old ones: ratios begin at 1 all the same. */
+async function scoreAgain<Data>(
+  { settings: { microBatchTokens: budget }, signal }: PpoTraining<Data>,
+  policy: Policy,
+  groups: Group<Data>[],
+): Promise<void> {
+  for (const [rollout, { logprobs }] of await scoreRollouts(policy, groups, { logprobs: true, budget, signal }))
+    rollout.logprobs = logprobs!;
 }
 
 async function referenceOf<Data>(

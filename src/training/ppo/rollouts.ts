@@ -10,7 +10,7 @@ export interface Rollout {
   sample: number;
   /** With the stop token that ended it; at least one token. */
   tokens: Int32Array;
-  /** Natural log-probability of each token as the sampler scored it, at temperature 1 with nothing cut. */
+  /** Natural log-probability of each token as it was scored while sampling, at temperature 1 with nothing cut. */
   logprobs: Float32Array;
   /** Without the stop token. */
   text: string;
