@@ -2,6 +2,7 @@
 // its batch is what a training pass gives, in whatever micro-batch. (docs/derivations/ppo.md.)
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "engine/generation.h"
 #include "engine/trainer.h"
@@ -11,6 +12,9 @@ using namespace credence;
 using namespace credence::testing;
 
 namespace {
+
+/// Under a sanitizer answers are short: what is looked for there is not in their number.
+const bool kSanitized = std::getenv("CREDENCE_SANITIZED") != nullptr;
 
 struct Rollout {
   std::vector<int32_t> prompt, answer;
@@ -25,7 +29,7 @@ std::vector<Rollout> roll_out(const std::shared_ptr<Policy>& policy, uint64_t se
   for (const int length : {1, 63, 64, 65, 7, 130}) options.prompts.push_back(random_tokens(random, length));
   options.samples = 4;
   options.temperature = 1;
-  options.max_new_tokens = 140;
+  options.max_new_tokens = kSanitized ? 12 : 140;
   options.stop_tokens = {kStop};
   options.seed = seed;
   options.max_batch = seed % 2 ? 16 : 5;
@@ -132,7 +136,7 @@ void expect_ratio_1(const DeviceOptions& options) {
       EXPECT(sums_of(trainer, batches, reference).policy.reference_kl > 1e-3);  // it did learn
       break;
     }
-    for (int step = 0; step < 20; ++step) {
+    for (int step = 0; step < (kSanitized ? 4 : 20); ++step) {
       const MicroBatch& some = batches[step % batches.size()];
       const double count = trainer.accumulate(some.batch, some.loss).policy.weight;
       trainer.update(0.01, count);
@@ -140,7 +144,7 @@ void expect_ratio_1(const DeviceOptions& options) {
     EXPECT(sums_of(trainer, batches, reference).policy.ratio_change > 1e-3);
     trainer.clear_gradients();
   }
-  EXPECT(tokens >= 2000);
+  EXPECT(kSanitized || tokens >= 2000);
 }
 
 }  // namespace
