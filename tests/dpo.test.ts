@@ -7,7 +7,7 @@ import { type DpoTraining, dpoUnits, trainDpo } from "../src/training/dpo.js";
 import { pairRows } from "../src/training/reward-model/pairs.js";
 import { meanOfUnits, unitStep } from "../src/training/units.js";
 import { redPairs } from "./fixtures/preferences.js";
-import { runBytes } from "./fixtures/runs.js";
+import { metricsOf, runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
@@ -29,11 +29,7 @@ const job = (directory: string, more: Partial<DpoTraining> = {}): DpoTraining =>
   microBatchTokens: 256,
   ...more,
 });
-const metrics = (directory: string): Record<string, number>[] =>
-  readFileSync(join(folder, directory, "metrics.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
+const metrics = (directory: string) => metricsOf(join(folder, directory));
 
 t.test("the preferred answer becomes the likelier one; a policy equal to its reference has no margin", async (t) => {
   for (const kind of ["sigmoid", "ipo"] as const) {

@@ -1,5 +1,5 @@
 /** Reinforcement: a planted problem comes out, old probabilities are the sampler's, runs resume to the same bytes. */
-import { appendFileSync, readFileSync } from "node:fs";
+import { appendFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { native } from "../src/native.js";
@@ -12,7 +12,7 @@ import { type PpoTraining, trainPpo } from "../src/training/ppo/ppo.js";
 import { promptsOf } from "../src/training/ppo/rollouts.js";
 import { type PpoOptions, ppoSchema } from "../src/training/ppo/settings.js";
 import { plantedWords, teachPlanted } from "./fixtures/planted.js";
-import { runBytes } from "./fixtures/runs.js";
+import { metricsOf, runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
@@ -21,12 +21,6 @@ const isa = native().machine().isas.includes("avx2") ? "avx2" : "auto";
 const modelPath = writeTinyModel(join(folder, "model"), { words: plantedWords, sharpness: 4 });
 const model = await Model.load(modelPath, { isa, dtype: "f32", threads: 1 });
 t.teardown(() => model.dispose());
-
-const metrics = (directory: string): Record<string, number>[] =>
-  readFileSync(join(directory, "metrics.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
 
 t.test("what a proper reward teaches is the planted probability", { timeout: 30 * 60_000 }, async (t) => {
   const settings = (seed: number): PpoOptions => ({
@@ -41,7 +35,7 @@ t.test("what a proper reward teaches is the planted probability", { timeout: 30 
     const directory = join(folder, `${typeof rule === "string" ? rule : rule.name}-${seed}`);
     const { policy, ...result } = await teachPlanted(model, directory, rule, settings(seed));
     await policy.dispose();
-    return { ...result, metrics: metrics(directory) };
+    return { ...result, metrics: metricsOf(directory) };
   };
   for (const rule of ["brier", "log"] as const) {
     t.test(rule, async (t) => {
@@ -112,7 +106,7 @@ const run = async (training: PpoTraining<Data>) => (await trainPpo(training)).di
 t.test("ratios begin at 1 in every iteration, and the reward rises", async (t) => {
   const directory = join(folder, "rises");
   await run(await job(directory, { iterations: 30 }));
-  const lines = metrics(directory);
+  const lines = metricsOf(directory);
   t.equal(lines.length, 30);
   t.ok(lines.every(({ firstRatioChange }) => firstRatioChange === 0));
   t.ok(
@@ -151,7 +145,7 @@ t.test("a run that stopped goes on to the same bytes, though rewards come late a
   const controller = new AbortController();
   const dying = await job(killed, {}, { signal: controller.signal, told: (i) => i === 4 && controller.abort() });
   await t.rejects(trainPpo(dying), { code: "ABORTED" });
-  appendFileSync(join(killed, "metrics.jsonl"), `${JSON.stringify(metrics(whole).at(-1))}\n`);
+  appendFileSync(join(killed, "metrics.jsonl"), `${JSON.stringify(metricsOf(whole).at(-1))}\n`);
   await run(await job(killed));
   t.same(runBytes(killed), expected);
 });
@@ -185,7 +179,7 @@ t.test("completions are held against each other where there is no value", async 
   for (const estimator of ["rloo", "grpo"] as const) {
     const directory = join(folder, estimator);
     await run(await job(directory, { advantage: { estimator }, iterations: 15 }, { valueHead: undefined }));
-    const lines = metrics(directory);
+    const lines = metricsOf(directory);
     t.ok(lines.every(({ firstRatioChange, valueLoss }) => firstRatioChange === 0 && valueLoss === undefined));
     t.ok(lines.at(-1)!.reward! > lines[0]!.reward!);
   }

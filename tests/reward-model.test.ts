@@ -1,5 +1,5 @@
 /** Reward models: gradients, planted preferences, what is wrong with pairs, exact resume. */
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { Model, type Policy } from "../src/index.js";
@@ -9,7 +9,7 @@ import { type RewardModelTraining, trainRewardModel } from "../src/training/rewa
 import { pairUnit, ratingUnit } from "../src/training/reward-model/units.js";
 import { meanOfUnits, type Unit, unitStep } from "../src/training/units.js";
 import { redPairs } from "./fixtures/preferences.js";
-import { runBytes } from "./fixtures/runs.js";
+import { metricsOf, runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
@@ -42,11 +42,7 @@ const job = (
   microBatchTokens: 256,
   ...more,
 });
-const metrics = (directory: string): Record<string, number>[] =>
-  readFileSync(join(folder, directory, "metrics.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
+const metrics = (directory: string) => metricsOf(join(folder, directory));
 
 /** An adapter that does something: a new one's B is zero. */
 function awaken(policy: Policy): void {

@@ -13,7 +13,7 @@ import type { Message } from "../src/text/chat.js";
 import { silent } from "../src/tracking/progress.js";
 import { type SftTraining, trainSft } from "../src/training/sft.js";
 import { type Pack, type Position, packs, type SftData } from "../src/training/sft-data.js";
-import { runBytes } from "./fixtures/runs.js";
+import { metricsOf, runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
@@ -50,11 +50,6 @@ const job = (directory: string, more: Partial<SftTraining> = {}): SftTraining =>
   progress: silent,
   ...more,
 });
-const metrics = (directory: string): Record<string, number>[] =>
-  readFileSync(join(directory, "metrics.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
 
 t.test("the loss is divided once, by the sum of weights", async (t) => {
   const rows = await Promise.all(chats.slice(0, 4).map(({ messages }) => model.supervise(messages)));
@@ -151,7 +146,7 @@ t.test("a training that is stopped anywhere ends with the same bytes", async (t)
   const whole = join(folder, "whole");
   const { policy, steps, utilisation, data } = await trainSft(job(whole, { records }));
   await policy.dispose();
-  const told = metrics(whole);
+  const told = metricsOf(whole);
   t.equal(told.length, steps);
   t.same([data.records, data.rows, data.dropped], [60, 60, 0]);
   t.equal(
@@ -179,7 +174,7 @@ t.test("a training that is stopped anywhere ends with the same bytes", async (t)
         task: (label: string) => ({
           advance() {
             const taken =
-              label === "training" && existsSync(join(directory, "metrics.jsonl")) ? metrics(directory).length : 0;
+              label === "training" && existsSync(join(directory, "metrics.jsonl")) ? metricsOf(directory).length : 0;
             if (taken >= stop) controller.abort();
           },
           end() {},
