@@ -324,6 +324,8 @@ export interface AdvantageInput {
   mask?: Uint8Array;
   /** [T]; default 0. */
   values?: Float32Array;
+  /** [T] what a token earns beside the score; default 0. */
+  tokenRewards?: Float32Array;
   /** [B] */
   scores: Float32Array;
   /** [B] index in the sequence, -1: nowhere; default the last token that counts. */

@@ -73,6 +73,7 @@ AdvantageInput advantage_input(const Napi::Value& value) {
   in.scores = floats(options.Get("scores"), "scores");
   if (given("mask")) in.mask = bytes(options.Get("mask"), "mask");
   if (given("values")) in.values = floats(options.Get("values"), "values");
+  if (given("tokenRewards")) in.token_rewards = floats(options.Get("tokenRewards"), "tokenRewards");
   if (given("bootstrap")) in.bootstrap = floats(options.Get("bootstrap"), "bootstrap");
   if (given("scoreAt")) in.score_at = int32s(options.Get("scoreAt"), "scoreAt");
   if (given("kl")) {

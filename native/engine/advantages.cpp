@@ -20,6 +20,7 @@ void check(const AdvantageInput& in) {
   if (!in.score_at.empty()) expect(in.score_at.size(), segments, "scoreAt", "sequence");
   if (!in.mask.empty()) expect(in.mask.size(), tokens, "mask", "token");
   if (!in.values.empty()) expect(in.values.size(), tokens, "values", "token");
+  if (!in.token_rewards.empty()) expect(in.token_rewards.size(), tokens, "tokenRewards", "token");
   if (!in.reference.empty()) {
     expect(in.reference.size(), tokens, "reference", "token");
     expect(in.logprobs.size(), tokens, "logprobs", "token");
@@ -50,6 +51,7 @@ AdvantageInput padded(const AdvantageInput& in) {
   spread(out.logprobs, in.logprobs, 0.0f);
   spread(out.reference, in.reference, 0.0f);
   spread(out.values, in.values, 0.0f);
+  spread(out.token_rewards, in.token_rewards, 0.0f);
   out.score_at.clear();
   for (size_t b = 0; b < segments; ++b) {
     const int first = in.offsets[b] + in.completion_start[b];
@@ -91,7 +93,7 @@ AdvantageOutput advantages(const std::shared_ptr<Device>& device, const Advantag
   const Buffer counts = on_device(std::vector<int32_t>{static_cast<int32_t>(tokens), static_cast<int32_t>(segments)});
   const Buffer offsets = on_device(in.offsets), start = on_device(in.completion_start), mask = on_device(in.mask),
                logprobs = on_device(in.logprobs), reference = on_device(in.reference), values = on_device(in.values),
-               scores = on_device(in.scores), score_at = on_device(in.score_at), bootstrap = on_device(in.bootstrap);
+               token_rewards = on_device(in.token_rewards), scores = on_device(in.scores), score_at = on_device(in.score_at), bootstrap = on_device(in.bootstrap);
   const size_t bytes = std::max<size_t>(tokens, 1) * sizeof(float);
   const Buffer reward(device, bytes), advantage(device, bytes), returns(device, bytes), whitened(device, bytes),
       moments(device, 6 * sizeof(double));
@@ -105,6 +107,7 @@ AdvantageOutput advantages(const std::shared_ptr<Device>& device, const Advantag
   op.logprob = logprobs.f32();
   op.ref_logprob = reference.f32();
   op.value = values.f32();
+  op.token_reward = token_rewards.f32();
   op.score = scores.f32();
   op.score_at = score_at.i32();
   op.bootstrap = bootstrap.f32();

@@ -14,6 +14,7 @@ struct AdvantageInput {
   std::vector<int32_t> offsets, completion_start;  // [B + 1], [B]
   std::vector<uint8_t> mask;                       // [T]
   std::vector<float> logprobs, reference, values;  // [T]
+  std::vector<float> token_rewards;                // [T]
   std::vector<float> scores, bootstrap;            // [B]
   std::vector<int32_t> score_at;                   // [B]
   double kl_coefficient = 0;

@@ -485,7 +485,8 @@ typedef struct {
 
 // The advantage step of proximal policy optimisation. Of segment b's completion, tokens f .. l, those whose mask is not 0 count:
 //   k      = estimate of the divergence from r = logprob - ref_logprob (Schulman 2020): r, r^2 / 2, e^-r - 1 + r; at least 0 if kl_clamp
-//   reward = -kl_coefficient k, and at score_at[b] (the last token that counts) + clamp((score - score_shift) score_scale, +-score_clamp);
+//   reward = -kl_coefficient k + token_reward, and at score_at[b] (the last token that counts)
+//            + clamp((score - score_shift) score_scale, +-score_clamp);
 //            0 where a token does not count; whitened with the mean kept if whiten_rewards
 //   A_t    = reward_t + gamma V_{t+1} - V_t + gamma lambda A_{t+1}     (Schulman et al. 2016, eq. 16), V 0 where a token does not
 //            count, V_{l+1} = bootstrap[b] or 0;   returns = A + V
@@ -506,6 +507,7 @@ typedef struct {
   const uint8_t* mask;                 // [T], or null: all of a completion counts
   const float *logprob, *ref_logprob;  // [T]; ref_logprob null: no divergence, and logprob is not read
   const float* value;                  // [T], or null: 0
+  const float* token_reward;           // [T] what a token earns beside the score, or null: 0
   const float* score;                  // [B]
   const int32_t* score_at;             // [B] index in the segment, -1: nowhere; or null
   const float* bootstrap;  // [B] value after the last token of a truncated segment, 0 of one that ended; or null

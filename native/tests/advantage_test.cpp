@@ -24,6 +24,7 @@ class OnDevice {
         logprob_(p.ref_logprob.empty() ? nullptr : floats_on_device(backend, inside(p, p.logprob))),
         reference_(p.ref_logprob.empty() ? nullptr : floats_on_device(backend, inside(p, p.ref_logprob))),
         value_(floats_on_device(backend, inside(p, p.value))),
+        token_reward_(p.token_reward.empty() ? nullptr : floats_on_device(backend, inside(p, p.token_reward))),
         score_(floats_on_device(backend, p.score)),
         score_at_(p.score_at.empty() ? nullptr : on_device(backend, p.score_at)),
         bootstrap_(p.bootstrap.empty() ? nullptr : floats_on_device(backend, p.bootstrap)),
@@ -38,6 +39,7 @@ class OnDevice {
     parameters.cu_seqlens = *offsets_, parameters.completion_start = *start_;
     parameters.mask = mask_ ? mask_->as<uint8_t>() : nullptr;
     parameters.logprob = floats(logprob_), parameters.ref_logprob = floats(reference_);
+    parameters.token_reward = floats(token_reward_);
     parameters.value = *value_, parameters.score = *score_, parameters.bootstrap = floats(bootstrap_);
     parameters.score_at = score_at_ ? score_at_->as<int32_t>() : nullptr;
     parameters.kl_coefficient = static_cast<float>(p.kl_coefficient);
@@ -75,7 +77,7 @@ class OnDevice {
   }
 
   size_t tokens_, segments_;
-  MemoryPointer counts_, offsets_, start_, mask_, logprob_, reference_, value_, score_, score_at_, bootstrap_;
+  MemoryPointer counts_, offsets_, start_, mask_, logprob_, reference_, value_, token_reward_, score_, score_at_, bootstrap_;
 
  public:
   credence_advantage parameters;
@@ -107,6 +109,7 @@ reference::Advantage any_example(uint64_t seed, int longest) {
     const uint64_t rare = 1 + random() % 4;
     for (size_t t = 0; t < tokens; ++t) p.mask.push_back(random() % rare == 0);
   }
+  if (random() % 3 == 0) p.token_reward = normal(seed + 6, tokens);
   if (random() % 2) p.bootstrap = normal(seed + 5, segments);
   if (random() % 3 == 0)
     for (int b = 0; b < segments; ++b) {

@@ -135,6 +135,7 @@ struct AdvantageSegment {
       if (p->kl_clamp) kl = Isa::select(Isa::less(kl, Isa::zero()), Isa::zero(), kl);
       out = only<Whole>(in, Isa::mul(kl, Isa::set(-p->kl_coefficient)));
     }
+    if (p->token_reward) out = Isa::add(out, only<Whole>(in, load<Whole>(p->token_reward + t, lanes)));
     if (score_at < t || score_at >= t + W) return out;
     const M there = Isa::both(in, Isa::without(Isa::first(score_at - t + 1), Isa::first(score_at - t)));
     return Isa::add(out, Isa::select(there, Isa::set(score), Isa::zero()));

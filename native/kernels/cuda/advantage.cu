@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(kWarp) reward_segments(credence_advantage p) {
   if (limit > 0) score = fmin(fmax(score, -limit), limit);
   for (int32_t t = begin + lane; t < end; t += kWarp) {
     double reward = t == at && counts(p, t) ? score : 0;
+    if (t >= first && counts(p, t) && p.token_reward) reward += static_cast<double>(p.token_reward[t]);
     if (t >= first && counts(p, t) && p.ref_logprob) {
       const double kl =
           kl_estimate(p.kl_estimator, static_cast<double>(p.logprob[t]) - static_cast<double>(p.ref_logprob[t]));

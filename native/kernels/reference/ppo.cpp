@@ -37,11 +37,12 @@ AdvantageResult advantage(const Advantage& p) {
       if (!counts(t)) continue;
       counted.push_back(t);
       score_at = t;
+      if (!p.token_reward.empty()) out.reward[t] = p.token_reward[t];
       if (p.ref_logprob.empty()) continue;
       const double r = p.logprob[t] - p.ref_logprob[t];
       double kl = p.kl_estimator == 1 ? r : p.kl_estimator == 2 ? r * r / 2 : std::exp(-r) - 1 + r;
       if (p.kl_clamp) kl = std::max(kl, 0.0);
-      out.reward[t] = -p.kl_coefficient * kl;
+      out.reward[t] -= p.kl_coefficient * kl;
     }
     if (!p.score_at.empty()) score_at = p.score_at[b] < 0 ? -1 : p.cu_seqlens[b] + p.score_at[b];
     double score = (p.score[b] - p.score_shift) * p.score_scale;

@@ -19,6 +19,7 @@ struct Advantage {
   std::vector<int32_t> cu_seqlens, completion_start;
   std::vector<uint8_t> mask;                        // [T], empty: every token of a completion counts
   std::vector<double> logprob, ref_logprob, value;  // [T]; ref_logprob may be empty: no divergence
+  std::vector<double> token_reward;                 // [T]; empty: 0
   std::vector<double> score, bootstrap;             // [B]; bootstrap may be empty
   std::vector<int32_t> score_at;                    // [B]; empty: the last token that counts
   double kl_coefficient = 0;
