@@ -189,6 +189,7 @@ export { type DpoResult, type DpoTraining, trainDpo } from "./training/dpo.js";
 export { type PpoPrompt, type PpoTraining, trainPpo } from "./training/ppo/ppo.js";
 export type { Rollout } from "./training/ppo/rollouts.js";
 export { type PpoOptions, type PpoSettings, ppoSchema } from "./training/ppo/settings.js";
+export { ppoAlarms } from "./training/ppo/watch.js";
 export {
   type RewardFiles,
   type RewardLayout,

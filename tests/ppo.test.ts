@@ -1,17 +1,22 @@
 /** Reinforcement: a planted problem comes out, old probabilities are the sampler's, runs resume to the same bytes. */
 import { appendFileSync } from "node:fs";
 import { join } from "node:path";
+import { Worker } from "node:worker_threads";
 import t from "tap";
 import { native } from "../src/native.js";
 import { Model } from "../src/policy/model.js";
 import type { Policy } from "../src/policy/policy.js";
 import { conqordTerm } from "../src/rewards/batch-terms.js";
 import type { RewardFunction } from "../src/rewards/reward.js";
-import { brierRule, type ScoringRule } from "../src/rewards/scoring-rules.js";
+import { silent } from "../src/tracking/progress.js";
+import { advantagesOf } from "../src/training/ppo/advantages.js";
 import { type PpoTraining, trainPpo } from "../src/training/ppo/ppo.js";
 import { promptsOf } from "../src/training/ppo/rollouts.js";
 import { type PpoOptions, ppoSchema } from "../src/training/ppo/settings.js";
-import { plantedWords, teachPlanted } from "./fixtures/planted.js";
+import { placeSettled } from "../src/training/ppo/settled.js";
+import { ppoAlarms } from "../src/training/ppo/watch.js";
+import { plantedWords } from "./fixtures/planted.js";
+import type { PlantedJob, PlantedOutcome } from "./fixtures/planted-worker.js";
 import { metricsOf, runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
@@ -23,38 +28,36 @@ const model = await Model.load(modelPath, { isa, dtype: "f32", threads: 1 });
 t.teardown(() => model.dispose());
 
 t.test("what a proper reward teaches is the planted probability", { timeout: 30 * 60_000 }, async (t) => {
-  const settings = (seed: number): PpoOptions => ({
+  const options: PpoOptions = {
     iterations: 200,
     rollout: { prompts: 4, samples: 128, newTokens: 1 },
     loss: { entropyCoefficient: 0.3, valueCoefficient: 1 },
     optimizer: { learningRate: 2e-2, schedule: "linear", warmup: 0.05 },
     checkpointEvery: 1000,
-    seed,
-  });
-  const teach = async (rule: ScoringRule | "brier" | "log", seed: number) => {
-    const directory = join(folder, `${typeof rule === "string" ? rule : rule.name}-${seed}`);
-    const { policy, ...result } = await teachPlanted(model, directory, rule, settings(seed));
-    await policy.dispose();
-    return { ...result, metrics: metricsOf(directory) };
   };
-  for (const rule of ["brier", "log"] as const) {
-    t.test(rule, async (t) => {
-      for (let seed = 0; seed < 5; seed++) {
-        const { stated, error, metrics } = await teach(rule, seed);
+  const teach = (rule: PlantedJob["rule"], seeds: number[]) =>
+    new Promise<PlantedOutcome[]>((resolve, reject) => {
+      const outcomes: PlantedOutcome[] = [];
+      const workerData: PlantedJob = { modelPath, isa, folder, rule, seeds, options };
+      new Worker(new URL("./fixtures/planted-worker.ts", import.meta.url), { workerData })
+        .on("message", (outcome: PlantedOutcome) => outcomes.push(outcome))
+        .on("error", reject)
+        .on("exit", () => resolve(outcomes));
+    });
+  const proper = (["brier", "log", "rlcr"] as const).map((rule) => {
+    const learning = teach(rule, [0, 1, 2, 3, 4]);
+    return t.test(rule, async (t) => {
+      const outcomes = await learning;
+      t.equal(outcomes.length, 5);
+      for (const { seed, stated, error, ratiosBeginAtOne } of outcomes) {
         t.ok(error <= 0.05, `seed ${seed}: states ${stated.join(", ")}, off by ${error.toFixed(4)}`);
-        t.ok(
-          metrics.every(({ firstRatioChange }) => firstRatioChange === 0),
-          "the first ratios are exactly 1",
-        );
+        t.ok(ratiosBeginAtOne, "the first ratios are exactly 1");
       }
     });
-  }
-  t.test("with the sign flipped it does not come out", async (t) => {
-    const proper = brierRule();
-    const flipped = { ...proper, name: "flipped", score: (c: number, y: number) => -proper.score(c, y) };
-    const { stated, error } = await teach(flipped, 0);
-    t.ok(error > 0.2, `states ${stated.join(", ")}, off by ${error.toFixed(4)}`);
   });
+  await Promise.all(proper);
+  const [flipped] = await teach("flipped", [0]);
+  t.ok(flipped!.error > 0.2, `with the sign flipped: states ${flipped!.stated.join(", ")}`);
 });
 
 type Data = { id: number };
@@ -207,6 +210,59 @@ t.test("a mask says what is learnt from; a term compares completions", async (t)
   await t.rejects(trainPpo(none), { code: "BAD_INPUT", message: /mask of sample 0 of prompt 0/ });
   const blind = { ...training, directory: join(folder, "blind"), reward: red };
   await t.rejects(trainPpo(blind), { code: "BAD_REWARD", message: /the reward tells none/ });
+});
+
+t.test("what is settled before the end is earned by the tokens up to there", async (t) => {
+  const tokens = await model.tokenizer.encode("hat of ada loudly");
+  const rollout = { group: 0, sample: 0, tokens, logprobs: new Float32Array(4), finish: "stop" as const };
+  const text = model.tokenizer.decode(tokens);
+  const at = (end: number, mask?: Uint8Array, unit = 1, own = text) =>
+    placeSettled(model.tokenizer, { ...rollout, text: own }, [{ reward: 3, end }], mask, unit);
+  t.same(at(text.indexOf(" ada")), [{ at: 1, reward: 3 }]);
+  t.same(at(text.indexOf("da"), undefined, 2), [{ at: 2, reward: 1.5 }], "a word that is begun, in another unit");
+  t.same(
+    at(text.indexOf("ada"), Uint8Array.of(1, 0, 0, 1)),
+    [{ at: 0, reward: 3 }],
+    "the one before it that is learnt",
+  );
+  t.same(at(0), [{ at: -1, reward: 3 }], "nothing of the completion has earned it");
+  t.equal(at(3, undefined, 1, "another text"), null);
+
+  const settings = ppoSchema.parse({ advantage: { whiten: false, lambda: 1 } });
+  const episode = { logprobs: new Float32Array(4), values: new Float32Array(4), reward: 5, group: 0 };
+  const worth = async (settled: { at: number; reward: number }[]) => {
+    const { worth } = await advantagesOf(model, [{ ...episode, settled }], settings, 0);
+    return Array.from(worth[0]!.advantages);
+  };
+  t.same(await worth([]), [5, 5, 5, 5]);
+  t.same(await worth([{ at: 1, reward: 3 }]), [5, 5, 2, 2]);
+  t.same(await worth([{ at: -1, reward: 3 }]), [2, 2, 2, 2]);
+});
+
+t.test("what goes wrong is said as it goes, the same after a resumption, and can be read afterwards", async (t) => {
+  const said = (notes: string[]) => ({ task: silent.task, note: (line: string) => notes.push(line) });
+  const falling = () => {
+    let asked = 0;
+    return () => (asked++ < 150 ? 1 + (asked % 3) / 10 : -5);
+  };
+  const options: PpoOptions = { iterations: 30, checkpointEvery: 4 };
+  const [whole, stopped] = [join(folder, "alarmed"), join(folder, "alarmed-stopped")];
+  const notes: string[] = [];
+  await run(await job(whole, options, { reward: falling(), progress: said(notes) }));
+  t.match(notes, [/^step \d+: over 10 steps the reward is/]);
+  t.same(
+    ppoAlarms(whole).map(({ message }) => message),
+    notes,
+  );
+  const controller = new AbortController();
+  const told = (iteration: number) => iteration === 12 && controller.abort();
+  const reward = falling();
+  const before: string[] = [];
+  const first = await job(stopped, options, { reward, progress: said(before), told, signal: controller.signal });
+  await t.rejects(trainPpo(first), { code: "ABORTED" });
+  const after: string[] = [];
+  await run(await job(stopped, options, { reward, progress: said(after) }));
+  t.same([...before, ...after], notes);
 });
 
 t.test("what cannot work is said before anything is sampled", async (t) => {

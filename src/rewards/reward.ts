@@ -23,6 +23,16 @@ export interface Scored {
   parts?: Record<string, number>;
   /** The confidence the completion states, from 0 to 1; null where none could be read. Rewards over a batch need it. */
   confidence?: number | null;
+  /**
+   * Parts of `reward` that the completion's first `end` characters settle: right or wrong is settled by the answer, before a
+   * confidence is stated. A trainer with a critic places them there, where they are no noise in what comes after.
+   */
+  settled?: readonly Settled[];
+}
+
+export interface Settled {
+  reward: number;
+  end: number;
 }
 
 /**
@@ -89,7 +99,15 @@ export function weightedSum<R = unknown>(
         for (const [part, value] of Object.entries(own.parts ?? {})) parts[`${term}.${part}`] = value;
       });
       const stating = scored.find(({ confidence }) => confidence !== undefined);
-      return { reward, parts, ...(stating && { confidence: stating.confidence }) };
+      const settled = scored.flatMap((own, i) =>
+        (own.settled ?? []).map(({ reward, end }) => ({ reward: all[i]!.weight * reward, end })),
+      );
+      return {
+        reward,
+        parts,
+        ...(stating && { confidence: stating.confidence }),
+        ...(settled.length > 0 && { settled }),
+      };
     },
   };
 }
@@ -110,12 +128,17 @@ export interface ConfidenceRewardOptions<R> {
    * the scale in Rewarding Doubt. Asked for, since no value fits all rules.
    */
   unparsed: number;
+  /**
+   * Where the answer ends in a completion, in characters: what the rule pays for being right is settled there. Default: all is
+   * settled at the completion's end.
+   */
+  answerEnd?: (completion: string) => number;
   name?: string;
 }
 
 /** A scoring rule on the stated confidence and on whether the answer is right. Its parts have `correct`. */
 export function confidenceReward<R = unknown>(options: ConfidenceRewardOptions<R>): NamedReward<R> {
-  const { confidence: read, correct, unparsed } = options;
+  const { confidence: read, correct, unparsed, answerEnd } = options;
   const rule = typeof options.rule === "string" ? scoringRules[options.rule]?.() : options.rule;
   if (!rule)
     throw new CredenceError(
@@ -129,8 +152,11 @@ export function confidenceReward<R = unknown>(options: ConfidenceRewardOptions<R
     async score(prompt, completion, record, context) {
       const right = Number(await correct(prompt, completion, record, context));
       const confidence = read(completion);
-      const reward = confidence === null ? unparsed : rule.score(confidence, right);
-      return { reward, parts: { correct: right }, confidence };
+      const scored = { parts: { correct: right }, confidence };
+      if (confidence === null) return { ...scored, reward: unparsed };
+      const reward = rule.score(confidence, right);
+      if (!answerEnd || rule.correctnessWeight === 0) return { ...scored, reward };
+      return { ...scored, reward, settled: [{ reward: rule.correctnessWeight * right, end: answerEnd(completion) }] };
     },
   };
 }

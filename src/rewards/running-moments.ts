@@ -29,6 +29,11 @@ export class RunningMoments {
     return this.count > 1.5 ? Math.sqrt((this.variance * this.count) / (this.count - 1)) : 1;
   }
 
+  /** What `scale` divides by. */
+  get unit(): number {
+    return this.deviation + epsilon;
+  }
+
   /** @throws CredenceError "BAD_INPUT" for a score that is no finite number, before any is taken in */
   update(scores: ArrayLike<number>): void {
     const n = scores.length;
@@ -56,7 +61,7 @@ export class RunningMoments {
    * @param clip bounds the result to plus or minus this; default none
    */
   scale(scores: ArrayLike<number>, { center = true, clip = Number.POSITIVE_INFINITY } = {}): Float64Array {
-    const unit = this.deviation + epsilon;
+    const { unit } = this;
     const from = center ? this.average : 0;
     return Float64Array.from(scores, (score) => Math.min(clip, Math.max(-clip, (score - from) / unit)));
   }

@@ -20,6 +20,8 @@ export interface ScoringRule {
    * well as for honest ones.
    */
   readonly paysCorrectness: boolean;
+  /** What is paid for y by itself, whatever the confidence: the rest of the score is about honesty. */
+  readonly correctnessWeight: number;
   /**
    * @param confidence from 0 to 1
    * @param correct 1 right, 0 wrong, or a share between where correctness is graded
@@ -60,7 +62,7 @@ function rule(description: Description & { epsilon?: number }, formula: (c: numb
     const c = Math.min(within[1], Math.max(within[0], share("a confidence of", confidence)));
     return formula(c, share("a correctness of", correct));
   };
-  return { ...rest, within, paysCorrectness: grows(rest.properness, within[0], score), score };
+  return { ...rest, within, paysCorrectness: grows(rest.properness, within[0], score), correctnessWeight: 0, score };
 }
 
 /** -(c - y)^2, from -1 to 0 (Brier 1950). */
@@ -152,6 +154,7 @@ export function correctnessPaying(honesty: ScoringRule, { weight = 1 }: { weight
     name: `correctness+${honesty.name}`,
     formula: `${weight === 1 ? "" : `${weight} `}y + ${honesty.name}(c, y)`,
     paysCorrectness: grows(honesty.properness, honesty.within[0], score),
+    correctnessWeight: honesty.correctnessWeight + weight,
     score,
   };
 }
@@ -184,7 +187,7 @@ export function rewardingDoubtRule({ epsilon = 1e-3, bonus = 0, scale = 1 } = {}
     );
   const best = Math.log(1 - epsilon);
   const middle = Math.log(epsilon) / 2;
-  return rule(
+  const honesty = rule(
     {
       name: "rewarding-doubt",
       formula: "scale ((log(c, y) - ln(epsilon)/2) / (ln(1 - epsilon) - ln(epsilon)/2) + bonus y)",
@@ -194,6 +197,7 @@ export function rewardingDoubtRule({ epsilon = 1e-3, bonus = 0, scale = 1 } = {}
     },
     (c, y) => scale * ((logarithm(c, y) - middle) / (best - middle) + bonus * y),
   );
+  return { ...honesty, correctnessWeight: scale * bonus };
 }
 
 /** The rules by name, with their defaults. */

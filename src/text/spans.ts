@@ -1,6 +1,7 @@
 /** Which characters of a decoded text its tokens stand for. */
 import type { Tokenizer, VocabularyPieces } from "./tokenizer.js";
 
+const space = Uint8Array.of(0x20);
 const known = new WeakMap<Tokenizer, VocabularyPieces>();
 
 /** A tokenizer's bytes, made once. */
@@ -34,6 +35,10 @@ function spansWith(tokenizer: Tokenizer, ids: ArrayLike<number>, text: string, s
   for (let i = 0; i < ids.length; i++) {
     const id = ids[i]!;
     if (!(skip && tokenizer.isSpecial(id))) {
+      if (total > 0 && tokenizer.joinsWithSpaces) {
+        parts.push(space);
+        total += space.length;
+      }
       const piece = pieces.subarray(offsets[id] ?? 0, offsets[id + 1] ?? 0);
       parts.push(piece);
       total += piece.length;

@@ -128,6 +128,11 @@ export class Tokenizer {
     return { ids: Int32Array.from(encoding.getIds()), spans: utf16Spans(text, encoding) };
   }
 
+  /** Where a vocabulary says nothing of what stands between words, its tokens are joined with spaces. */
+  get joinsWithSpaces(): boolean {
+    return this.decoder === null;
+  }
+
   /** The text of token ids; bytes that are no UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>, { skipSpecials = false }: DecodeOptions = {}): string {
     const tokens: string[] = [];

@@ -9,8 +9,16 @@ export interface Episode {
   reference?: Float32Array;
   values?: Float32Array;
   reward: number;
+  /** Parts of the reward that stand on earlier tokens; read where there are values. */
+  settled?: readonly PlacedReward[];
   group: number;
   mask?: Uint8Array;
+}
+
+export interface PlacedReward {
+  /** Index of the token. */
+  at: number;
+  reward: number;
 }
 
 /** 0 where a token is not learnt from. */
@@ -58,7 +66,8 @@ export async function advantagesOf(
     completionStart: new Int32Array(episodes.length),
     mask,
     values: gae ? numbers((episode) => episode.values!) : undefined,
-    scores: Float32Array.from(comparedRewards(episodes, estimator)),
+    scores: Float32Array.from(gae ? episodes.map(atTheEnd) : comparedRewards(episodes, estimator)),
+    tokenRewards: gae && episodes.some(({ settled }) => settled?.length) ? numbers(onTokens) : undefined,
     kl: { logprobs, reference, coefficient: klCoefficient, estimator: kl.estimator, clamp: kl.clamp },
     gamma,
     lambda: gae ? lambda : 1,
@@ -80,9 +89,17 @@ export async function advantagesOf(
   };
 }
 
-function comparedRewards(episodes: Episode[], estimator: PpoSettings["advantage"]["estimator"]): ArrayLike<number> {
+const atTheEnd = ({ reward, settled = [] }: Episode): number =>
+  settled.reduce((rest, part) => rest - part.reward, reward);
+
+function onTokens({ logprobs, settled = [] }: Episode): Float32Array {
+  const out = new Float32Array(logprobs.length);
+  for (const { at, reward } of settled) if (at >= 0) out[at]! += reward;
+  return out;
+}
+
+function comparedRewards(episodes: Episode[], estimator: "rloo" | "grpo"): ArrayLike<number> {
   const rewards = episodes.map(({ reward }) => reward);
-  if (estimator === "gae") return rewards;
   const groups = episodes.map(({ group }) => group);
   return estimator === "rloo" ? rlooAdvantages(groups, rewards) : grpoAdvantages(groups, rewards);
 }

@@ -23,7 +23,9 @@ import { advantagesOf } from "./advantages.js";
 import { type Scored, scoreRollouts } from "./passes.js";
 import { type Group, promptsOf, type Rollout, sampleRollouts } from "./rollouts.js";
 import type { PpoSettings } from "./settings.js";
+import { placeSettled } from "./settled.js";
 import { type Target, updateOn } from "./update.js";
+import { statisticsOf, watchFrom } from "./watch.js";
 
 export interface PpoPrompt<Data> {
   tokens: Int32Array;
@@ -134,6 +136,7 @@ async function iterate<Data>(
   if (checkpoint) job.batchTerm?.restore(checkpoint.state.ppo?.term ?? null);
   let saved = checkpoint ? standing.iteration : -1;
   const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step);
+  const watch = watchFrom(directory, standing.iteration);
   const save = () => {
     if (saved === standing.iteration) return;
     const { iteration, kl, moments } = standing;
@@ -154,6 +157,9 @@ async function iterate<Data>(
       step += done.steps;
       standing.iteration += 1;
       metrics.add(step, { iteration: standing.iteration, ...done.values }, done.measured);
+      metrics.addHistogram(step, "rewards", done.rewards, bins(done.rewards));
+      if (done.confidences.length > 0) metrics.addHistogram(step, "confidences", done.confidences, twentieths);
+      for (const { message } of watch.add(statisticsOf(standing.iteration, done.values))) progress.note(message);
       job.told?.(standing.iteration, done.values);
       task.advance(1, done.tokens);
       if (standing.iteration % settings.checkpointEvery === 0) save();
@@ -184,6 +190,16 @@ interface Iteration {
   tokens: number;
   values: Record<string, number>;
   measured: Record<string, number>;
+  rewards: number[];
+  /** Of the completions that state one. */
+  confidences: number[];
+}
+
+/** Edges of bins. */
+const twentieths = Array.from({ length: 21 }, (_, i) => i / 20);
+function bins(values: readonly number[]): number[] {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  return Array.from({ length: 21 }, (_, i) => least + ((most - least || 1) * i) / 20);
 }
 
 async function oneIteration<Data>(
@@ -212,11 +228,18 @@ async function oneIteration<Data>(
   const scoringSeconds = watch();
 
   const placed = placedRewards(job, scores, standing.moments);
+  const unit = settings.score.normalise === "none" ? 1 : standing.moments.unit;
+  const settled = scores.map(({ settled }, i) =>
+    head !== undefined && settled?.length
+      ? placeSettled(policy.model.tokenizer, rollouts[i]!, settled, masks[i], unit)
+      : [],
+  );
   const episodes = rollouts.map((rollout, i) => ({
     logprobs: rollout.logprobs,
     reference: reference?.get(rollout)?.logprobs,
     values: values?.get(rollout)?.values,
     reward: placed[i]!,
+    settled: settled[i] ?? [],
     group: rollout.group,
     mask: masks[i],
   }));
@@ -239,6 +262,7 @@ async function oneIteration<Data>(
       ? { kl: shaped.kl, klOfCompletion: shaped.klOfCompletion, klCoefficient: standing.kl.coefficient }
       : {}),
     length: tokens / rollouts.length,
+    ...(settled.includes(null) ? { settledAtEnd: settled.filter((parts) => parts === null).length } : {}),
     cutOff: mean(rollouts.map(({ finish }) => Number(finish === "length"))),
     ...lossesOf(updates, head !== undefined),
     tokens,
@@ -249,6 +273,8 @@ async function oneIteration<Data>(
     tokens,
     values: result,
     measured: { rolloutSeconds, scoringSeconds, updateSeconds },
+    rewards: scores.map(({ reward }) => reward),
+    confidences: scores.flatMap(({ confidence }) => confidence ?? []),
   };
 }
 
@@ -357,6 +383,7 @@ function lossesOf(updates: StepResult[], critic: boolean): Record<string, number
       ? { valueLoss: over((one) => one.valueLoss), valueClipFraction: over((one) => one.valueClipFraction) }
       : {}),
     entropy: told[0]!.entropy,
+    ratio: over((one) => one.ratio),
     clipFraction: over((one) => one.clipFraction),
     approximateKl: told.at(-1)!.approximateKl,
     firstRatioChange: told[0]!.ratioChange,

@@ -1,0 +1,41 @@
+/** What goes wrong in a PPO training, from its metrics: while it runs, after a resumption, and afterwards, the same. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Alarm, type AlarmThresholds, AlarmWatch, alarmsOf, type StepStatistics } from "../../rewards/alarms.js";
+import { metricsName } from "../../tracking/metrics.js";
+
+/** Of one iteration, as `trainPpo` writes it. */
+export const statisticsOf = (iteration: number, values: Record<string, number>): StepStatistics => ({
+  step: iteration,
+  ratio: values.ratio,
+  startingRatioError: values.firstRatioChange,
+  kl: values.klOfCompletion,
+  clipFraction: values.clipFraction,
+  reward: values.reward,
+  formatFailures: values.unstated,
+  entropy: values.entropy,
+  gradientNorm: values.gradientNorm,
+});
+
+function* statisticsIn(directory: string, iterations: number): Generator<StepStatistics> {
+  const lines = readFileSync(join(directory, metricsName), "utf8").split("\n");
+  for (const line of lines.slice(0, Math.min(iterations, lines.length - 1))) {
+    const { iteration, ...values } = JSON.parse(line);
+    yield statisticsOf(iteration, values);
+  }
+}
+
+/** A watch that knows the iterations before this one. */
+export function watchFrom(directory: string, iterations: number): AlarmWatch {
+  const watch = new AlarmWatch();
+  if (iterations > 0) for (const statistics of statisticsIn(directory, iterations)) watch.add(statistics);
+  return watch;
+}
+
+/**
+ * What went wrong in a training by `trainPpo`, from the metrics in its folder. A step is an iteration, from 1.
+ *
+ * @throws Error "ENOENT" where nothing was trained there
+ */
+export const ppoAlarms = (directory: string, thresholds: Partial<AlarmThresholds> = {}): Alarm[] =>
+  alarmsOf(statisticsIn(directory, Number.POSITIVE_INFINITY), thresholds);
