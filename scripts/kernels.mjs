@@ -51,7 +51,7 @@ const tests = readdirSync(join(root, "native", "tests"))
 /** An operator has a gradient of its own to test if it is a way back, or gives one beside what it reads out or sums up. */
 function differentiates(operator) {
   const [, fields] = contract.match(new RegExp(`typedef struct \\{([^{}]*)\\} credence_${operator};`)) ?? [];
-  return operator.endsWith("_backward") || /\bfloat\* (dh|d_logprob|d_value);/.test(fields ?? "");
+  return operator.endsWith("_backward") || /\bfloat\* (dh|d_logprob|d_value|dz);/.test(fields ?? "");
 }
 
 const lacking = [];
@@ -68,7 +68,7 @@ function row(operator) {
   const of = (kind) => tests.filter((test) => test.of.includes(operator) && test.kinds.includes(kind));
   const cell = (kind) => {
     if (kind === "finite-difference" && !differentiates(operator)) return "-";
-    if (kind === "bits" || kind === "refusal") return String(of(kind).length || "-");
+    if (kind === "refusal") return String(of(kind).length || "-");
     need(operator, `${kind} test`, of(kind).length > 0);
     return String(of(kind).length);
   };

@@ -19,7 +19,7 @@ OPERATOR_TEST("weighted_sum", "reference odd-shapes bits", is_its_definition) {
   std::vector<double> sums[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
-      for (auto [rows, width] : {std::pair{1, 1}, {3, 97}, {257, 1}, {300, 5}}) {
+      for (auto [rows, width] : {std::pair{1, 1}, {3, 97}, {97, 2}, {257, 1}, {300, 5}, {1025, 1}}) {
         auto weight = normal(1, static_cast<size_t>(rows) * width), value = normal(2, weight.size());
         weight.back() = 0, value.back() = NAN;  // a value of weight 0 is not read
         const auto count = on_device(backend, std::vector<int32_t>{rows});

@@ -153,12 +153,22 @@ OPERATOR_TEST("norm_backward", "finite-difference", the_reference_is_the_finite_
 }
 
 OPERATOR_TEST("embed embed_backward", "reference odd-shapes bits", rows_are_gathered_and_added_up_again) {
-  for (auto [width, vocabulary] : {std::pair{1, 75}, {3, 65}, {17, 1}, {33, 75}, {64, 65}, {130, 75}})
+  for (auto [tokens, width, vocabulary] : {std::array{108, 1, 75},
+                                           {108, 3, 65},
+                                           {108, 17, 1},
+                                           {108, 33, 75},
+                                           {108, 64, 65},
+                                           {108, 130, 75},
+                                           {1, 9, 331},
+                                           {97, 5, 331},
+                                           {257, 3, 331},
+                                           {1025, 2, 331},
+                                           {97, 1, 151936}})
     for (int32_t transposed : {0, 1}) {
       std::vector<std::vector<uint8_t>> all;
       for (int threads : {1, 2}) {
         size_t which = 0;
-        each_backend(threads, [&, width = width, vocabulary = vocabulary](Backend& backend) {
+        each_backend(threads, [&, tokens = tokens, width = width, vocabulary = vocabulary](Backend& backend) {
           struct Source {
             std::vector<double> table;
             int width;
@@ -176,10 +186,10 @@ OPERATOR_TEST("embed embed_backward", "reference odd-shapes bits", rows_are_gath
               },
               &source};
           credence_weights* table = backend.table->pack(backend.handle, &rows);
-          std::vector<int32_t> ids = {0, 74, 31, 32, 33, 31, 7, 74};
-          for (int i = 0; i < 100; ++i) ids.push_back(i * 29);
+          std::vector<int32_t> ids = {vocabulary - 1, 0, 74, 31, 32, 33, 31, 7, 74};
+          for (int i = 0; i < tokens; ++i) ids.push_back(i * 29);
+          ids.resize(tokens);
           for (int32_t& id : ids) id %= vocabulary;
-          const int tokens = static_cast<int>(ids.size());
           const auto counts = on_device(backend, std::vector<int32_t>{tokens, 1}), id = on_device(backend, ids);
           const auto x = float_space(backend, ids.size() * width);
           credence_embed o = {};
