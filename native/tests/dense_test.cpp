@@ -11,7 +11,15 @@ struct Pooling {
   int width, x_rows;
   std::vector<int32_t> from, to;
 };
-const std::vector<Pooling> kPoolings = {{20, 9, {0}, {1}},       {1, 3, {0, 2}, {3, 3}},
+/// As many spans as packing makes, over a long run of rows.
+Pooling of_300_spans() {
+  Pooling p{3, 1025, {}, {}};
+  for (int i = 0; i < 300; ++i) p.from.push_back(i * 7 % 1000), p.to.push_back(p.from.back() + 1 + i % 25);
+  return p;
+}
+
+const std::vector<Pooling> kPoolings = {of_300_spans(),          {5, 257, {0}, {257}},
+                                        {20, 9, {0}, {1}},       {1, 3, {0, 2}, {3, 3}},
                                         {3, 4, {1}, {4}},        {17, 2, {0, 0, 1}, {1, 2, 2}},
                                         {33, 6, {5, 0}, {6, 5}}, {97, 40, {3, 0, 10, 39}, {8, 40, 27, 40}},
                                         {64, 5, {1, 1}, {4, 2}}};
@@ -100,8 +108,16 @@ OPERATOR_TEST("dense dense_backward", "reference odd-shapes bits", is_its_defini
   std::vector<DenseResult> results[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
-      for (auto [rows, in, out] :
-           {std::array{1, 1, 1}, {2, 3, 17}, {3, 17, 33}, {5, 33, 1}, {3, 97, 1}, {33, 576, 40}, {16, 20, 3}})
+      for (auto [rows, in, out] : {std::array{1, 1, 1},
+                                   {2, 3, 17},
+                                   {3, 17, 33},
+                                   {5, 33, 1},
+                                   {3, 97, 1},
+                                   {33, 576, 40},
+                                   {16, 20, 3},
+                                   {97, 20, 1},
+                                   {257, 9, 5},
+                                   {1025, 5, 2}})
         for (bool relu : {false, true}) {
           const auto p = dense_example(rows, in, out, relu, 1);
           const auto dy = normal(9, static_cast<size_t>(rows) * out);
