@@ -383,10 +383,10 @@ export interface TensorData {
 
 export interface NativeTrainer {
   readonly passSize: PassSize;
-  /** Forward and backward of one micro-batch; gradients and losses add up. */
-  accumulate(batch: NativeBatch, loss: NativeLoss): Promise<void>;
-  /** The losses of what was sampled. Their sums come at once, and are not part of the loss that update() tells. */
-  accumulate(batch: NativeBatch, loss: NativePpoLoss): Promise<PpoSums>;
+  /** Forward and backward of one micro-batch; gradients and losses add up, on the device. */
+  accumulate(batch: NativeBatch, loss: NativeLoss | NativePpoLoss): Promise<void>;
+  /** What PPO's losses have come to since the last update, for judging a step before it is taken; waits for the device. "NOT_FINITE" as update. */
+  ppoSums(): Promise<PpoSums>;
   /** The loss "sigmoid-mse" of a head alone, on hidden states [n, H] that were collected before: no forward pass. */
   accumulateHead(head: string, hidden: Float32Array, targets: Float32Array): Promise<void>;
   /** A forward held open for a loss of the caller's own: then backward(), once or more often; gradients add up. */
@@ -397,9 +397,12 @@ export interface NativeTrainer {
   backward(upstream: Upstream): Promise<void>;
   /**
    * Divides gradients and losses by count, clips, takes one AdamW step at this learning rate, clears them. Code "NOT_FINITE" where the
-   * loss or the gradient is not finite: nothing was learnt, and what was accumulated is forgotten.
+   * loss or the gradient is not finite: nothing was learnt, and what was accumulated is forgotten. `ppo`: zeros without such a loss.
    */
-  update(options: { learningRate: number; count: number }): Promise<{ loss: number; gradientNorm: number }>;
+  update(options: {
+    learningRate: number;
+    count: number;
+  }): Promise<{ loss: number; gradientNorm: number; ppo: PpoSums }>;
   gradients(): TensorData[];
   /** Forgets what was accumulated since the last update. */
   clearGradients(): void;

@@ -38,7 +38,7 @@ Napi::Object ppo_sums(Napi::Env env, const PpoSums& sums) {
        std::initializer_list<std::pair<const char*, double>>{{"loss", sums.loss},
                                                              {"weight", policy.weight},
                                                              {"policy", policy.policy},
-                                                             {"entropy", sums.entropy},
+                                                             {"entropy", policy.entropy},
                                                              {"ratio", policy.ratio},
                                                              {"ratioChange", policy.ratio_change},
                                                              {"clipped", policy.clipped},

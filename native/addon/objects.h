@@ -66,6 +66,7 @@ class TrainerObject : public Napi::ObjectWrap<TrainerObject> {
 
  private:
   Napi::Value accumulate(const Napi::CallbackInfo& info);
+  Napi::Value ppo_sums_so_far(const Napi::CallbackInfo& info);
   Napi::Value accumulate_head(const Napi::CallbackInfo& info);
   Napi::Value forward(const Napi::CallbackInfo& info);
   Napi::Value backward(const Napi::CallbackInfo& info);

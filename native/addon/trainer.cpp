@@ -6,6 +6,7 @@ void TrainerObject::init(Napi::Env env) {
   Environment::of(env).trainer = Napi::Persistent(DefineClass(
       env, "NativeTrainer",
       {InstanceMethod<&TrainerObject::accumulate>("accumulate"),
+       InstanceMethod<&TrainerObject::ppo_sums_so_far>("ppoSums"),
        InstanceMethod<&TrainerObject::accumulate_head>("accumulateHead"),
        InstanceMethod<&TrainerObject::forward>("forward"), InstanceMethod<&TrainerObject::backward>("backward"),
        InstanceMethod<&TrainerObject::update>("update"), InstanceMethod<&TrainerObject::gradients>("gradients"),
@@ -42,13 +43,14 @@ Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo& call) {
     auto batch = std::make_shared<HostBatch>(batch_of(call[0]));
     if (string_of(object_of(call[1], "loss").Get("kind"), "loss.kind") == "ppo") {
       auto ppo = std::make_shared<PpoLoss>(ppo_loss_of(call[1]));
-      return start<PpoSums>(
+      return start<bool>(
           env, *worker_, env.Undefined(),
           [trainer, batch, ppo](Job& job) {
             std::lock_guard lock(mutex_of(*trainer));
-            return trainer->accumulate(*batch, *ppo, job.abort());
+            trainer->accumulate(*batch, *ppo, job.abort());
+            return true;
           },
-          [](Napi::Env to, PpoSums& sums) -> Napi::Value { return ppo_sums(to, sums); });
+          [](Napi::Env to, bool&) -> Napi::Value { return to.Undefined(); });
     }
     auto loss = std::make_shared<Loss>(loss_of(call[1]));
     return start<bool>(
@@ -153,8 +155,23 @@ Napi::Value TrainerObject::update(const Napi::CallbackInfo& call) {
           Napi::Object out = Napi::Object::New(to);
           out.Set("loss", step.loss);
           out.Set("gradientNorm", step.gradient_norm);
+          out.Set("ppo", ppo_sums(to, step.ppo));
           return out;
         });
+  });
+}
+
+Napi::Value TrainerObject::ppo_sums_so_far(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto trainer = trainer_.get("trainer");
+    return start<PpoSums>(
+        env, *worker_, env.Undefined(),
+        [trainer](Job&) {
+          std::lock_guard lock(mutex_of(*trainer));
+          return trainer->ppo_sums();
+        },
+        [](Napi::Env to, PpoSums& sums) -> Napi::Value { return ppo_sums(to, sums); });
   });
 }
 

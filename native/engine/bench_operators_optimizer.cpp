@@ -64,34 +64,44 @@ void OperatorBench::advantage() {
   }
 }
 
+namespace {
+
+/// What both of PPO's losses have: their rows, the weights of those, and what is written.
+template <class P, class Sums>
+P loss_over(Room* room, int rows, Sums* P::* sums) {
+  P p = {};
+  p.rows = room->number(rows);
+  p.capacity = rows;
+  p.weight = room->same(rows, 1);
+  p.*sums = room->numbers(std::vector<Sums>(1));
+  return p;
+}
+
+}  // namespace
+
 void OperatorBench::policy_loss() {
   Room room(device);
-  credence_policy_loss p = {};
-  p.rows = room.numbers(std::vector<int32_t>{tokens});
-  p.capacity = tokens;
+  auto p = loss_over(&room, tokens, &credence_policy_loss::sums);
   p.logprob = room.floats(tokens);
   p.old_logprob = room.floats(tokens);
   p.advantage = room.floats(tokens);
-  p.weight = room.same(tokens, 1);
+  p.entropy = room.floats(tokens);
   p.clip_low = p.clip_high = 0.2f;
+  p.entropy_coefficient = 0.01f;
   p.d_logprob = room.same(tokens, 0);
-  p.sums = room.numbers(std::vector<credence_policy_sums>(1));
-  line("policy_loss", rows_of(tokens), 0, 20.0 * tokens, [&] { device->policy_loss(p); }, true);
+  p.d_entropy = room.same(tokens, 0);
+  line("policy_loss", rows_of(tokens), 0, 28.0 * tokens, [&] { device->policy_loss(p); }, true);
 }
 
 void OperatorBench::value_loss() {
   Room room(device);
-  credence_value_loss p = {};
-  p.rows = room.numbers(std::vector<int32_t>{tokens});
-  p.capacity = tokens;
+  auto p = loss_over(&room, tokens, &credence_value_loss::sums);
   p.value = room.floats(tokens);
   p.old_value = room.floats(tokens);
   p.returns = room.floats(tokens);
-  p.weight = room.same(tokens, 1);
   p.clip = 0.2f;
   p.coefficient = 0.1f;
   p.d_value = room.same(tokens, 0);
-  p.sums = room.numbers(std::vector<credence_value_sums>(1));
   line("value_loss", rows_of(tokens), 0, 20.0 * tokens, [&] { device->value_loss(p); }, true);
 }
 

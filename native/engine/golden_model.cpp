@@ -80,13 +80,13 @@ class ModelCheck {
     for (const Json& step : expected.at("steps").as_array()) {
       trainer.accumulate(batch_, loss);
       if (!steps.size()) compare(*policy, divided(trainer.gradients(), count), file, "out.grad.", gradients, wrote);
-      const auto [value, norm] = trainer.update(step.at("lr").as_number(), count);
-      if (!steps.size()) first = value;
-      losses.add(value, step.at("loss").as_number());
-      losses.add(norm, step.at("grad_norm").as_number());
+      const StepResult told = trainer.update(step.at("lr").as_number(), count);
+      if (!steps.size()) first = told.loss;
+      losses.add(told.loss, step.at("loss").as_number());
+      losses.add(told.gradient_norm, step.at("grad_norm").as_number());
       Json entry = Json::object();
-      entry.set("loss", value);
-      entry.set("grad_norm", norm);
+      entry.set("loss", told.loss);
+      entry.set("grad_norm", told.gradient_norm);
       entry.set("lr", step.at("lr"));
       steps.push_back(entry);
     }
@@ -264,7 +264,8 @@ class ModelCheck {
       count += step.mask[t];
       ratio.push_back(step.mask[t] != 0 ? std::exp(read.logprobs[t] - loss.old_logprobs[t]) : 0);
     }
-    const PpoSums sums = trainer.accumulate(batch_, loss);
+    trainer.accumulate(batch_, loss);
+    const PpoSums sums = trainer.ppo_sums();
     std::vector<NamedTensor> wrote;
     const auto tensor = [&](const char* name, const std::vector<float>& got, bool from_files) {
       const NamedTensor& right = file.at(std::string("out.") + name);

@@ -57,8 +57,7 @@ class PpoCheck {
         }
         PpoLoss loss = case_.loss;
         loss.advantages = step.whitened;
-        sums = {};
-        const auto gradient = policy_loss(device_, loss, file_.at("in.new_logprob").data, sums);
+        const auto gradient = policy_loss(loss, file_.at("in.new_logprob").data, &sums);
         number(name + kind + ".policy_loss", sums.policy / count_);
         tensor(name + kind + ".grad.new_logprob", divided(gradient));
       }
@@ -68,8 +67,7 @@ class PpoCheck {
     PpoLoss to_reference = case_.loss;
     to_reference.advantages.assign(case_.mask.size(), 0.0f);
     to_reference.kl = {case_.advantages.reference, 0, 1};
-    sums = {};
-    policy_loss(device_, to_reference, case_.advantages.logprobs, sums);
+    policy_loss(to_reference, case_.advantages.logprobs, &sums);
     number("kl_to_reference_k1", sums.reference_kl / count_);
     Json document = Json::object();
     document.set("expected", numbers_);
@@ -81,10 +79,39 @@ class PpoCheck {
   void value(const std::string& name, const std::vector<float>& returns) {
     PpoLoss::Value loss = *case_.loss.value;
     loss.returns = returns;
+    const ValueLossRows rows(device_, loss, where_not_0(loss.weights));
+    credence_value_loss op = rows.op();
     credence_value_sums sums{};
-    const auto gradient = value_loss(device_, loss, file_.at("in.new_value").data, sums);
+    const auto gradient = run(op, op.value, op.d_value, file_.at("in.new_value").data, &sums, &Device::value_loss);
     number(name + "value_loss", sums.loss / count_);
     tensor(name + "grad.new_value", divided(gradient));
+  }
+  std::vector<float> policy_loss(const PpoLoss& loss, const std::vector<float>& logprobs, credence_policy_sums* sums) {
+    const auto tokens = where_not_0(loss.weights);
+    const PolicyLossRows rows(device_, loss, tokens);
+    credence_policy_loss op = rows.at(0, static_cast<int>(tokens.size()));
+    return run(op, op.logprob, op.d_logprob, logprobs, sums, &Device::policy_loss);
+  }
+  /// An operator over the tokens that count: d(loss) / d(values) [T], and its sums.
+  template <class P, class Sums>
+  std::vector<float> run(P& op, const float*& read, float*& gradient, const std::vector<float>& values, Sums* sums,
+                         void (Device::*launch)(const P&)) {
+    const auto tokens = where_not_0(case_.mask);
+    std::vector<float> some, out(values.size());
+    for (int32_t t : tokens) some.push_back(values[t]);
+    Buffer count(device_), in(device_), d(device_, some.size() * sizeof(float)), sum(device_, sizeof(Sums));
+    count.upload(std::vector<int32_t>{static_cast<int32_t>(tokens.size())});
+    in.upload(some);
+    sum.zero();
+    op.rows = count.i32();
+    read = in.f32();
+    gradient = d.f32();
+    op.sums = sum.as<Sums>();
+    (*device_.*launch)(op);
+    *sums = sum.download<Sums>(1)[0];
+    const auto slopes = d.download<float>(tokens.size());
+    for (size_t i = 0; i < tokens.size(); ++i) out[tokens[i]] = slopes[i];
+    return out;
   }
   std::vector<float> divided(std::vector<float> values) const {
     for (float& x : values) x = static_cast<float>(x / count_);

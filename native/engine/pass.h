@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "block.h"
+#include "ppo.h"
 
 namespace credence {
 
@@ -49,6 +50,8 @@ struct DivergenceRead {
 struct ValueRead {
   std::string head;
   std::vector<uint8_t> mask;
+  /// false: only what backward() needs.
+  bool values = true;
 };
 
 /// Which masks an adapter with dropout has: `key` for this step, and each segment's number in it.
@@ -90,8 +93,15 @@ struct PassResult {
   std::vector<float> values;                        // [T] token-aligned; 0 outside the mask
 };
 
-/// d(loss) / d(read-out), in the read-out's own layout; empty: none. Of a head with one output it may be left to the device: `targets`
-/// [spans] stand for the gradients of sum (sigmoid(head) - target)^2.
+/// The losses of ppo.h over what a pass reads; their sums are added to, on the device.
+struct PpoUpstream {
+  const PpoLoss* loss = nullptr;
+  credence_policy_sums* policy = nullptr;
+  credence_value_sums* value = nullptr;
+};
+
+/// d(loss) / d(read-out), in the read-out's own layout; empty: none. It may be left to the device: of a head with one output, `targets`
+/// [spans] stand for the gradients of sum (sigmoid(head) - target)^2; `ppo` for those of log-probabilities, entropies and values.
 struct Upstream {
   std::vector<float> logprobs;  // [T] token-aligned
   std::vector<float> entropy;   // [T] row-aligned
@@ -99,6 +109,7 @@ struct Upstream {
   std::vector<float> closed_set;  // [rows, candidates]
   std::vector<float> divergence;  // [T] token-aligned
   std::vector<float> values;      // [T] token-aligned
+  std::optional<PpoUpstream> ppo;
 };
 
 class Pass {
@@ -107,8 +118,8 @@ class Pass {
 
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
   /// Adds to the policy's flat gradient buffer, and to `loss` (float64 on the device, or null) the inner products of read-outs
-  /// and their upstream gradients, entropy's and heads' apart, and the squared errors of `targets`: a loss that is one of the four
-  /// fused ones. Waits for nothing.
+  /// and their upstream gradients, entropy's and heads' apart, the squared errors of `targets`, and the losses of `ppo`: a loss that
+  /// is one of the five fused ones. Waits for nothing.
   void backward(const Upstream& upstream, float* gradients, double* loss = nullptr, const AbortFlag* abort = nullptr);
 
   /// Of a head with one output, on hidden states [n, H] that were collected before: adds the squared errors of its sigmoid to `loss`
@@ -172,12 +183,14 @@ class Pass {
   void read_values(PassResult& result);
   void backward_values(const std::vector<float>& upstream, float* gradients, bool into_residual);
   void backward_vocabulary(const Upstream& upstream, double* loss);
+  void backward_policy(const PpoUpstream& ppo, double* loss);
   void backward_closed_set(const std::vector<float>& upstream, double* loss);
   void add_loss(const NormedRows& some, int width, const Buffer& weight, const Buffer& value, double* loss);
   void backward_block(int layer, float* gradients, bool below);
   /// d(loss) / d(outputs) as the caller has it, or of the squared errors to the targets.
   Buffer given_upstream(const HeadState& state, const std::vector<float>& upstream) const;
   Buffer squared_errors(const HeadState& state, const std::vector<float>& targets, double* loss);
+  Buffer value_errors(const PpoUpstream& ppo, double* loss);
   void backward_head(HeadState& state, Buffer dy, float* gradients, bool into_residual);
   const Policy* adapter() const;
   credence_dropout dropout() const;

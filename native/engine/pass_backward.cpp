@@ -18,6 +18,7 @@ void Pass::backward(const Upstream& upstream, float* gradients, double* loss, co
   fit(dx_, rows * f.hidden * 4);
   dx_.zero();
   backward_vocabulary(upstream, loss);
+  if (upstream.ppo) backward_policy(*upstream.ppo, loss);
   if (!upstream.closed_set.empty()) backward_closed_set(upstream.closed_set, loss);
   if (!upstream.divergence.empty()) backward_divergence(upstream.divergence, loss);
   if (!upstream.values.empty() && !request_.values)
@@ -33,6 +34,8 @@ void Pass::backward(const Upstream& upstream, float* gradients, double* loss, co
     }
     if (!upstream.values.empty() && values_.head->spec.layer == depth)
       backward_values(upstream.values, gradients, depth > lowest);
+    if (upstream.ppo && request_.values && values_.head->spec.layer == depth)
+      backward_head(values_, value_errors(*upstream.ppo, loss), gradients, depth > lowest);
   };
   heads_at(f.layers);
   if (lowest < f.layers) {

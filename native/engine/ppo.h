@@ -1,4 +1,5 @@
-// The losses of proximal policy optimisation on numbers of the host: kernels.h's credence_policy_loss and credence_value_loss.
+// The losses of proximal policy optimisation, kernels.h's credence_policy_loss and credence_value_loss, and what they know of tokens
+// on the device.
 #pragma once
 
 #include <cstdint>
@@ -38,18 +39,35 @@ struct PpoLoss {
 struct PpoSums {
   double loss = 0;  // what the gradients are of
   credence_policy_sums policy{};
-  double entropy = 0;  // sum w H
   credence_value_sums value{};
 };
 
 /// Tokens whose weight is not 0.
 std::vector<int32_t> where_not_0(const std::vector<float>& weights);
 
-/// Adds the loss of log-probabilities [T] to the sums; returns its gradient [T], entropy apart.
-std::vector<float> policy_loss(const std::shared_ptr<Device>& device, const PpoLoss& loss,
-                               const std::vector<float>& logprobs, credence_policy_sums& sums);
-/// The same of values [T]; the gradient is that of the coefficient times the loss.
-std::vector<float> value_loss(const std::shared_ptr<Device>& device, const PpoLoss::Value& loss,
-                              const std::vector<float>& values, credence_value_sums& sums);
+/// What the policy's loss knows of some tokens, on the device.
+class PolicyLossRows {
+ public:
+  PolicyLossRows(const std::shared_ptr<Device>& device, const PpoLoss& loss, const std::vector<int32_t>& tokens);
+  /// The operator over `count` of them, the first being `begin`. The caller's: rows, logprob, entropy, the gradients, and what is
+  /// added to.
+  credence_policy_loss at(size_t begin, int count) const;
+
+ private:
+  credence_policy_loss op_{};
+  Buffer old_, advantage_, weight_, reference_;
+};
+
+/// The same of the value loss; the caller's: rows, value, the gradient, and what is added to.
+class ValueLossRows {
+ public:
+  ValueLossRows(const std::shared_ptr<Device>& device, const PpoLoss::Value& loss, const std::vector<int32_t>& tokens);
+  /// Over all of them.
+  const credence_value_loss& op() const { return op_; }
+
+ private:
+  credence_value_loss op_{};
+  Buffer old_, returns_, weight_;
+};
 
 }  // namespace credence

@@ -100,6 +100,7 @@ void Pass::read_values(PassResult& result) {
   for (int32_t row : at.rows) ranges.push_back({row, row + 1});
   pool(ranges, spec.layer, residual(spec.layer), values_);
   read_head(values_);
+  if (!request_.values->values) return;
   const std::vector<float> values = outputs_of(values_);
   result.values.assign(host_.tokens.size(), 0.0f);
   for (size_t i = 0; i < values.size(); ++i) result.values[value_tokens_[i]] = values[i];
@@ -145,6 +146,19 @@ Buffer Pass::squared_errors(const HeadState& state, const std::vector<float>& ta
   target.upload(targets);
   device_->squared_error({state.count.i32(), state.spans, state.outputs.back().f32(), target.f32(), dy.f32(), loss});
   return dy;
+}
+
+Buffer Pass::value_errors(const PpoUpstream& ppo, double* loss) {
+  const ValueLossRows rows(device_, *ppo.loss->value, value_tokens_);
+  Buffer dv(device_, std::max<size_t>(1, value_tokens_.size()) * sizeof(float));
+  credence_value_loss op = rows.op();
+  op.rows = values_.count.i32();
+  op.value = values_.outputs.back().f32();
+  op.d_value = dv.f32();
+  op.sums = ppo.value;
+  op.loss = loss;
+  device_->value_loss(op);
+  return dv;
 }
 
 void Pass::backward_head(HeadState& state, Buffer dy, float* gradients, bool into_residual) {

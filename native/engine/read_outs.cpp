@@ -219,6 +219,43 @@ void Pass::backward_vocabulary(const Upstream& upstream, double* loss) {
   });
 }
 
+/// What was sampled is scored, the loss says what follows from that, and the same rows go back: nothing of it is read.
+void Pass::backward_policy(const PpoUpstream& ppo, double* loss) {
+  std::vector<uint8_t> mask;
+  for (float weight : ppo.loss->weights) mask.push_back(weight != 0);
+  if (mask.empty()) return;
+  const TokenRows in = rows_before(mask, "weights");
+  if (in.rows.empty()) return;
+  base_->prepare_head_backward();
+  std::vector<int32_t> targets;
+  for (int32_t t : in.tokens) targets.push_back(host_.tokens[t]);
+  const PolicyLossRows known(device_, *ppo.loss, in.tokens);
+  const size_t bytes = std::min<size_t>(kRowsAtOnce, in.rows.size()) * sizeof(float);
+  Buffer target(device_), logprob(device_, bytes), entropy(device_, bytes), dl(device_, bytes), de(device_, bytes);
+  over_rows(in.rows, true, [&](const NormedRows& some) {
+    target.upload(part(targets, some.begin, some.count));
+    credence_token_logprobs scored = token_logprobs(*base_, some.h, some.counted, target, some.count);
+    scored.logprob = logprob.f32();
+    scored.entropy = entropy.f32();
+    device_->token_logprobs(scored);
+    credence_policy_loss of = known.at(some.begin, some.count);
+    of.rows = some.counted.i32();
+    of.logprob = logprob.f32();
+    of.entropy = entropy.f32();
+    of.d_logprob = dl.f32();
+    of.d_entropy = de.f32();
+    of.sums = ppo.policy;
+    of.loss = loss;
+    device_->policy_loss(of);
+    scored.entropy = nullptr;
+    scored.d_logprob = dl.f32();
+    scored.d_entropy = ppo.loss->entropy != 0 ? de.f32() : nullptr;
+    scored.dh = some.dh;
+    scored.lddh = base_->family().hidden;
+    device_->token_logprobs(scored);
+  });
+}
+
 void Pass::check_closed_set() const {
   const ClosedSetRead& read = *request_.closed_set;
   const int vocabulary = base_->family().vocabulary, total = host_.tokens_count();

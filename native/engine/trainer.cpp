@@ -156,16 +156,30 @@ void Trainer::clear_gradients() {
   sequences_ = 0;
 }
 
+void Trainer::sum_over_ranks(double* count) {
+  std::vector<float> sum = gradients();
+  PpoSums told = told_.download<Told>(1)[0].sums;
+  // The largest of all ranks, by a sum in which each has a place of its own.
+  std::vector<double> changes(communicator_->size());
+  changes[communicator_->rank()] = told.policy.ratio_change;
+  communicator_->all_reduce_sum(sum.data(), sum.size());
+  static_assert(sizeof told % sizeof(double) == 0);
+  communicator_->all_reduce_sum(&told.loss, sizeof told / sizeof(double));
+  communicator_->all_reduce_sum(changes.data(), changes.size());
+  communicator_->all_reduce_sum(count, 1);
+  told.policy.ratio_change = *std::max_element(changes.begin(), changes.end());
+  gradients_.write(sum.data(), sum.size() * sizeof(float));
+  told_.write(&told, sizeof told, offsetof(Told, sums));
+}
+
+void Trainer::check_finite(double number, const char* what) {
+  if (std::isfinite(number)) return;
+  clear_gradients();
+  fail("NOT_FINITE", "the %s is not finite. Lower the learning rate, or look for a damaged row", what);
+}
+
 StepResult Trainer::update(double learning_rate, double count) {
-  if (communicator_->size() > 1) {
-    std::vector<float> sum = gradients();
-    double loss = this->loss();
-    communicator_->all_reduce_sum(sum.data(), sum.size());
-    communicator_->all_reduce_sum(&loss, 1);
-    communicator_->all_reduce_sum(&count, 1);
-    gradients_.write(sum.data(), sum.size() * sizeof(float));
-    told_.write(&loss, sizeof loss, offsetof(Told, loss));
-  }
+  if (communicator_->size() > 1) sum_over_ranks(&count);
   if (!(count > 0)) fail("BAD_OPTION", "update: count %g is not positive. Was anything in the step supervised?", count);
   if (!(learning_rate >= 0)) fail("BAD_OPTION", "update: learning rate %g is not a number from 0 up", learning_rate);
   device_->gradient_norm({policy_->count(), gradients_.f32(), told_norm()});
@@ -189,11 +203,10 @@ StepResult Trainer::update(double learning_rate, double count) {
   policy_->repack();
   const Told told = told_.download<Told>(1)[0];
   clear_gradients();
-  const char* const way_out = "is not finite. Lower the learning rate, or look for a damaged row";
-  if (!std::isfinite(told.loss)) fail("NOT_FINITE", "the loss %s", way_out);
-  if (!std::isfinite(told.norm)) fail("NOT_FINITE", "the gradient's norm %s", way_out);
+  check_finite(told.sums.loss, "loss");
+  check_finite(told.norm, "gradient's norm");
   ++step_;
-  return {told.loss / count, told.norm / count};
+  return {told.sums.loss / count, told.norm / count, told.sums};
 }
 
 void Trainer::restore(int64_t step, uint64_t seed, const std::vector<float>& m, const std::vector<float>& v) {

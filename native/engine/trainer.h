@@ -25,6 +25,7 @@ struct OptimizerSpec {
 struct StepResult {
   double loss = 0;           // over the step's count; 0 where it was the caller's own
   double gradient_norm = 0;  // before clipping
+  PpoSums ppo;               // of the step, where its loss was PPO's
 };
 
 class Trainer {
@@ -39,13 +40,16 @@ class Trainer {
   /// Of a head alone, on hidden states [n, H] that were collected before: the loss of accumulate(), without the blocks.
   void accumulate(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,
                   const AbortFlag* abort = nullptr);
-  /// The losses of what was sampled, which are the caller's to judge: their sums are read at once, and are not part of loss().
-  PpoSums accumulate(const HostBatch& batch, const PpoLoss& loss, const AbortFlag* abort = nullptr);
+  /// The losses of what was sampled; their sums too stay on the device.
+  void accumulate(const HostBatch& batch, const PpoLoss& loss, const AbortFlag* abort = nullptr);
+  /// What they have come to since the last update, for whoever judges a step before it is taken; waits for the device. Throws
+  /// "NOT_FINITE" as update() does.
+  PpoSums ppo_sums();
   /// A forward held open for a loss of the caller's own.
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
   void backward(const Upstream& upstream, const AbortFlag* abort = nullptr);
   /// The loss accumulated since the last update, summed and not divided; waits for the device.
-  double loss() const { return told_.download<Told>(1)[0].loss; }
+  double loss() const { return told_.download<Told>(1)[0].sums.loss; }
   /// Sums gradients, losses and counts over the ranks, divides once, clips, steps, clears. Waits for the device once, to read
   /// the loss and the norm; where one is not finite it throws "NOT_FINITE", nothing has been learnt, and the step is forgotten.
   StepResult update(double learning_rate, double count);
@@ -63,13 +67,20 @@ class Trainer {
   const PassSize& pass_size() const { return size_; }
 
  private:
-  /// What a step tells, as it lies on the device: [loss, norm].
+  /// What a step tells, as it lies on the device.
   struct Told {
-    double loss = 0;
+    PpoSums sums;  // loss: of all that was accumulated
     float norm = 0;
   };
-  double* told_loss() const { return told_.as<double>(); }
-  float* told_norm() const { return reinterpret_cast<float*>(told_.as<char>() + offsetof(Told, norm)); }
+  template <class T>
+  T* told(size_t offset) const {
+    return reinterpret_cast<T*>(told_.as<char>() + offset);
+  }
+  double* told_loss() const { return told<double>(offsetof(Told, sums.loss)); }
+  float* told_norm() const { return told<float>(offsetof(Told, norm)); }
+  /// Of a step whose numbers are not finite nothing is learnt, and it is forgotten.
+  void check_finite(double number, const char* what);
+  void sum_over_ranks(double* count);
 
   void accumulate_in(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort);
   PassResult forward_in(const HostBatch& batch, const PassRequest& request, const PassSize& size,
@@ -86,9 +97,9 @@ class Trainer {
   std::optional<DropoutKeys> dropout(const std::vector<int>& segments) const;
   void accumulate_part(const HostBatch& batch, const Loss& loss, const PassSize& size,
                        const std::optional<DropoutKeys>& dropout, const AbortFlag* abort);
-  PpoSums accumulate_in(const HostBatch& batch, const PpoLoss& loss, const PassSize& size, const AbortFlag* abort);
+  void accumulate_in(const HostBatch& batch, const PpoLoss& loss, const PassSize& size, const AbortFlag* abort);
   void accumulate_part(const HostBatch& batch, const PpoLoss& loss, const PassSize& size,
-                       const std::optional<DropoutKeys>& dropout, const AbortFlag* abort, PpoSums& sums);
+                       const std::optional<DropoutKeys>& dropout, const AbortFlag* abort);
 
   std::shared_ptr<Policy> policy_;
   std::shared_ptr<Device> device_;

@@ -1,7 +1,5 @@
-// A trainer's pass with the losses of proximal policy optimisation: new log-probabilities and values are read, their gradients
-// follow from what was sampled, and go back. (docs/derivations/ppo.md.)
-#include <cmath>
-
+// A trainer's pass with the losses of proximal policy optimisation: what was sampled is scored again, and its gradients follow from
+// that on the device. (docs/derivations/ppo.md.)
 #include "trainer.h"
 
 namespace credence {
@@ -52,59 +50,40 @@ PpoLoss part_of(const HostBatch& batch, const PpoLoss& loss, const std::vector<i
 
 }  // namespace
 
-PpoSums Trainer::accumulate(const HostBatch& batch, const PpoLoss& loss, const AbortFlag* abort) {
+void Trainer::accumulate(const HostBatch& batch, const PpoLoss& loss, const AbortFlag* abort) {
   batch.check(policy_->base()->family());
   check(batch, loss);
   size_ = fit(pass_sizes(true), !where_not_0(loss.weights).empty(),
               [&](Trainer& twin, const PassSize& size) { twin.accumulate_in(batch, loss, size, nullptr); });
-  return accumulate_in(batch, loss, size_, abort);
+  accumulate_in(batch, loss, size_, abort);
 }
 
-PpoSums Trainer::accumulate_in(const HostBatch& batch, const PpoLoss& loss, const PassSize& size,
-                               const AbortFlag* abort) {
-  PpoSums sums;
+void Trainer::accumulate_in(const HostBatch& batch, const PpoLoss& loss, const PassSize& size, const AbortFlag* abort) {
   for (const std::vector<int>& segments : batch.passes(size.tokens))
-    accumulate_part(batch.take(segments), part_of(batch, loss, segments), size, dropout(segments), abort, sums);
+    accumulate_part(batch.take(segments), part_of(batch, loss, segments), size, dropout(segments), abort);
   sequences_ += batch.segments();
-  sums.loss = sums.policy.policy - loss.entropy * sums.entropy;
-  if (loss.kl) sums.loss += loss.kl->coefficient * sums.policy.reference_kl;
-  if (loss.value) sums.loss += loss.value->coefficient * sums.value.loss;
-  if (!std::isfinite(sums.loss))
-    fail("NOT_FINITE", "the loss is not finite. Lower the learning rate, or look for a damaged row");
-  return sums;
 }
 
 void Trainer::accumulate_part(const HostBatch& batch, const PpoLoss& loss, const PassSize& size,
-                              const std::optional<DropoutKeys>& dropout, const AbortFlag* abort, PpoSums& sums) {
-  const std::vector<int32_t> tokens = where_not_0(loss.weights);
-  const std::vector<int32_t> valued = loss.value ? where_not_0(loss.value->weights) : std::vector<int32_t>();
-  if (tokens.empty() && valued.empty()) return;
+                              const std::optional<DropoutKeys>& dropout, const AbortFlag* abort) {
+  const bool valued = loss.value && !where_not_0(loss.value->weights).empty();
+  if (where_not_0(loss.weights).empty() && !valued) return;
   PassRequest request;
   request.keep = true;
   request.recompute = size.recompute;
   request.dropout = dropout;
-  if (!tokens.empty()) {
-    request.logprobs = request.entropy = true;
-    request.mask = mask_of(loss.weights);
-  }
-  if (!valued.empty()) request.values = {loss.value->head, mask_of(loss.value->weights)};
-  const PassResult read = pass_.forward(batch, request, abort);
+  if (valued) request.values = {loss.value->head, mask_of(loss.value->weights), false};
+  pass_.forward(batch, request, abort);
   Upstream upstream;
-  if (!tokens.empty()) {
-    upstream.logprobs = policy_loss(device_, loss, read.logprobs, sums.policy);
-    if (loss.entropy != 0) upstream.entropy.assign(batch.tokens.size(), 0.0f);
-    size_t next = 0;
-    for (int b = 0; b < batch.segments(); ++b) {
-      for (; next < tokens.size() && tokens[next] < batch.offsets[b + 1]; ++next) {
-        const int row = batch.row_before(b, tokens[next]);
-        const float weight = loss.weights[tokens[next]];
-        sums.entropy += static_cast<double>(weight) * read.entropy[row];
-        if (loss.entropy != 0) upstream.entropy[row] -= static_cast<float>(loss.entropy * weight);
-      }
-    }
-  }
-  if (!valued.empty()) upstream.values = value_loss(device_, *loss.value, read.values, sums.value);
-  pass_.backward(upstream, gradients_.f32(), nullptr, abort);
+  upstream.ppo = {&loss, told<credence_policy_sums>(offsetof(Told, sums.policy)),
+                  told<credence_value_sums>(offsetof(Told, sums.value))};
+  pass_.backward(upstream, gradients_.f32(), told_loss(), abort);
+}
+
+PpoSums Trainer::ppo_sums() {
+  const PpoSums sums = told_.download<Told>(1)[0].sums;
+  check_finite(sums.loss, "loss");
+  return sums;
 }
 
 }  // namespace credence

@@ -525,17 +525,18 @@ typedef struct {
 
 // The losses of proximal policy optimisation over rows of sampled tokens, as sums: whoever learns divides once. What a row with
 // weight 0 holds is not read; its gradient is 0. With r = logprob - old_logprob and ratio = e^r (Schulman et al. 2017, eq. 7):
-//   loss = sum w (max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)) + kl_coefficient k),
-// k the estimator 1, 2 or 3 (credence_advantage) of the divergence from the reference.
+//   loss = sum w (max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)) + kl_coefficient k - entropy_coefficient H),
+// k the estimator 1, 2 or 3 (credence_advantage) of the divergence from the reference, H the entropy of the row before the token.
 typedef struct {
   double weight;        // sum w
-  double policy;        // sum w max(..), without the divergence
+  double policy;        // sum w max(..), without divergence and entropy
   double ratio;         // sum w ratio
   double clipped;       // sum w where clipping binds: its term is the larger, and the gradient 0
   double outside;       // sum w where the ratio is outside the range
   double old_kl1;       // sum w -r
   double old_kl2;       // sum w r^2 / 2
   double reference_kl;  // sum w k, without the coefficient; 0 without a reference
+  double entropy;       // sum w H, without the coefficient; 0 where entropy is not given
   double ratio_change;  // largest |ratio - 1| where w is not 0
 } credence_policy_sums;
 
@@ -544,11 +545,15 @@ typedef struct {
   int32_t capacity;
   const float *logprob, *old_logprob, *advantage, *weight;  // [rows]
   const float* ref_logprob;                                 // [rows], or null: no divergence
+  const float* entropy;                                     // [rows], or null: none
   float clip_low, clip_high;                                // inf: not clipped there
   float kl_coefficient;
   int32_t kl_estimator;
+  float entropy_coefficient;
   float* d_logprob;            // [rows] d loss / d logprob
-  credence_policy_sums* sums;  // [1] written
+  float* d_entropy;            // [rows] d loss / d entropy, or null
+  credence_policy_sums* sums;  // [1] added to; of ratio_change the larger
+  double* loss;                // [1] added to, or null
 } credence_policy_loss;
 
 // loss = 0.5 sum w max((v - R)^2, (old + clip(v - old, -c, c) - R)^2), or of the first square alone where c is 0 (Schulman et
@@ -566,7 +571,8 @@ typedef struct {
   const float *value, *old_value, *returns, *weight;  // [rows]; old_value is not read without a clip
   float clip, coefficient;
   float* d_value;             // [rows] coefficient d loss / d value
-  credence_value_sums* sums;  // [1] written
+  credence_value_sums* sums;  // [1] added to
+  double* loss;               // [1] coefficient loss, added to; or null
 } credence_value_loss;
 
 // ------------------------------------------------------------------------------------------------------------------ table

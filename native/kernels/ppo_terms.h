@@ -18,10 +18,45 @@ CREDENCE_BOTH static inline double kl_slope(int32_t estimator, double r) {
   return estimator == 1 ? 1 : estimator == 2 ? r : -expm1(-r);
 }
 
-/// One row's share of the sums; d is its gradient.
+/// The larger, and NaN where there is one.
+CREDENCE_BOTH static inline double larger_or_nan(double a, double b) {
+  return b <= a ? b != b ? b : a : a != a ? a : b;
+}
+
+CREDENCE_BOTH static inline void add(credence_policy_sums& to, const credence_policy_sums& more) {
+  to.weight += more.weight;
+  to.policy += more.policy;
+  to.ratio += more.ratio;
+  to.clipped += more.clipped;
+  to.outside += more.outside;
+  to.old_kl1 += more.old_kl1;
+  to.old_kl2 += more.old_kl2;
+  to.reference_kl += more.reference_kl;
+  to.entropy += more.entropy;
+  to.ratio_change = larger_or_nan(to.ratio_change, more.ratio_change);
+}
+
+CREDENCE_BOTH static inline void add(credence_value_sums& to, const credence_value_sums& more) {
+  to.weight += more.weight;
+  to.loss += more.loss;
+  to.error += more.error;
+  to.clipped += more.clipped;
+}
+
+/// The loss that the sums of its rows come to.
+CREDENCE_BOTH static inline double loss_of(const credence_policy_loss& p, const credence_policy_sums& sums) {
+  return sums.policy + static_cast<double>(p.kl_coefficient) * sums.reference_kl -
+         static_cast<double>(p.entropy_coefficient) * sums.entropy;
+}
+
+CREDENCE_BOTH static inline double loss_of(const credence_value_loss& p, const credence_value_sums& sums) {
+  return static_cast<double>(p.coefficient) * sums.loss;
+}
+
+/// One row's share of the sums, and its gradients.
 struct PolicyTerm {
   credence_policy_sums sums;
-  float d;
+  float d_logprob, d_entropy;
 };
 
 CREDENCE_BOTH static inline PolicyTerm policy_term(const credence_policy_loss& p, int64_t row) {
@@ -48,13 +83,17 @@ CREDENCE_BOTH static inline PolicyTerm policy_term(const credence_policy_loss& p
     sums.reference_kl = weight * kl_estimate(p.kl_estimator, s);
     slope += static_cast<double>(p.kl_coefficient) * kl_slope(p.kl_estimator, s);
   }
-  term.d = static_cast<float>(weight * slope);
+  term.d_logprob = static_cast<float>(weight * slope);
+  if (p.entropy) {
+    sums.entropy = weight * static_cast<double>(p.entropy[row]);
+    term.d_entropy = static_cast<float>(-weight * static_cast<double>(p.entropy_coefficient));
+  }
   return term;
 }
 
 struct ValueTerm {
   credence_value_sums sums;
-  float d;
+  float d_value;
 };
 
 CREDENCE_BOTH static inline ValueTerm value_term(const credence_value_loss& p, int64_t row) {
@@ -73,13 +112,8 @@ CREDENCE_BOTH static inline ValueTerm value_term(const credence_value_loss& p, i
   term.sums.loss = weight * (outside ? moved * moved : error * error) / 2;
   term.sums.error = weight * error * error;
   term.sums.clipped = outside ? weight : 0;
-  term.d = outside ? 0.0f : static_cast<float>(static_cast<double>(p.coefficient) * weight * error);
+  term.d_value = outside ? 0.0f : static_cast<float>(static_cast<double>(p.coefficient) * weight * error);
   return term;
-}
-
-/// The larger, and NaN where there is one.
-CREDENCE_BOTH static inline double larger_or_nan(double a, double b) {
-  return b <= a ? b != b ? b : a : a != a ? a : b;
 }
 
 /// One over what a number is divided by to whiten it; the variance of fewer than two numbers is 0.

@@ -179,15 +179,18 @@ OPERATOR_TEST("weighted_sum squared_error gradient_norm adamw advantage policy_l
     advantage.reward = advantage.advantage = advantage.returns = n.floats(), advantage.moments = moments.as<double>();
     RUN_ON_NOTHING(n, advantage, advantage);
     EXPECT(moments.read<double>(6) == std::vector<double>(6));
-    const Memory policy(backend, sizeof(credence_policy_sums)), value(backend, sizeof(credence_value_sums));
+    const auto policy = on_device(backend, std::vector<double>(10, 2.5)),
+               value = on_device(backend, std::vector<double>(4, 2.5));
     RUN_ON_NOTHING(n, policy_loss,
                    (credence_policy_loss{n.rows(), Nothing::kCapacity, n.floats(), n.floats(), n.floats(), n.floats(),
-                                         n.floats(), 0.2f, 0.2f, 1, 1, n.floats(), policy.as<credence_policy_sums>()}));
+                                         n.floats(), n.floats(), 0.2f, 0.2f, 1, 1, 1, n.floats(), n.floats(),
+                                         policy->as<credence_policy_sums>(), sum->as<double>()}));
     RUN_ON_NOTHING(n, value_loss,
                    (credence_value_loss{n.rows(), Nothing::kCapacity, n.floats(), n.floats(), n.floats(), n.floats(),
-                                        0.2f, 1, n.floats(), value.as<credence_value_sums>()}));
-    EXPECT(policy.read<double>(9) == std::vector<double>(9));
-    EXPECT(value.read<double>(4) == std::vector<double>(4));
+                                        0.2f, 1, n.floats(), value->as<credence_value_sums>(), sum->as<double>()}));
+    EXPECT(policy->read<double>(10) == std::vector<double>(10, 2.5));
+    EXPECT(value->read<double>(4) == std::vector<double>(4, 2.5));
+    EXPECT_EQ(sum->read<double>(1)[0], 1.5);
   });
 }
 

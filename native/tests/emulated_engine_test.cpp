@@ -196,4 +196,38 @@ TEST(a_step_waits_for_the_device_once_however_many_passes_it_has) {
   }
 }
 
+TEST(so_does_a_step_of_ppo_whose_gradient_and_sums_are_the_cpus) {
+  if (const std::string why = missing(); !why.empty()) SKIP(why);
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const auto cpu = small_policy(folder.path(), {"cpu", "f32", "auto", 1}, ppo_critics()),
+             cuda = small_policy(folder.path(), {device_name(), "f32", "auto", 1}, ppo_critics());
+  Trainer right(cpu, {}), trainer(cuda, {});
+  std::mt19937 random(5);
+  for (int calls : {1, 3}) {
+    const int64_t before = waits_of(*cuda);
+    for (int i = 0; i < calls; ++i) {
+      const HostBatch batch = ppo_rollouts(random);
+      PpoLoss loss = ppo_loss_of(batch);
+      if (i == 1) loss.value->head = "deep";
+      right.accumulate(batch, loss);
+      trainer.accumulate(batch, loss);
+    }
+    EXPECT_EQ(waits_of(*cuda) - before, 0);
+    EXPECT_GRADIENTS(*cuda, trainer.gradients(), right.gradients(), 1e-4);
+    const PpoSums expected = right.ppo_sums();
+    const int64_t then = waits_of(*cuda);
+    EXPECT(trainer.ppo_sums().policy.weight > 0);  // whoever judges a step before it is taken waits once more
+    EXPECT_EQ(waits_of(*cuda) - then, 1);
+    const StepResult told = trainer.update(0, 1);
+    EXPECT_EQ(waits_of(*cuda) - then, 2);
+    for (const auto& [got, sum] : {std::pair{told.loss, expected.loss},
+                                   {told.ppo.policy.entropy, expected.policy.entropy},
+                                   {told.ppo.policy.ratio_change, expected.policy.ratio_change},
+                                   {told.ppo.value.loss, expected.value.loss}})
+      EXPECT(std::fabs(got - sum) <= 1e-4 * std::fabs(sum));
+    right.clear_gradients();
+  }
+}
+
 TESTING_MAIN

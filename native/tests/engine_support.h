@@ -1,4 +1,5 @@
-// A small random llama of odd sizes in a folder, and every device that the engine's tests run on.
+// A small random llama of odd sizes in a folder, every device that the engine's tests run on, gradients against differences,
+// and rollouts for PPO.
 #pragma once
 
 #include <cmath>
@@ -8,7 +9,7 @@
 #include <vector>
 
 #include "engine/device.h"
-#include "engine/policy.h"
+#include "engine/trainer.h"
 #include "files_support.h"
 #include "testing.h"
 
@@ -106,6 +107,46 @@ inline void expect_gradients(const Policy& policy, const std::vector<float>& got
 #define EXPECT_GRADIENTS(policy, got, expected, tolerance) \
   ::credence::testing::expect_gradients(policy, got, expected, tolerance, __FILE__, __LINE__)
 
+inline double largest(const std::vector<float>& values) {
+  double out = 0;
+  for (float value : values) out = std::max(out, std::fabs(static_cast<double>(value)));
+  return out;
+}
+
+/// What trainer.accumulate(batch, loss) gives is the finite difference of its loss: of each tensor that has a part of `least` in the
+/// gradient, along its own gradient, one number that every element enters.
+template <class AnyLoss>
+void expect_finite_differences(const std::shared_ptr<Policy>& policy, const HostBatch& batch, const AnyLoss& loss,
+                               const std::string& name, double step, double least, double relative, double absolute) {
+  Trainer trainer(policy, {});
+  trainer.accumulate(batch, loss);
+  const std::vector<float> gradient = trainer.gradients(), original = policy->read_parameters();
+  EXPECT(largest(gradient) > 0);
+  for (const auto* list : {&policy->adapter_parameters(), &policy->head_parameters()}) {
+    for (const Parameter& p : *list) {
+      double norm = 0;
+      for (int64_t i = p.offset; i < p.offset + p.count(); ++i) norm += static_cast<double>(gradient[i]) * gradient[i];
+      norm = std::sqrt(norm);
+      if (norm < least * largest(gradient)) continue;
+      const NamedTensor there{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
+      const auto moved = [&](double by) {
+        NamedTensor tensor = there;
+        for (int64_t i = 0; i < p.count(); ++i)
+          tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
+        policy->set_parameters({tensor});
+        Trainer probe(policy, {});
+        probe.accumulate(batch, loss);
+        policy->set_parameters({there});
+        return probe.loss();
+      };
+      const double difference = (moved(step) - moved(-step)) / (2 * step);
+      if (!(std::fabs(difference - norm) <= relative * norm + absolute))
+        report(__FILE__, __LINE__,
+               name + " " + p.name + ": gradient " + show(norm) + ", finite difference " + show(difference));
+    }
+  }
+}
+
 inline HostBatch batch_of(const std::vector<std::vector<int32_t>>& sequences) {
   HostBatch batch;
   batch.offsets.push_back(0);
@@ -114,6 +155,37 @@ inline HostBatch batch_of(const std::vector<std::vector<int32_t>>& sequences) {
     batch.offsets.push_back(batch.tokens_count());
   }
   return batch;
+}
+
+inline std::vector<HeadSpec> ppo_critics() { return {{"worth", -1, {}, 1, 4}, {"deep", 1, {6}, 1, 9}}; }
+
+/// Two prompts, the first with three completions behind it, the second with its own in one sequence.
+inline HostBatch ppo_rollouts(std::mt19937& random) {
+  HostBatch batch = batch_of({random_tokens(random, 7), random_tokens(random, 4), random_tokens(random, 1),
+                              random_tokens(random, 3), random_tokens(random, 8)});
+  batch.prefix_of = {-1, 0, 0, 0, -1};
+  return batch;
+}
+
+/// Of the rollouts' tokens from 7 on but the last sequence's first three, each with a weight of its own; the critic is "worth".
+inline PpoLoss ppo_loss_of(const HostBatch& batch) {
+  PpoLoss loss;
+  const size_t tokens = batch.tokens.size();
+  const auto some = [&](double from, double to, int seed) {
+    std::mt19937 random(seed);
+    std::vector<float> out;
+    for (size_t t = 0; t < tokens; ++t)
+      out.push_back(static_cast<float>(from + (to - from) * (random() % 1000) / 1000));
+    return out;
+  };
+  loss.weights = some(0.5, 1.5, 1), loss.advantages = some(-1, 1, 2), loss.old_logprobs = some(-6, -4, 3);
+  for (int t = 0; t < 7; ++t) loss.weights[t] = 0;
+  for (int t = batch.offsets[4]; t < batch.offsets[4] + 3; ++t) loss.weights[t] = 0;
+  loss.kl = {some(-6, -4, 4), 0.3, 3};
+  loss.entropy = 0.2;
+  loss.value = {"worth", loss.weights, some(-0.3, 0.3, 5), some(-1, 1, 6), 0.2, 0.7};
+  loss.value->weights[9] = 0;
+  return loss;
 }
 
 }  // namespace credence::testing

@@ -33,6 +33,7 @@ reference::PolicyLoss policy_example(int rows, int estimator) {
     if (t % 11 == 0) p.old_logprob[t] = p.logprob[t];
   }
   if (estimator) p.ref_logprob = normal(5, size), p.kl_estimator = estimator, p.kl_coefficient = 0.125;
+  if (estimator % 2) p.entropy = normal(10, size), p.entropy_coefficient = 0.25;
   return p;
 }
 
@@ -41,8 +42,12 @@ reference::ValueLoss value_example(int rows, double clip) {
   return {normal(6, size), normal(7, size), normal(8, size), some_weights(9, size), clip, 0.5};
 }
 
+/// Sums that something was added to before: 1 to each, and of the ratio's change the smaller.
+MemoryPointer begun(Backend& backend, size_t count) { return on_device(backend, std::vector<double>(count, 1)); }
+
 std::vector<double> list(const reference::PolicyLossResult& r) {
-  return {r.weight, r.policy, r.ratio, r.clipped, r.outside, r.old_kl1, r.old_kl2, r.reference_kl, r.ratio_change};
+  return {r.weight,  r.policy,  r.ratio,        r.clipped, r.outside,
+          r.old_kl1, r.old_kl2, r.reference_kl, r.entropy, r.ratio_change};
 }
 
 }  // namespace
@@ -59,15 +64,23 @@ OPERATOR_TEST("policy_loss", "reference odd-shapes bits", is_its_definition) {
           const auto logprob = weighed(backend, p.logprob, p.weight), old = weighed(backend, p.old_logprob, p.weight);
           const auto advantage = weighed(backend, p.advantage, p.weight), weight = floats_on_device(backend, p.weight);
           const auto ref = estimator ? weighed(backend, p.ref_logprob, p.weight) : nullptr;
-          const auto d = float_space(backend, p.logprob.size());
-          const Memory sums(backend, sizeof(credence_policy_sums));
-          RUN_OPERATOR(backend, policy_loss,
-                       (credence_policy_loss{*count, rows + 5, *logprob, *old, *advantage, *weight,
-                                             estimator ? ref->as<float>() : nullptr, 0.25f, 0.5f, 0.125f, estimator, *d,
-                                             sums.as<credence_policy_sums>()}));
+          const auto entropy = estimator % 2 ? weighed(backend, p.entropy, p.weight) : nullptr;
+          const auto d = float_space(backend, p.logprob.size()), de = float_space(backend, p.entropy.size());
+          const auto sums = begun(backend, 10), loss = begun(backend, 1);
+          RUN_OPERATOR(
+              backend, policy_loss,
+              (credence_policy_loss{*count, rows + 5, *logprob, *old, *advantage, *weight,
+                                    estimator ? ref->as<float>() : nullptr, entropy ? entropy->as<float>() : nullptr,
+                                    0.25f, 0.5f, 0.125f, estimator, 0.25f, *d, entropy ? de->as<float>() : nullptr,
+                                    sums->as<credence_policy_sums>(), loss->as<double>()}));
           EXPECT_CLOSE(d->floats(), expected.d_logprob, 1e-6);
-          EXPECT_CLOSE(sums.read<double>(9), list(expected), 1e-9);
-          bits[threads - 1].push_back(d->bits());
+          EXPECT_CLOSE(de->floats(), expected.d_entropy, 1e-6);
+          auto total = list(expected);
+          for (size_t i = 0; i < 9; ++i) total[i] += 1;
+          total[9] = std::max(total[9], 1.0);
+          EXPECT_CLOSE(sums->read<double>(10), total, 1e-9);
+          EXPECT_CLOSE(loss->read<double>(1), std::vector<double>{1 + expected.loss}, 1e-9);
+          for (const auto& memory : {&d, &de, &sums, &loss}) bits[threads - 1].push_back((*memory)->bits());
         }
     });
   EXPECT(bits[0] == bits[1]);
@@ -85,15 +98,18 @@ OPERATOR_TEST("value_loss", "reference odd-shapes bits", is_its_definition) {
           const auto value = weighed(backend, p.value, p.weight), old = weighed(backend, p.old_value, p.weight);
           const auto returns = weighed(backend, p.returns, p.weight), weight = floats_on_device(backend, p.weight);
           const auto d = float_space(backend, p.value.size());
-          const Memory sums(backend, sizeof(credence_value_sums));
-          RUN_OPERATOR(
-              backend, value_loss,
-              (credence_value_loss{*count, rows + 5, *value, clip > 0 ? old->as<float>() : nullptr, *returns, *weight,
-                                   static_cast<float>(clip), 0.5f, *d, sums.as<credence_value_sums>()}));
+          const auto sums = begun(backend, 4), loss = begun(backend, 1);
+          RUN_OPERATOR(backend, value_loss,
+                       (credence_value_loss{*count, rows + 5, *value, clip > 0 ? old->as<float>() : nullptr, *returns,
+                                            *weight, static_cast<float>(clip), 0.5f, *d,
+                                            sums->as<credence_value_sums>(), loss->as<double>()}));
           EXPECT_CLOSE(d->floats(), expected.d_value, 1e-6);
-          EXPECT_CLOSE(sums.read<double>(4),
-                       (std::vector<double>{expected.weight, expected.loss, expected.error, expected.clipped}), 1e-9);
-          bits[threads - 1].push_back(d->bits());
+          EXPECT_CLOSE(
+              sums->read<double>(4),
+              (std::vector<double>{1 + expected.weight, 1 + expected.loss, 1 + expected.error, 1 + expected.clipped}),
+              1e-9);
+          EXPECT_CLOSE(loss->read<double>(1), std::vector<double>{1 + 0.5 * expected.loss}, 1e-9);
+          for (const auto& memory : {&d, &sums, &loss}) bits[threads - 1].push_back((*memory)->bits());
         }
     });
   EXPECT(bits[0] == bits[1]);
@@ -110,11 +126,11 @@ OPERATOR_TEST("policy_loss", "bits", the_ratio_of_equal_log_probabilities_is_1_a
       auto old = same;
       if (broken) old[40] = kUnread;
       const auto device_old = floats_on_device(backend, old), d = float_space(backend, 300);
-      const Memory sums(backend, sizeof(credence_policy_sums));
+      const auto sums = on_device(backend, std::vector<credence_policy_sums>(1));
       RUN_OPERATOR(backend, policy_loss,
-                   (credence_policy_loss{*count, 300, *logprob, *device_old, *advantage, *weight, *logprob, 0.2f, 0.2f,
-                                         1, 3, *d, sums.as<credence_policy_sums>()}));
-      const auto got = sums.read<credence_policy_sums>(1)[0];
+                   (credence_policy_loss{*count, 300, *logprob, *device_old, *advantage, *weight, *logprob, nullptr,
+                                         0.2f, 0.2f, 1, 3, 0, *d, nullptr, sums->as<credence_policy_sums>(), nullptr}));
+      const auto got = sums->read<credence_policy_sums>(1)[0];
       EXPECT_EQ(std::isnan(got.ratio_change), broken);
       if (broken) continue;
       EXPECT_EQ(got.ratio_change, 0.0);
@@ -150,17 +166,18 @@ OPERATOR_TEST("policy_loss value_loss", "reference", as_linguistic_calibration_h
     const auto ones = floats_on_device(backend, std::vector<double>(32, 1)), d = float_space(backend, 32);
     const auto logprob = floats_on_device(backend, policy.logprob), old = floats_on_device(backend, p.logprob),
                advantage = floats_on_device(backend, step.whitened);
-    const Memory sums(backend, sizeof(credence_policy_sums)), values(backend, sizeof(credence_value_sums));
+    const auto sums = on_device(backend, std::vector<credence_policy_sums>(1));
+    const auto values = on_device(backend, std::vector<credence_value_sums>(1));
     RUN_OPERATOR(backend, policy_loss,
-                 (credence_policy_loss{*count, 32, *logprob, *old, *advantage, *ones, nullptr, 0.2f, 0.2f, 0, 1, *d,
-                                       sums.as<credence_policy_sums>()}));
+                 (credence_policy_loss{*count, 32, *logprob, *old, *advantage, *ones, nullptr, nullptr, 0.2f, 0.2f, 0,
+                                       1, 0, *d, nullptr, sums->as<credence_policy_sums>(), nullptr}));
     const auto new_value = floats_on_device(backend, value.value), old_value = floats_on_device(backend, p.value),
                returns = floats_on_device(backend, step.returns);
     RUN_OPERATOR(backend, value_loss,
                  (credence_value_loss{*count, 32, *new_value, *old_value, *returns, *ones, 0.2f, 0.1f, *d,
-                                      values.as<credence_value_sums>()}));
-    const auto of_policy = sums.read<credence_policy_sums>(1)[0];
-    const auto of_value = values.read<credence_value_sums>(1)[0];
+                                      values->as<credence_value_sums>(), nullptr}));
+    const auto of_policy = sums->read<credence_policy_sums>(1)[0];
+    const auto of_value = values->read<credence_value_sums>(1)[0];
     EXPECT_CLOSE((std::vector<double>{of_policy.policy / 32, of_value.loss / 32,
                                       (of_policy.policy + 0.1 * of_value.loss) / 32, of_policy.old_kl2 / 32}),
                  (std::vector<double>{0.009849, 1.218430, 0.131692, 0.017428}), 1e-6);
@@ -190,8 +207,9 @@ OPERATOR_TEST("policy_loss value_loss", "refusal", what_cannot_be_is_named) {
 OPERATOR_TEST("policy_loss value_loss", "finite-difference", the_reference_is_the_finite_difference) {
   for (int estimator : {0, 1, 2, 3}) {
     auto p = policy_example(40, estimator);
-    const auto gradient = reference::policy_loss(p).d_logprob;
-    EXPECT_GRADIENT(p.logprob, gradient, [&] { return reference::policy_loss(p).loss; });
+    const auto expected = reference::policy_loss(p);
+    EXPECT_GRADIENT(p.logprob, expected.d_logprob, [&] { return reference::policy_loss(p).loss; });
+    if (estimator % 2) EXPECT_GRADIENT(p.entropy, expected.d_entropy, [&] { return reference::policy_loss(p).loss; });
   }
   for (double clip : {0.0, 0.25}) {
     auto p = value_example(40, clip);

@@ -1,5 +1,6 @@
 // Learning by proximal policy optimisation: the gradient is that of the loss, masks change no bit of what is read.
 #include <cmath>
+#include <thread>
 
 #include "backends.h"
 #include "engine/reading.h"
@@ -9,54 +10,13 @@
 using namespace credence;
 using namespace credence::testing;
 
-namespace {
-
-/// Two prompts, the first with three completions behind it, the second with its own in one sequence.
-HostBatch rollouts(std::mt19937& random) {
-  HostBatch batch = batch_of({random_tokens(random, 7), random_tokens(random, 4), random_tokens(random, 1),
-                              random_tokens(random, 3), random_tokens(random, 8)});
-  batch.prefix_of = {-1, 0, 0, 0, -1};
-  return batch;
-}
-
-/// Of the tokens from 7 on but the last sequence's first three, each with a weight of its own.
-PpoLoss loss_of(const HostBatch& batch) {
-  PpoLoss loss;
-  const size_t tokens = batch.tokens.size();
-  const auto some = [&](double from, double to, int seed) {
-    std::mt19937 random(seed);
-    std::vector<float> out;
-    for (size_t t = 0; t < tokens; ++t)
-      out.push_back(static_cast<float>(from + (to - from) * (random() % 1000) / 1000));
-    return out;
-  };
-  loss.weights = some(0.5, 1.5, 1), loss.advantages = some(-1, 1, 2), loss.old_logprobs = some(-6, -4, 3);
-  for (int t = 0; t < 7; ++t) loss.weights[t] = 0;
-  for (int t = batch.offsets[4]; t < batch.offsets[4] + 3; ++t) loss.weights[t] = 0;
-  loss.kl = {some(-6, -4, 4), 0.3, 3};
-  loss.entropy = 0.2;
-  loss.value = {"worth", loss.weights, some(-0.3, 0.3, 5), some(-1, 1, 6), 0.2, 0.7};
-  loss.value->weights[9] = 0;
-  return loss;
-}
-
-double largest(const std::vector<float>& values) {
-  double out = 0;
-  for (float value : values) out = std::max(out, std::fabs(static_cast<double>(value)));
-  return out;
-}
-
-std::vector<HeadSpec> critics() { return {{"worth", -1, {}, 1, 4}, {"deep", 1, {6}, 1, 9}}; }
-
-}  // namespace
-
 TEST(the_gradient_is_the_finite_difference_of_the_loss) {
   TemporaryFolder folder;
   write_small_model(folder.path());
-  const auto policy = small_policy(folder.path(), {"cpu", "f32", "scalar", 2}, critics());
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "scalar", 2}, ppo_critics());
   std::mt19937 random(5);
-  const HostBatch batch = rollouts(random);
-  const PpoLoss whole = loss_of(batch);
+  const HostBatch batch = ppo_rollouts(random);
+  const PpoLoss whole = ppo_loss_of(batch);
   for (const std::string kind : {"policy", "unclipped", "k1", "k2", "entropy", "values", "deep", "all"}) {
     PpoLoss loss = whole;
     if (kind != "all") {
@@ -69,49 +29,17 @@ TEST(the_gradient_is_the_finite_difference_of_the_loss) {
       if (kind == "k1") loss.kl->estimator = 1;
       if (kind == "k2") loss.kl->estimator = 2;
     }
-    Trainer trainer(policy, {});
-    trainer.accumulate(batch, loss);
-    const std::vector<float> gradient = trainer.gradients();
-    const double scale = largest(gradient);
-    EXPECT(scale > 0);
-    for (const auto* list : {&policy->adapter_parameters(), &policy->head_parameters()}) {
-      for (const Parameter& p : *list) {
-        // Along the tensor's own gradient: one number that every element enters.
-        const std::vector<float> original = policy->read_parameters();
-        double norm = 0;
-        for (int64_t i = 0; i < p.count(); ++i)
-          norm += static_cast<double>(gradient[p.offset + i]) * gradient[p.offset + i];
-        norm = std::sqrt(norm);
-        if (norm < 1e-3 * scale) continue;
-        constexpr double kStep = 1e-3;
-        const auto moved = [&](double by) {
-          NamedTensor tensor{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
-          const NamedTensor back = tensor;
-          for (int64_t i = 0; i < p.count(); ++i)
-            tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
-          policy->set_parameters({tensor});
-          Trainer probe(policy, {});
-          const double value = probe.accumulate(batch, loss).loss;
-          policy->set_parameters({back});
-          return value;
-        };
-        const double difference = (moved(kStep) - moved(-kStep)) / (2 * kStep);
-        if (std::fabs(difference - norm) > 0.03 * norm + 3e-3) {
-          report(__FILE__, __LINE__,
-                 kind + " " + p.name + ": gradient " + show(norm) + ", finite difference " + show(difference));
-        }
-      }
-    }
+    expect_finite_differences(policy, batch, loss, kind, 1e-3, 1e-3, 0.03, 3e-3);
   }
 }
 
 TEST(the_first_update_is_a_weighted_likelihood) {
   TemporaryFolder folder;
   write_small_model(folder.path());
-  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 2}, critics());
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 2}, ppo_critics());
   std::mt19937 random(5);
-  const HostBatch batch = rollouts(random);
-  PpoLoss loss = loss_of(batch);
+  const HostBatch batch = ppo_rollouts(random);
+  PpoLoss loss = ppo_loss_of(batch);
   loss.kl.reset(), loss.value.reset();
   loss.entropy = 0;
   PassRequest request;
@@ -121,7 +49,8 @@ TEST(the_first_update_is_a_weighted_likelihood) {
   for (size_t t = 0; t < loss.weights.size(); ++t)
     likelihood.nll_weights.push_back(static_cast<float>(static_cast<double>(loss.weights[t]) * loss.advantages[t]));
   Trainer ppo(policy, {}), plain(policy, {});
-  const PpoSums sums = ppo.accumulate(batch, loss);
+  ppo.accumulate(batch, loss);
+  const PpoSums sums = ppo.ppo_sums();
   plain.accumulate(batch, likelihood);
   EXPECT_EQ(sums.policy.ratio_change, 0.0);
   EXPECT_EQ(sums.policy.clipped, 0.0);
@@ -134,9 +63,9 @@ TEST(masks_change_no_bit_and_values_are_the_head_before_each_token) {
   TemporaryFolder folder;
   write_small_model(folder.path());
   for (const char* dtype : {"f32", "bf16"}) {
-    const auto policy = small_policy(folder.path(), {"cpu", dtype, "auto", 2}, critics());
+    const auto policy = small_policy(folder.path(), {"cpu", dtype, "auto", 2}, ppo_critics());
     std::mt19937 random(6);
-    HostBatch batch = rollouts(random);
+    HostBatch batch = ppo_rollouts(random);
     PassRequest all;
     all.logprobs = all.entropy = true;
     const PassResult everywhere = Pass(policy).forward(batch, all);
@@ -178,16 +107,17 @@ TEST(masks_change_no_bit_and_values_are_the_head_before_each_token) {
 TEST(a_critic_held_open_learns_what_the_fused_one_does) {
   TemporaryFolder folder;
   write_small_model(folder.path());
-  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 2}, critics());
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 2}, ppo_critics());
   std::mt19937 random(6);
-  const HostBatch batch = rollouts(random);
+  const HostBatch batch = ppo_rollouts(random);
   for (const std::string head : {"worth", "deep"}) {
-    PpoLoss loss = loss_of(batch);
+    PpoLoss loss = ppo_loss_of(batch);
     loss.weights.clear();
     loss.kl.reset();
     loss.value->head = head, loss.value->clip = 0, loss.value->coefficient = 1;
     Trainer fused(policy, {}), own(policy, {});
-    const PpoSums sums = fused.accumulate(batch, loss);
+    fused.accumulate(batch, loss);
+    const PpoSums sums = fused.ppo_sums();
     PassRequest request;
     request.values = {head, {}};
     for (float weight : loss.value->weights) request.values->mask.push_back(weight != 0);
@@ -205,15 +135,47 @@ TEST(a_critic_held_open_learns_what_the_fused_one_does) {
   }
 }
 
+TEST(ranks_that_share_a_step_are_told_the_sums_of_all) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  std::mt19937 random(6);
+  const HostBatch first = ppo_rollouts(random), second = ppo_rollouts(random);
+  const auto told = [&](int ranks) {
+    const auto communicators = threads_of_one_process(ranks);
+    std::vector<StepResult> results(ranks);
+    std::vector<std::thread> threads;
+    for (int r = 0; r < ranks; ++r)
+      threads.emplace_back([&, r] {
+        Trainer trainer(small_policy(folder.path(), {"cpu", "f32", "auto", 1}, ppo_critics()), {}, communicators[r]);
+        for (const HostBatch* batch : {&first, &second})
+          if (ranks == 1 || (batch == &second) == (r == 1)) trainer.accumulate(*batch, ppo_loss_of(*batch));
+        results[r] = trainer.update(1e-3, ranks == 1 ? 20 : 10);
+      });
+    for (std::thread& thread : threads) thread.join();
+    return results;
+  };
+  const auto numbers = [](const StepResult& of) {
+    const credence_policy_sums& p = of.ppo.policy;
+    const credence_value_sums& v = of.ppo.value;
+    return std::vector<double>{of.loss,        of.gradient_norm, of.ppo.loss, p.weight,  p.policy,       p.ratio,
+                               p.clipped,      p.outside,        p.old_kl1,   p.old_kl2, p.reference_kl, p.entropy,
+                               p.ratio_change, v.weight,         v.loss,      v.error,   v.clipped};
+  };
+  const auto alone = told(1), two = told(2);
+  EXPECT(numbers(two[0]) == numbers(two[1]));
+  EXPECT(alone[0].ppo.policy.ratio_change > 0 && alone[0].ppo.policy.entropy > 0);
+  EXPECT_CLOSE(numbers(two[0]), numbers(alone[0]), 1e-6);
+}
+
 TEST(what_does_not_belong_together_is_an_error) {
   TemporaryFolder folder;
   write_small_model(folder.path());
   const auto policy =
       small_policy(folder.path(), {"cpu", "f32", "auto", 1}, {{"worth", -1, {}, 1, 4}, {"pair", -1, {}, 2, 4}});
   std::mt19937 random(6);
-  const HostBatch batch = rollouts(random);
+  const HostBatch batch = ppo_rollouts(random);
   Trainer trainer(policy, {});
-  const PpoLoss right = loss_of(batch);
+  const PpoLoss right = ppo_loss_of(batch);
   PpoLoss loss = right;
   loss.advantages.pop_back();
   EXPECT_THROWS(trainer.accumulate(batch, loss), "advantages: expected one for each of");
@@ -228,9 +190,17 @@ TEST(what_does_not_belong_together_is_an_error) {
   EXPECT_THROWS(trainer.accumulate(batch, loss), "kl_estimator is none of 1, 2 and 3");
   loss = right;
   for (float& x : loss.old_logprobs) x = NAN;
-  EXPECT_THROWS(trainer.accumulate(batch, loss), "the loss is not finite");
-  trainer.clear_gradients();
+  // Seen by whoever asks, and by the update; the step is forgotten, and nothing was learnt.
+  const std::vector<float> before = policy->read_parameters();
+  trainer.accumulate(batch, loss);
+  EXPECT_THROWS(trainer.ppo_sums(), "the loss is not finite");
   EXPECT_EQ(largest(trainer.gradients()), 0.0);
+  trainer.accumulate(batch, loss);
+  EXPECT_THROWS(trainer.update(0.01, 1), "the loss is not finite");
+  EXPECT_EQ(largest(trainer.gradients()), 0.0);
+  EXPECT(policy->read_parameters() == before);
+  trainer.accumulate(batch, right);
+  EXPECT(trainer.update(0.01, 1).ppo.policy.weight > 0);
 }
 
 TESTING_MAIN

@@ -28,12 +28,6 @@ Problem problem() {
   return p;
 }
 
-double largest(const std::vector<float>& values) {
-  double out = 0;
-  for (float value : values) out = std::max(out, std::fabs(static_cast<double>(value)));
-  return out;
-}
-
 }  // namespace
 
 TEST(gradients_are_finite_differences_of_the_loss) {
@@ -61,40 +55,7 @@ TEST(gradients_are_finite_differences_of_the_loss) {
       loss.read = {kind, {{0, 8, 9}, {1, 1, 4}}};
       loss.targets = {0.2f, 0.9f};
     }
-    Trainer trainer(policy, {});
-    trainer.accumulate(batch, loss);
-    const std::vector<float> gradient = trainer.gradients();
-    const double scale = largest(gradient);
-    EXPECT(scale > 0);
-    for (const auto* list : {&policy->adapter_parameters(), &policy->head_parameters()}) {
-      for (const Parameter& p : *list) {
-        // Along the tensor's own gradient: one number that every element enters.
-        std::vector<float> original = policy->read_parameters();
-        double norm = 0;
-        for (int64_t i = 0; i < p.count(); ++i)
-          norm += static_cast<double>(gradient[p.offset + i]) * gradient[p.offset + i];
-        norm = std::sqrt(norm);
-        if (norm < 1e-4 * scale) continue;
-        constexpr double kStep = 5e-3;
-        auto moved = [&](double by) {
-          NamedTensor tensor{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
-          for (int64_t i = 0; i < p.count(); ++i)
-            tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
-          policy->set_parameters({tensor});
-          Trainer probe(policy, {});
-          probe.accumulate(batch, loss);
-          const double value = probe.loss();
-          NamedTensor back{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
-          policy->set_parameters({back});
-          return value;
-        };
-        const double difference = (moved(kStep) - moved(-kStep)) / (2 * kStep);
-        if (std::fabs(difference - norm) > 0.02 * norm + 2e-4) {
-          report(__FILE__, __LINE__,
-                 kind + " " + p.name + ": gradient " + show(norm) + ", finite difference " + show(difference));
-        }
-      }
-    }
+    expect_finite_differences(policy, batch, loss, kind, 5e-3, 1e-4, 0.02, 2e-4);
   }
 }
 

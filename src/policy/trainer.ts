@@ -243,14 +243,6 @@ function checkPpo({ sequences, loss }: TrainingBatch & { loss: PpoLoss }): void 
   }
 }
 
-function addSums(to: PpoSums | undefined, more: PpoSums): PpoSums {
-  if (!to) return more;
-  const out = { ...to };
-  for (const name of Object.keys(more) as (keyof PpoSums)[]) out[name] += more[name];
-  out.ratioChange = Math.max(to.ratioChange, more.ratioChange);
-  return out;
-}
-
 function ppoStatistics(sums: PpoSums, count: number, criticCount: number): Omit<PpoStatistics, "accepted"> {
   const mean = (sum: number) => (sums.weight === 0 ? 0 : sum / sums.weight);
   const meanValue = (sum: number) => (sums.valueWeight === 0 ? 0 : sum / sums.valueWeight);
@@ -398,7 +390,7 @@ export class Trainer implements Disposable {
     const { loss } = batch;
     if (loss.kind === "ppo") return this.ppoStep({ ...batch, loss }, parts, flat, count);
     for (const part of parts) await this.native.accumulate(flat(part), lossOf({ ...batch, loss }, part));
-    return this.divide(count);
+    return (await this.divide(count)).step;
   }
 
   private async ppoStep(
@@ -408,21 +400,29 @@ export class Trainer implements Disposable {
     count: number,
   ): Promise<StepResult> {
     checkPpo(batch);
-    let sums: PpoSums | undefined;
-    for (const part of parts)
-      sums = addSums(sums, await this.native.accumulate(flat(part), ppoLossOf(batch, part, count)));
-    const statistics = ppoStatistics(sums!, count, criticCount(batch.loss, batch.prefixOf));
-    const accepted = batch.loss.accept?.({ ...statistics, accepted: true }) ?? true;
-    if (!accepted) this.native.clearGradients();
-    const updated = accepted ? await this.update({ count }) : { gradientNorm: 0, learningRate: 0 };
-    return { loss: sums!.loss / count, ...updated, ppo: { ...statistics, accepted } };
+    for (const part of parts) await this.native.accumulate(flat(part), ppoLossOf(batch, part, count));
+    const { loss, prefixOf } = batch;
+    const statistics = (sums: PpoSums, accepted: boolean): PpoStatistics => ({
+      ...ppoStatistics(sums, count, criticCount(loss, prefixOf)),
+      accepted,
+    });
+    if (loss.accept) {
+      // Who judges the step first makes the device be waited for once more.
+      const sums = await this.native.ppoSums();
+      if (!loss.accept(statistics(sums, true))) {
+        this.native.clearGradients();
+        return { loss: sums.loss / count, gradientNorm: 0, learningRate: 0, ppo: statistics(sums, false) };
+      }
+    }
+    const { step, ppo } = await this.divide(count);
+    return { ...step, ppo: statistics(ppo, true) };
   }
 
   private async featureStep({ features, loss: { head, targets } }: FeatureBatch): Promise<StepResult> {
     this.passes += 1;
     const count = targets.length;
     await this.native.accumulateHead(head, features, Float32Array.from(targets));
-    return this.divide(count);
+    return (await this.divide(count)).step;
   }
 
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
@@ -474,15 +474,15 @@ export class Trainer implements Disposable {
 
   /** Divides what was accumulated by `count`, clips, takes one step. */
   async update({ count }: { count: number }): Promise<{ gradientNorm: number; learningRate: number }> {
-    const { gradientNorm, learningRate } = await this.divide(count);
+    const { gradientNorm, learningRate } = (await this.divide(count)).step;
     return { gradientNorm, learningRate };
   }
 
-  private async divide(count: number): Promise<StepResult> {
+  private async divide(count: number): Promise<{ step: StepResult; ppo: PpoSums }> {
     this.checkAlive();
     const learningRate = this.rate(this.steps);
     this.passes += 1;
-    const { loss, gradientNorm } = await this.native.update({ learningRate, count });
+    const { loss, gradientNorm, ppo } = await this.native.update({ learningRate, count });
     if (!Number.isFinite(gradientNorm)) {
       throw new CredenceError(
         "DIVERGED",
@@ -490,7 +490,7 @@ export class Trainer implements Disposable {
       );
     }
     this.steps += 1;
-    return { loss, gradientNorm, learningRate };
+    return { step: { loss, gradientNorm, learningRate }, ppo };
   }
 
   /** Gradients accumulated so far, not yet divided. */

@@ -20,18 +20,12 @@ int policy_loss(credence_backend* backend, const credence_policy_loss* p, void*)
   credence_policy_sums sums = {};
   for (int64_t row = 0; row < *p->rows; ++row) {
     const PolicyTerm term = policy_term(*p, row);
-    p->d_logprob[row] = term.d;
-    sums.weight += term.sums.weight;
-    sums.policy += term.sums.policy;
-    sums.ratio += term.sums.ratio;
-    sums.clipped += term.sums.clipped;
-    sums.outside += term.sums.outside;
-    sums.old_kl1 += term.sums.old_kl1;
-    sums.old_kl2 += term.sums.old_kl2;
-    sums.reference_kl += term.sums.reference_kl;
-    sums.ratio_change = larger_or_nan(sums.ratio_change, term.sums.ratio_change);
+    p->d_logprob[row] = term.d_logprob;
+    if (p->d_entropy) p->d_entropy[row] = term.d_entropy;
+    add(sums, term.sums);
   }
-  *p->sums = sums;
+  add(*p->sums, sums);
+  if (p->loss) *p->loss += loss_of(*p, sums);
   return 0;
 }
 
@@ -47,13 +41,11 @@ int value_loss(credence_backend* backend, const credence_value_loss* p, void*) {
   credence_value_sums sums = {};
   for (int64_t row = 0; row < *p->rows; ++row) {
     const ValueTerm term = value_term(*p, row);
-    p->d_value[row] = term.d;
-    sums.weight += term.sums.weight;
-    sums.loss += term.sums.loss;
-    sums.error += term.sums.error;
-    sums.clipped += term.sums.clipped;
+    p->d_value[row] = term.d_value;
+    add(sums, term.sums);
   }
-  *p->sums = sums;
+  add(*p->sums, sums);
+  if (p->loss) *p->loss += loss_of(*p, sums);
   return 0;
 }
 

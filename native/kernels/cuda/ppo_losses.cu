@@ -24,16 +24,9 @@ __global__ void __launch_bounds__(kThreads, 1) policy_loss_kernel(credence_polic
   credence_policy_sums sums = {};
   for (int32_t row = static_cast<int32_t>(threadIdx.x); row < count; row += kThreads) {
     const PolicyTerm term = policy_term(p, row);
-    p.d_logprob[row] = term.d;
-    sums.weight += term.sums.weight;
-    sums.policy += term.sums.policy;
-    sums.ratio += term.sums.ratio;
-    sums.clipped += term.sums.clipped;
-    sums.outside += term.sums.outside;
-    sums.old_kl1 += term.sums.old_kl1;
-    sums.old_kl2 += term.sums.old_kl2;
-    sums.reference_kl += term.sums.reference_kl;
-    sums.ratio_change = larger_or_nan(sums.ratio_change, term.sums.ratio_change);
+    p.d_logprob[row] = term.d_logprob;
+    if (p.d_entropy) p.d_entropy[row] = term.d_entropy;
+    add(sums, term.sums);
   }
   sums.weight = block_sum(sums.weight, shared);
   sums.policy = block_sum(sums.policy, shared);
@@ -43,8 +36,11 @@ __global__ void __launch_bounds__(kThreads, 1) policy_loss_kernel(credence_polic
   sums.old_kl1 = block_sum(sums.old_kl1, shared);
   sums.old_kl2 = block_sum(sums.old_kl2, shared);
   sums.reference_kl = block_sum(sums.reference_kl, shared);
+  sums.entropy = block_sum(sums.entropy, shared);
   sums.ratio_change = block_reduce(sums.ratio_change, LargerOrNan(), 0.0, shared);
-  if (threadIdx.x == 0) *p.sums = sums;
+  if (threadIdx.x != 0) return;
+  add(*p.sums, sums);
+  if (p.loss) *p.loss += loss_of(p, sums);
 }
 
 __global__ void __launch_bounds__(kThreads) value_loss_kernel(credence_value_loss p, Fault* faults) {
@@ -53,17 +49,16 @@ __global__ void __launch_bounds__(kThreads) value_loss_kernel(credence_value_los
   credence_value_sums sums = {};
   for (int32_t row = static_cast<int32_t>(threadIdx.x); row < count; row += kThreads) {
     const ValueTerm term = value_term(p, row);
-    p.d_value[row] = term.d;
-    sums.weight += term.sums.weight;
-    sums.loss += term.sums.loss;
-    sums.error += term.sums.error;
-    sums.clipped += term.sums.clipped;
+    p.d_value[row] = term.d_value;
+    add(sums, term.sums);
   }
   sums.weight = block_sum(sums.weight, shared);
   sums.loss = block_sum(sums.loss, shared);
   sums.error = block_sum(sums.error, shared);
   sums.clipped = block_sum(sums.clipped, shared);
-  if (threadIdx.x == 0) *p.sums = sums;
+  if (threadIdx.x != 0) return;
+  add(*p.sums, sums);
+  if (p.loss) *p.loss += loss_of(p, sums);
 }
 
 }  // namespace

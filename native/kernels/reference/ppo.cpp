@@ -84,6 +84,7 @@ AdvantageResult advantage(const Advantage& p) {
 PolicyLossResult policy_loss(const PolicyLoss& p) {
   PolicyLossResult out;
   out.d_logprob.resize(p.logprob.size());
+  out.d_entropy.resize(p.entropy.size());
   for (size_t t = 0; t < p.logprob.size(); ++t) {
     const double w = p.weight[t], a = p.advantage[t];
     if (w == 0) continue;
@@ -98,13 +99,17 @@ PolicyLossResult policy_loss(const PolicyLoss& p) {
     out.old_kl1 += w * -r;
     out.old_kl2 += w * r * r / 2;
     out.ratio_change = std::max(out.ratio_change, std::fabs(ratio - 1));
+    if (!p.entropy.empty()) {
+      out.entropy += w * p.entropy[t];
+      out.d_entropy[t] = -w * p.entropy_coefficient;
+    }
     if (p.ref_logprob.empty()) continue;
     const double s = p.logprob[t] - p.ref_logprob[t];
     const double k[] = {s, s * s / 2, std::exp(-s) - 1 + s}, dk[] = {1, s, 1 - std::exp(-s)};
     out.reference_kl += w * k[p.kl_estimator - 1];
     out.d_logprob[t] += w * p.kl_coefficient * dk[p.kl_estimator - 1];
   }
-  out.loss = out.policy + p.kl_coefficient * out.reference_kl;
+  out.loss = out.policy + p.kl_coefficient * out.reference_kl - p.entropy_coefficient * out.entropy;
   return out;
 }
 

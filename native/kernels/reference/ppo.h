@@ -45,13 +45,15 @@ struct PolicyLoss {
   std::vector<double> ref_logprob;  // empty: no divergence
   double clip_low = 0.2, clip_high = 0.2, kl_coefficient = 0;
   int kl_estimator = 1;
+  std::vector<double> entropy;  // empty: none
+  double entropy_coefficient = 0;
 };
 
 struct PolicyLossResult {
-  double loss = 0;  // policy + kl_coefficient reference_kl
+  double loss = 0;  // policy + kl_coefficient reference_kl - entropy_coefficient entropy
   double weight = 0, policy = 0, ratio = 0, clipped = 0, outside = 0, old_kl1 = 0, old_kl2 = 0, reference_kl = 0,
-         ratio_change = 0;
-  std::vector<double> d_logprob;
+         entropy = 0, ratio_change = 0;
+  std::vector<double> d_logprob, d_entropy;
 };
 
 PolicyLossResult policy_loss(const PolicyLoss& p);
