@@ -141,6 +141,8 @@ export interface GenerateOptions {
   promptHeads?: string[];
   /** Sequences decoded together at most; default chosen from the model's size. */
   maxBatch?: number;
+  /** Decoding may divide a sequence's keys among work items; default false. */
+  fastDecode?: boolean;
 }
 
 export interface NativeSample {
@@ -148,7 +150,10 @@ export interface NativeSample {
   sample: number;
   /** Without the stop token. */
   tokens: Int32Array;
-  /** Natural log-probability of each token under the model's distribution at temperature 1, the stop token's last when it was one. */
+  /**
+   * Natural log-probability of each token under the model's distribution at temperature 1, the stop token's last when it was one.
+   * What a forward pass scores, bit for bit, but with fastDecode.
+   */
   logprobs: Float32Array;
   finish: "stop" | "length";
   /** The stop token that was chosen; absent where the length ran out or a stop string ended it. */

@@ -3,6 +3,7 @@
 import sys
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 if not torch.cuda.is_available():
     print("no device: PyTorch finds no GPU")
@@ -27,7 +28,7 @@ def line(name, shape, body, amount, unit):
     median = times[RUNS // 2]
     rate = amount / (median * 1e-3) * (1e-9 if unit == "GB/s" else 1e-12)
     print(
-        f"{name:16} {shape:28} median {median:9.4f} ms  p10 {times[RUNS // 10]:9.4f}"
+        f"{name:18} {shape:36} median {median:9.4f} ms  p10 {times[RUNS // 10]:9.4f}"
         f"  p90 {times[RUNS - 1 - RUNS // 10]:9.4f}  {rate:8.1f} {unit}"
     )
 
@@ -61,6 +62,39 @@ def main():
     targets = torch.zeros(2048, dtype=torch.long, device="cuda")
     loss = lambda: torch.nn.functional.cross_entropy((h @ head.T).float(), targets, reduction="none")  # noqa: E731
     line("token_logprobs", "2048 x 1024 x 128256", loss, 2 * 2048 * 1024 * vocabulary, "TFLOP/s")
+    del h, head
+
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        attention(bf16)
+
+
+def attention(bf16):
+    """Flash attention of 32 heads over 8 kv heads: 8192 tokens in segments, 300 short ones padded to the longest; decoding."""
+    heads, kv_heads = 32, 8
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    ragged = [1 + i * 37 % 53 for i in range(300)]
+    batches = [(8192 // n, n, (8192 // n) * n * (n + 1) / 2, f"{8192 // n} x {n}") for n in (512, 2048, 8192)]
+    batches.append((300, max(ragged), sum(n * (n + 1) / 2 for n in ragged), "300 of 1 to 53, padded"))
+    for d in (64, 128):
+        for count, length, pairs, what in batches:
+            q = torch.randn(count, heads, length, d, **bf16, requires_grad=True)
+            k = torch.randn(count, kv_heads, length, d, **bf16, requires_grad=True)
+            v = torch.randn(count, kv_heads, length, d, **bf16, requires_grad=True)
+            shape = f"{what}, heads of {d}"
+            forward = lambda q=q, k=k, v=v: sdpa(q, k, v, is_causal=True, enable_gqa=True)  # noqa: E731
+            with torch.no_grad():
+                line("attention", shape, forward, 4 * heads * d * pairs, "TFLOP/s")
+            out = forward()
+            upstream = torch.randn_like(out)
+            backward = lambda o=out, u=upstream, x=(q, k, v): torch.autograd.grad(o, x, u, retain_graph=True)  # noqa: E731
+            line("attention_backward", shape, backward, 10 * heads * d * pairs, "TFLOP/s")
+        for keys in (2048, 8192):
+            for sequences in (1, 64):
+                q = torch.randn(sequences, heads, 1, d, **bf16)
+                k, v = (torch.randn(sequences, kv_heads, keys, d, **bf16) for _ in range(2))
+                moved = 2 * sequences * (2 * heads * d + 2 * keys * kv_heads * d)
+                one = lambda q=q, k=k, v=v: sdpa(q, k, v, enable_gqa=True)  # noqa: E731
+                line("attention", f"{sequences} x {keys} keys, {d}", one, moved, "GB/s")
 
 
 main()

@@ -90,6 +90,7 @@ GenerateOptions generate_options(const Napi::Object& options) {
   out.answer_heads = strings_or_none(options, "answerHeads");
   out.prompt_heads = strings_or_none(options, "promptHeads");
   out.max_batch = integer_or(options, "maxBatch", 0);
+  out.fast_decode = boolean_or(options, "fastDecode", false);
   return out;
 }
 

@@ -82,7 +82,7 @@ void run_block(const Base& base, const BlockRun& run) {
 
   device->attention({run.batch->view(), base.shape(), dtype,
                      static_cast<float>(1 / std::sqrt(static_cast<double>(f.head_dim))), f.windows[run.layer],
-                     a.q.as<>(), run.pages, a.o.as<>(), keep ? a.lse.f32() : nullptr});
+                     a.q.as<>(), run.pages, a.o.as<>(), keep ? a.lse.f32() : nullptr, run.split_keys});
 
   credence_project out{};
   out.rows = run.batch->rows();

@@ -29,6 +29,7 @@ struct BlockRun {
   const float* rotary = nullptr;
   bool keep = false;
   credence_dropout dropout{};  // of the pass; product_dropout() makes each product's own
+  bool split_keys = false;     // generation alone may ask for it: what is scored or learnt has the bits of prefilling
 };
 
 void run_block(const Base& base, const BlockRun& run);

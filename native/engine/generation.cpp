@@ -318,7 +318,16 @@ class Generator {
     for (int layer = 0; layer < f.layers; ++layer) {
       check_abort(abort);
       collect(layer);
-      run_block(*base_, {layer, &batch_, adapter_, &act_, x, x, x, pools_[layer].as<>(), rotary_, false});
+      run_block(*base_, {.layer = layer,
+                         .batch = &batch_,
+                         .adapter = adapter_,
+                         .act = &act_,
+                         .x = x,
+                         .mid = x,
+                         .x_out = x,
+                         .pages = pools_[layer].as<>(),
+                         .rotary = rotary_,
+                         .split_keys = options_.fast_decode});
     }
     collect(f.layers);
     choose(capacity);

@@ -25,7 +25,10 @@ struct GenerateOptions {
   bool adapter = true;
   std::vector<int> collect;  // depths, as HeadSpec::layer
   std::vector<std::string> answer_heads, prompt_heads;
-  int max_batch = 0;   // 0: chosen from the model's size; under a limit of memory, as many of these as fit
+  int max_batch = 0;  // 0: chosen from the model's size; under a limit of memory, as many of these as fit
+  // Decoding may divide a sequence's keys among work items (credence_attention, split_keys): faster where they are many and sequences
+  // few. Samples still depend on nothing beside them, but their log-probabilities and states are those of scoring to rounding alone.
+  bool fast_decode = false;
   bool record = true;  // steps that only decode are recorded and replayed where the device can, which changes no bit
 };
 

@@ -186,6 +186,10 @@ typedef struct {
   const void* pages;
   void* o;     // [T, heads head_dim] act
   float* lse;  // [T, heads] or null
+  // Not 0: the keys of a token that is a segment alone, which is what decoding runs, may be divided among work items whose softmaxes
+  // are put together in order. Where they are cut depends on the row's own keys and nothing else, so a row still has the same bits
+  // beside whatever neighbours; but not those of prefilling. A back end may leave it alone, as the CPU's do: they are busy without.
+  int32_t split_keys;
 } credence_attention;
 
 // x_out = x + in W^T + LoRA(in) + bias: the output projection (in = o) and the MLP's second product (in = a). x_out may be x.

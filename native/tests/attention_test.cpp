@@ -123,12 +123,12 @@ struct Forward {
   std::vector<uint8_t> bits;
 };
 
-Forward run_forward(Backend& backend, const reference::Attention& p, const OnDevice& device) {
+Forward run_forward(Backend& backend, const reference::Attention& p, const OnDevice& device, int split_keys = 0) {
   const size_t tokens = p.segments.cu_seqlens.back();
   const auto o = act_space(backend, p.q.size()), lse = float_space(backend, tokens * p.heads);
   const credence_attention parameters{device.batch, device.shape,    backend.dtype,       static_cast<float>(p.scale),
                                       p.window,     device.q->raw(), device.pages->raw(), o->raw(),
-                                      *lse};
+                                      *lse,         split_keys};
   RUN_OPERATOR(backend, attention, parameters);
   return {o->act(), lse->floats(), o->bits()};
 }
@@ -157,9 +157,67 @@ Backward run_backward(Backend& backend, const reference::Attention& p, const std
   return {dq->act(), dk->act(), dv->act()};
 }
 
-Forward run_forward(Backend& backend, const reference::Attention& p) {
-  return run_forward(backend, p, OnDevice(backend, p));
+Forward run_forward(Backend& backend, const reference::Attention& p, int split_keys = 0) {
+  return run_forward(backend, p, OnDevice(backend, p), split_keys);
 }
+
+/// The last token of each sequence of `whole` on a device whose pages have the keys before it: what decoding runs. `prompt`: the
+/// last sequence stays whole, a prompt beside what is decoded.
+struct Decoding {
+  reference::Attention rows;
+  std::vector<int> from;  // which rows of `whole` they are
+  MemoryPointer counts, cu_seqlens, key_start, q;
+  OnDevice device;
+
+  Decoding(Backend& backend, const reference::Attention& whole, bool prompt = false)
+      : rows(whole), device(backend, whole) {
+    const std::vector<int>& ends = whole.segments.cu_seqlens;
+    const size_t segments = ends.size() - 1;
+    rows.segments.cu_seqlens = {0};
+    std::vector<int32_t> before;
+    for (size_t b = 0; b < segments; ++b) {
+      const int first = prompt && b + 1 == segments ? ends[b] : ends[b + 1] - 1;
+      before.push_back(static_cast<int32_t>(keys_of(whole.segments, static_cast<int>(b)).size()) - ends[b + 1] + first);
+      for (int t = first; t < ends[b + 1]; ++t) from.push_back(t);
+      rows.segments.cu_seqlens.push_back(static_cast<int>(from.size()));
+    }
+    rows.q.clear();
+    const size_t row = static_cast<size_t>(whole.heads) * whole.head_dim;
+    for (int t : from) rows.q.insert(rows.q.end(), whole.q.begin() + t * row, whole.q.begin() + (t + 1) * row);
+    const auto tokens = static_cast<int32_t>(from.size());
+    counts = on_device(backend, std::vector<int32_t>{tokens, static_cast<int32_t>(segments)});
+    cu_seqlens = on_device(backend, rows.segments.cu_seqlens);
+    key_start = on_device(backend, before);
+    q = act_on_device(backend, rows.q);
+    device.batch.token_capacity = tokens;
+    device.batch.counts = *counts, device.batch.cu_seqlens = *cu_seqlens, device.batch.key_start = *key_start;
+    device.batch.prefix_of = nullptr, device.batch.query_only = nullptr;
+    std::swap(device.q, q);
+  }
+  Forward run(Backend& backend, int split_keys) const { return run_forward(backend, rows, device, split_keys); }
+  /// Numbers of `whole`, `width` a token, at the rows.
+  std::vector<double> at_rows(const std::vector<double>& of_whole, size_t width) const {
+    std::vector<double> out;
+    for (int t : from) out.insert(out.end(), of_whole.begin() + t * width, of_whole.begin() + (t + 1) * width);
+    return out;
+  }
+};
+
+/// Sequences of which the last token is decoded, on both sides of where keys are cut; the last is a prompt where it is one.
+struct Split {
+  Case whole;
+  bool prompt = false;
+};
+const std::vector<Split> kSplits = {
+    {{{1, 97, 257, 1025}, 4, 2, 64, 0}},
+    {{{256, 512, 513}, 2, 1, 128, 0}},
+    {{{600, 257, 70}, 3, 1, 80, 0}, true},  // beside a prompt
+    {{{1025, 300}, 2, 2, 96, 256}},         // windows that begin inside a piece, one of just a piece's length
+    {{{1025, 257, 400}, 4, 2, 33, 257}},    // and one of a key more; sizes that are not compiled
+    {{{700}, 2, 1, 121, 1}},
+    {{{300}, 70, 1, 5, 0}},                          // heads that share keys fill more than a tile
+    {{{700, 30, 66, 5}, 4, 2, 20, 0, false, true}},  // behind shared prefixes
+};
 
 }  // namespace
 
@@ -222,6 +280,85 @@ OPERATOR_TEST("attention", "bits", does_not_see_a_neighbour_or_the_future) {
     EXPECT(std::equal(before.bits.begin() + from * element, before.bits.begin() + to * element,
                       after.bits.begin() + from * element));
     EXPECT(before.bits != after.bits);
+  });
+}
+
+OPERATOR_TEST("attention", "reference odd-shapes bits", with_split_keys_is_its_definition_in_every_order) {
+  for (const Split& c : kSplits) {
+    const auto whole = example(c.whole, 19);
+    const auto expected = reference::attention(whole);
+    std::vector<std::vector<uint8_t>> bits[2];
+    for (int threads : {1, 2})
+      each_backend(threads, [&](Backend& backend) {
+        const Decoding decoding(backend, whole, c.prompt);
+        const Forward got = decoding.run(backend, 1);
+        const size_t width = static_cast<size_t>(whole.heads) * whole.head_dim;
+        EXPECT_CLOSE(got.o, decoding.at_rows(expected.o, width), backend.bf16() ? 6e-3 : 2e-6);
+        EXPECT_CLOSE(got.lse, decoding.at_rows(expected.lse, whole.heads), 2e-6);
+        EXPECT(decoding.run(backend, 1).bits == got.bits);
+        bits[threads - 1].push_back(got.bits);
+      });
+    EXPECT(bits[0] == bits[1]);
+  }
+}
+
+// One token behind a prefix of its batch is split too; all other segments have the bits they have when nobody asks.
+OPERATOR_TEST("attention", "bits", split_keys_changes_long_rows_of_single_tokens_alone) {
+  each_backend(1, [](Backend& backend) {
+    const auto p = example({{600, 1, 30, 1}, 2, 1, 64, 0, false, true}, 29);
+    const auto expected = reference::attention(p);
+    const auto whole = run_forward(backend, p), split = run_forward(backend, p, 1);
+    EXPECT_CLOSE(split.o, expected.o, backend.bf16() ? 6e-3 : 2e-6);
+    const size_t row = static_cast<size_t>(p.heads) * p.head_dim * (backend.bf16() ? 2 : 4);
+    const auto same = [&](int from, int to) {
+      return std::equal(split.bits.begin() + from * row, split.bits.begin() + to * row,
+                        whole.bits.begin() + from * row);
+    };
+    EXPECT(same(0, 600));
+    EXPECT(same(601, 631));
+    const Decoding decoding(backend, example({{256, 20}, 2, 1, 64, 0}, 29));
+    EXPECT(decoding.run(backend, 1).bits == decoding.run(backend, 0).bits);
+  });
+}
+
+// Where a row's keys are cut depends on nothing beside it: not on neighbours, prompts, or how wide the table is.
+OPERATOR_TEST("attention", "bits", a_row_with_split_keys_does_not_see_a_neighbour) {
+  each_backend(1, [](Backend& backend) {
+    for (int window : {0, 400}) {
+      const auto p = example({{600, 1025, 9, 130}, 2, 1, 64, window}, 31);
+      const auto together = Decoding(backend, p, true).run(backend, 1);
+      const size_t kv = static_cast<size_t>(p.kv_heads) * p.head_dim, q = static_cast<size_t>(p.heads) * p.head_dim;
+      auto alone = example({{600}, 2, 1, 64, window}, 31);
+      std::copy_n(p.q.begin(), 600 * q, alone.q.begin());
+      std::copy_n(p.k.begin(), 600 * kv, alone.k.begin());
+      std::copy_n(p.v.begin(), 600 * kv, alone.v.begin());
+      const auto one = Decoding(backend, alone).run(backend, 1);
+      EXPECT(std::equal(one.bits.begin(), one.bits.end(), together.bits.begin()));
+      EXPECT(std::equal(one.lse.begin(), one.lse.end(), together.lse.begin()));
+    }
+  });
+}
+
+// What is left by pieces is said, by how many there can be: those of the table, or of the window where it is narrower.
+OPERATOR_TEST("attention", "odd-shapes", split_keys_takes_room_where_there_is_something_to_split) {
+  each_backend(1, [](Backend& backend) {
+    credence_attention p{};
+    p.batch.token_capacity = p.batch.segment_capacity = 3;
+    p.shape.heads = 4, p.shape.kv_heads = 2, p.shape.head_dim = 64, p.dtype = backend.dtype;
+    const auto more = [&](int pages, int window) {
+      p.batch.pages_per_segment = pages, p.window = window;
+      p.split_keys = 0;
+      const size_t whole = backend.table->attention_workspace(&p);
+      p.split_keys = 1;
+      return backend.table->attention_workspace(&p) - whole;
+    };
+    const bool splits = std::string_view(backend.table->name) != "cpu";
+    EXPECT_EQ(more(4, 0), size_t{0});
+    EXPECT_EQ(more(40, 1), size_t{0});
+    EXPECT_EQ(more(5, 0) > 0, splits);
+    EXPECT_EQ(more(40, 0) > more(20, 0), splits);
+    EXPECT_EQ(more(40, 257), more(8, 0));
+    EXPECT_EQ(more(40, 258), more(12, 0));
   });
 }
 

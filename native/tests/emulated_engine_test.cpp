@@ -162,6 +162,44 @@ TEST(decoding_is_recorded_and_replayed_and_waits_once_a_step) {
   }
 }
 
+// Keys are cut where a sequence has more than 256: those samples are another rounding, all others the same bits, and each is its own
+// whatever decodes beside it, recorded or not.
+TEST(fast_decoding_is_another_rounding_of_long_sequences_alone) {
+  if (const std::string why = missing(); !why.empty()) SKIP(why);
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  for (const char* dtype : {"f32", "bf16"}) {
+    const auto policy = small_policy(folder.path(), {device_name(), dtype, "auto", 1});
+    std::mt19937 random(3);
+    GenerateOptions options;
+    for (const int length : {300, 20, 384}) options.prompts.push_back(random_tokens(random, length));
+    options.samples = 2;
+    options.max_new_tokens = 4;
+    options.collect = {2};
+    GenerateStats stats;
+    const auto exact = sampled(policy, options, &stats);
+    options.fast_decode = true;
+    const auto fast = sampled(policy, options, &stats);
+    options.max_batch = 1, options.record = false;
+    const auto alone = sampled(policy, options, &stats);
+    EXPECT_EQ(fast.size(), 6u);
+    bool another = false;
+    for (size_t i = 0; i < fast.size(); ++i) {
+      const auto same = [&](const Sample& other) {
+        return fast[i].tokens == other.tokens && fast[i].logprobs == other.logprobs &&
+               fast[i].answer_hidden == other.answer_hidden;
+      };
+      EXPECT(same(alone[i]));
+      EXPECT_EQ(fast[i].logprobs[0], exact[i].logprobs[0]);  // of the prompt's last row
+      if (fast[i].prompt == 1) EXPECT(same(exact[i]));
+      else another = another || !same(exact[i]);
+      for (size_t t = 0; t < fast[i].tokens.size() && fast[i].tokens[t] == exact[i].tokens[t]; ++t)
+        EXPECT(std::fabs(fast[i].logprobs[t] - exact[i].logprobs[t]) < (dtype[0] == 'f' ? 1e-5 : 5e-2));
+    }
+    EXPECT(another);
+  }
+}
+
 /// Every fused loss at once.
 Loss every_loss(const Step& step) {
   Loss loss = step.loss;

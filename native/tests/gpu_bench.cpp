@@ -1,12 +1,14 @@
 // credence_gpu_bench [DEVICE]: times of the CUDA back end's operators, beside what the same process measures of the device: bytes
 // that a copy moves, operations of a bare product of cuBLASLt. First at the shapes of Llama-3-8B (and a vocabulary of 128,256),
-// then every operator at SmolLM2-135M's. Each line is the median and the 10th and 90th percentile of 20 runs after two to warm up,
+// attention also over many lengths and with heads of 64, decoding with its keys whole and split; then every operator at
+// SmolLM2-135M's. Each line is the median and the 10th and 90th percentile of 20 runs after two to warm up,
 // timed by events, L2 overwritten before each. Where there is no device it says why and ends with 77.
 //   DEVICE   cuda, or cuda-emulated: small shapes, run once; that the code runs, no figures
+#include <array>
 #include <cstdio>
 #include <cstring>
 
-#include "engine/bench_operators.h"
+#include "engine/operator_bench.h"
 #include "linear_support.h"
 
 using namespace credence;
@@ -19,12 +21,45 @@ struct Sizes {
   int64_t parameters;  // an adapter of rank 16 on all seven projections
   int64_t square;      // of the product that the peak is measured with
   size_t copied, scrubbed;
-  int tokens;  // SmolLM2's micro-batch
+  int tokens;                  // SmolLM2's micro-batch
+  int heads;                   // of attention, four to a kv head; its batches have `rows` tokens
+  std::array<int, 3> lengths;  // of a batch's segments
+  std::array<int, 2> decoded;  // keys of the sequences that are decoded, one alone and `together`
+  int together;
   int runs, warm_up;
 };
-constexpr Sizes kDevice = {8192, 4096, 14336, 128256, 2048, 41943040, 8192, size_t{512} << 20, size_t{256} << 20,
-                           2048, 20,   2};
-constexpr Sizes kEmulated = {8, 48, 64, 96, 4, 4096, 32, size_t{1} << 16, size_t{1} << 16, 64, 1, 0};
+constexpr Sizes kDevice = {.rows = 8192,
+                           .hidden = 4096,
+                           .intermediate = 14336,
+                           .vocabulary = 128256,
+                           .scored = 2048,
+                           .parameters = 41943040,
+                           .square = 8192,
+                           .copied = size_t{512} << 20,
+                           .scrubbed = size_t{256} << 20,
+                           .tokens = 2048,
+                           .heads = 32,
+                           .lengths = {512, 2048, 8192},
+                           .decoded = {2048, 8192},
+                           .together = 64,
+                           .runs = 20,
+                           .warm_up = 2};
+constexpr Sizes kEmulated = {.rows = 8,
+                             .hidden = 48,
+                             .intermediate = 64,
+                             .vocabulary = 96,
+                             .scored = 4,
+                             .parameters = 4096,
+                             .square = 32,
+                             .copied = size_t{1} << 16,
+                             .scrubbed = size_t{1} << 16,
+                             .tokens = 64,
+                             .heads = 4,
+                             .lengths = {2, 4, 8},
+                             .decoded = {65, 300},
+                             .together = 2,
+                             .runs = 1,
+                             .warm_up = 0};
 
 class Clock {
  public:
@@ -144,7 +179,7 @@ void large_shapes(Backend& backend, const Sizes& z, const DevicePeaks& peaks) {
   if (!backend.bf16()) {
     const int64_t n = z.parameters;
     const auto p = zeros(n), m = zeros(n), v = zeros(n), g = zeros(n), norm = zeros(1);
-    const credence_adamw update{0, n, *p, *m, *v, *g, *norm, 1, 1, 1e-4, 0.9, 0.999, 1e-8, 0.01, 1};
+    const credence_adamw update{0, n, *p, *m, *v, *g, *norm, 1, 1, 1e-4, 0.9, 0.999, 1e-8, 0.01, 1, nullptr};
     say("adamw", std::to_string(n), TIME(adamw, update), 0, static_cast<double>(n) * 28, true);
     const credence_gradient_norm sum{n, *g, *norm};
     say("gradient_norm", std::to_string(n), TIME(gradient_norm, sum), 0, static_cast<double>(n) * 4, true);
@@ -185,6 +220,73 @@ void large_shapes(Backend& backend, const Sizes& z, const DevicePeaks& peaks) {
       false, &alone);
 }
 
+// Forward and backward over segments of one length and over many short ones, all of about as many tokens; then decoding, one
+// sequence and 64, with its keys whole and split.
+void attention_shapes(const char* name, const Sizes& z, const DevicePeaks& peaks) {
+  using namespace operator_bench;
+  DeviceOptions options;
+  options.device = name;
+  options.dtype = "bf16";
+  const auto device = Device::open(options);
+  const Clock clock(device->table(), device->backend(), z);
+  const int kv_heads = z.heads / 4;
+  const auto say = [&](const char* what, const std::string& shape, const RunTimes& t, double flop, double bytes) {
+    print({what, shape, t.best, t.median, flop, bytes, false, t.low, t.high, {}}, CREDENCE_BF16, peaks, nullptr);
+  };
+  for (const int d : {64, 128}) {
+    credence_shape shape = {};
+    shape.heads = z.heads, shape.kv_heads = kv_heads, shape.head_dim = d;
+    const double q_width = 1.0 * z.heads * d, kv_width = 1.0 * kv_heads * d;
+    const auto operands = [&](Room* room, const credence_batch& batch) {
+      credence_attention p = {};
+      const auto n = static_cast<size_t>(batch.token_capacity * q_width);
+      p.batch = batch, p.shape = shape, p.dtype = device->dtype();
+      p.scale = static_cast<float>(1 / std::sqrt(d));
+      p.q = room->act(n), p.o = room->act(n);
+      p.pages = room->space(device->table().page_bytes(&shape, device->dtype()) * batch.segment_capacity *
+                            batch.pages_per_segment);
+      p.lse = room->same(static_cast<size_t>(batch.token_capacity) * z.heads, 8);
+      return p;
+    };
+    std::vector<std::pair<std::string, std::vector<int>>> batches;
+    for (const int length : z.lengths)
+      batches.emplace_back(std::to_string(z.rows / length) + " x " + std::to_string(length),
+                           std::vector<int>(z.rows / length, length));
+    std::vector<int> ragged;
+    for (int i = 0; i < std::max(z.rows * 300 / 8192, 3); ++i) ragged.push_back(1 + i * 37 % 53);
+    batches.emplace_back(std::to_string(ragged.size()) + " of 1 to 53", ragged);
+    for (const auto& [lengths, segments] : batches) {
+      Room room(device);
+      const credence_attention p = operands(&room, batch_of(&room, segments, 97));
+      double pairs = 0;
+      for (const int length : segments) pairs += length * (length + 1.0) / 2;
+      const double tokens = p.batch.token_capacity;
+      const std::string what = lengths + ", heads of " + std::to_string(d);
+      say("attention", what, clock([&] { device->attention(p); }), 4 * q_width * pairs,
+          2 * tokens * (2 * q_width + 2 * kv_width));
+      const auto kv = static_cast<size_t>(tokens * kv_width), n = static_cast<size_t>(tokens * q_width);
+      const credence_attention_backward back{p.batch,     shape,        p.dtype,      p.scale,     0,
+                                             p.q,         room.act(kv), room.act(kv), p.o,         p.lse,
+                                             room.act(n), room.act(n),  room.act(kv), room.act(kv)};
+      say("attention_backward", what, clock([&] { device->attention_backward(back); }), 10 * q_width * pairs,
+          2 * tokens * (4 * q_width + 4 * kv_width));
+    }
+    for (const int keys : z.decoded)
+      for (const int sequences : {1, z.together}) {
+        Room room(device);
+        credence_attention p = operands(&room, batch_of(&room, std::vector<int>(sequences, 1), 97, keys - 1));
+        for (const int split : {0, 1}) {
+          p.split_keys = split;
+          say("attention",
+              std::to_string(sequences) + " x " + std::to_string(keys) + " keys" + (split ? " split, " : ", ") +
+                  std::to_string(d),
+              clock([&] { device->attention(p); }), 4 * q_width * sequences * keys,
+              2 * sequences * (2 * q_width + 2.0 * keys * kv_width));
+        }
+      }
+  }
+}
+
 void every_operator(Backend& backend, const char* name, const Sizes& z, const DevicePeaks& peaks) {
   DeviceOptions options;
   options.device = name;
@@ -223,6 +325,7 @@ int main(int argc, char** argv) {
     std::printf("%s\n", table->isa);
     const DevicePeaks peaks = measure(f32, bf16, sizes);
     for (Backend* backend : {&bf16, &f32}) large_shapes(*backend, sizes, peaks);
+    attention_shapes(name.c_str(), sizes, peaks);
     for (Backend* backend : {&bf16, &f32}) every_operator(*backend, name.c_str(), sizes, peaks);
     for (Backend* backend : {&bf16, &f32})
       if (const char* differ = table->rows_differ(backend->handle)) std::printf("rows differ: %s\n", differ);

@@ -3,7 +3,14 @@ import { createInterface } from "node:readline/promises";
 import type { Argv } from "yargs";
 import type { Message } from "../text/chat.js";
 import { interruptible } from "./interrupt.js";
-import { baseOptions, type EngineArguments, engineOptions, modelOption } from "./options.js";
+import {
+  baseOptions,
+  decodeOptions,
+  type EngineArguments,
+  engineOptions,
+  modelOption,
+  tellFastDecode,
+} from "./options.js";
 import { note, print, printJson } from "./output.js";
 
 export const command = "ask [question]";
@@ -16,6 +23,7 @@ export const builder = (line: Argv) =>
       adapter: { type: "string", requiresArg: true, describe: "A policy's folder, instead of the run's best" },
       ...modelOption,
       ...engineOptions,
+      ...decodeOptions,
       history: {
         type: "string",
         requiresArg: true,
@@ -32,6 +40,7 @@ interface AskArguments extends EngineArguments {
   model?: string;
   history?: string;
   chat: boolean;
+  fastDecode: boolean;
   maxNewTokens?: number;
   json: boolean;
 }
@@ -48,8 +57,14 @@ export async function handler(args: AskArguments): Promise<void> {
   const history: Message[] = args.history ? readHistory(args.history) : [];
   await interruptible(async (signal) => {
     await using loaded = await loadAsked({ ...args, engine: baseOptions(args), signal });
+    tellFastDecode(args, loaded.model.info.device);
     const ask = async (question: string, turns: Message[]) => {
-      const answer = await loaded.policy.answer(question, { history: turns, signal, maxNewTokens: args.maxNewTokens });
+      const answer = await loaded.policy.answer(question, {
+        history: turns,
+        signal,
+        maxNewTokens: args.maxNewTokens,
+        fastDecode: args.fastDecode,
+      });
       if (args.json) printJson({ question, ...answer });
       else print(answerLine(answer.text, answer.confidence));
       return answer;

@@ -2,7 +2,15 @@
 import type { Argv } from "yargs";
 import type { PromptRecord } from "../data/records.js";
 import { interruptible } from "./interrupt.js";
-import { baseOptions, type EngineArguments, modelOptions, positiveInteger, seedOption } from "./options.js";
+import {
+  baseOptions,
+  decodeOptions,
+  type EngineArguments,
+  modelOptions,
+  positiveInteger,
+  seedOption,
+  tellFastDecode,
+} from "./options.js";
 import { logs, note } from "./output.js";
 
 export const command = "generate <questions>";
@@ -16,6 +24,7 @@ export const builder = (line: Argv) =>
     })
     .options({
       ...modelOptions,
+      ...decodeOptions,
       ...seedOption,
       samples: { type: "number", default: 10, describe: "Samples of each question; 0 for none" },
       temperature: { type: "number", default: 1, describe: "Of the samples" },
@@ -40,6 +49,7 @@ interface GenerateArguments extends EngineArguments {
   questions: string;
   model?: string;
   adapter?: string;
+  fastDecode: boolean;
   seed: number;
   samples: number;
   temperature: number;
@@ -62,6 +72,7 @@ export async function handler(args: GenerateArguments): Promise<void> {
   await interruptible(async (signal) => {
     await using loaded = await loadPolicy({ ...args, engine: baseOptions(args), signal });
     const { model, policy } = loaded;
+    tellFastDecode(args, model.info.device);
     const prompt = { user: args.prompt, system: "default" as const };
     const input = (record: PromptRecord) => record.question ?? record.messages!;
     const task = (logs("info") ? progressOn() : silent).task("answering", questions.length, "questions");
@@ -75,7 +86,7 @@ export async function handler(args: GenerateArguments): Promise<void> {
       for (let from = 0; from < questions.length; from += chunkSize) {
         const chunk = questions.slice(from, from + chunkSize);
         const prompts = await Promise.all(chunk.map((question) => model.promptTokens(input(question), prompt)));
-        const common = { maxNewTokens: args.maxNewTokens, signal };
+        const common = { maxNewTokens: args.maxNewTokens, fastDecode: args.fastDecode, signal };
         const given: ReturnType<typeof record>[] = [];
         for await (const sample of policy.generate(prompts, common)) given.push(record(sample));
         const responses: ReturnType<typeof record>[][] = chunk.map(() => []);

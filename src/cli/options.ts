@@ -1,7 +1,7 @@
 /** Options that several commands share, checked at the border, and what their values are called inside. */
 import type { Options } from "yargs";
 import type { BaseOptions } from "../native.js";
-import { UsageError } from "./output.js";
+import { note, UsageError } from "./output.js";
 
 /** Every command has these; main.ts adds them. */
 export const commonOptions = {
@@ -66,6 +66,21 @@ export const modelOptions = {
 
 /** What a new adapter is put on. */
 export const adapterTargets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
+
+/** Of commands that decode. */
+export const decodeOptions = {
+  "fast-decode": {
+    type: "boolean",
+    default: false,
+    describe:
+      "On a GPU, decode long contexts faster; log-probabilities and confidences are then those of scoring to rounding only",
+  },
+} satisfies Record<string, Options>;
+
+/** Says where `--fast-decode` has nothing to do. */
+export function tellFastDecode({ fastDecode }: { fastDecode: boolean }, device: string): void {
+  if (fastDecode && device === "cpu") note("--fast-decode: the CPU decodes as it always does; nothing is different");
+}
 
 export const seedOption = {
   seed: { type: "number", default: 0, describe: "Of everything random", coerce: integer("seed") },

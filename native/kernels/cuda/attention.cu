@@ -2,6 +2,8 @@
 // head of one token; the rows that read one kv head of one segment are numbered token by token, the group's heads
 // together, so that a page of keys and values is fetched once for all of them, and decoding is the same kernel with few rows.
 // A row's own sums run in the same order whatever tile it is in: over head dimensions, then pages from the sequence's start.
+// Where keys may be split (split_keys), pieces of a decoded row's keys are work items of their own, and a second kernel puts
+// their softmaxes together in order (Dao et al. 2023, Flash-Decoding).
 #include "attention_tiles.h"
 #include "page.h"
 
@@ -9,10 +11,42 @@ namespace credence::cuda {
 
 namespace {
 
+constexpr int kPiecePages = kPieceKeys / CREDENCE_PAGE;
+
+/// What the pieces of a segment's one token leave, [pieces, segments, heads].
+struct Parts {
+  int32_t segments, heads;
+  float* o;                // [head_dim], not yet divided
+  float *highest, *total;  // score, and the sum of powers beside it
+
+  __device__ __forceinline__ int64_t at(int32_t piece, int32_t segment, int32_t head) const {
+    return (static_cast<int64_t>(piece) * segments + segment) * heads + head;
+  }
+};
+
+struct ForwardSpace {
+  Workspace memory;
+  int32_t pieces;  // of a row at most; 1: none is split
+  AttentionPlan plan;
+  Parts parts;
+
+  ForwardSpace(const credence_attention& p, void* base)
+      : memory(base),
+        pieces(Pieces::most(p)),
+        plan(&memory, p.batch, p.shape, false, pieces),
+        parts{p.batch.segment_capacity, p.shape.heads, nullptr, nullptr, nullptr} {
+    if (pieces == 1) return;
+    const int64_t count = int64_t{pieces} * parts.segments * parts.heads;
+    parts.o = memory.take<float>(count * p.shape.head_dim);
+    parts.highest = memory.take<float>(count);
+    parts.total = memory.take<float>(count);
+  }
+};
+
 // bf16: a block 64 rows, a warp 16 of them with scores, output and queries in registers. While a page is worked on the next one is
 // on its way: two stages of K and V; q passes through the second before its page comes.
 template <int D>
-__global__ void __launch_bounds__(kTileThreads) attention_tiles(credence_attention p, AttentionPlan plan) {
+__global__ void __launch_bounds__(kTileThreads) attention_tiles(credence_attention p, AttentionPlan plan, Parts parts) {
   constexpr int kTile = kTileRows * kStride<D>;
   CREDENCE_DYNAMIC_SHARED(Bf16, shared);  // [2 stages][K, V][64][kStride]
   const credence_shape& shape = p.shape;
@@ -21,9 +55,14 @@ __global__ void __launch_bounds__(kTileThreads) attention_tiles(credence_attenti
   const int32_t d = shape.head_dim, rows = tile.rows;
   const auto lane = static_cast<int32_t>(threadIdx.x) % kWarp, warp = static_cast<int32_t>(threadIdx.x) / kWarp;
 
-  const int32_t lowest = visible_keys(p.batch, plan, p.window, tile.token(0)).begin / CREDENCE_PAGE;
-  const int32_t highest = visible_keys(p.batch, plan, p.window, tile.token(rows - 1)).end;
-  const int32_t pages = (highest + CREDENCE_PAGE - 1) / CREDENCE_PAGE;
+  const Visible span = {visible_keys(p.batch, plan, p.window, tile.token(0)).begin,
+                        visible_keys(p.batch, plan, p.window, tile.token(rows - 1)).end};
+  int32_t lowest = span.begin / CREDENCE_PAGE, pages = (span.end + CREDENCE_PAGE - 1) / CREDENCE_PAGE;
+  if (tile.piece >= 0) {
+    const int32_t from = (span.begin / kPieceKeys + tile.piece) * kPiecePages;
+    lowest = max(lowest, from);
+    pages = min(pages, from + kPiecePages);
+  }
   const int32_t* const table = p.batch.page_table + static_cast<int64_t>(tile.segment) * p.batch.pages_per_segment;
   const auto fetch = [&](int32_t page) {
     Bf16* const stage = shared + (page - lowest) % 2 * 2 * kTile;
@@ -111,20 +150,37 @@ __global__ void __launch_bounds__(kTileThreads) attention_tiles(credence_attenti
     const int32_t r = mine + half * 8;
     if (r >= rows) continue;
     const int64_t row = tile.row(r);
+    if (tile.piece >= 0) {
+      const int64_t at = parts.at(tile.piece, tile.segment, static_cast<int32_t>(row % shape.heads));
+      store_floats<D>(parts.o + at * d, o, half, d);
+      if (lane % 4 == 0) {
+        parts.highest[at] = most[half];
+        parts.total[at] = total[half];
+      }
+      continue;
+    }
     store_row<D>(static_cast<Bf16*>(p.o) + row * d, o, half, total[half] > 0 ? 1.0f / total[half] : 0.0f, d);
     if (p.lse && lane % 4 == 0) p.lse[row] = total[half] > 0 ? (most[half] + log2f(total[half])) * kLn2 : -INFINITY;
   }
 }
 
-// float32, to check by: a warp a row, a lane two keys of a page, then a lane every 32nd dimension.
-__global__ void __launch_bounds__(kTileThreads) attention_rows(credence_attention p, AttentionPlan plan) {
+// float32, to check by: a warp a row (or a piece of it), a lane two keys of a page, then a lane every 32nd dimension.
+__global__ void __launch_bounds__(kTileThreads)
+    attention_rows(credence_attention p, AttentionPlan plan, Parts parts, bool split) {
   __shared__ float weights[kTileWarps][CREDENCE_PAGE];
   const credence_shape& shape = p.shape;
   const auto lane = static_cast<int32_t>(threadIdx.x) % kWarp, warp = static_cast<int32_t>(threadIdx.x) / kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kTileWarps + warp, t = row / shape.heads;
   if (t >= plan.counts[0]) return;
   const int32_t d = shape.head_dim, g = static_cast<int32_t>(row % shape.heads) / (shape.heads / shape.kv_heads);
-  const Visible visible = visible_keys(p.batch, plan, p.window, static_cast<int32_t>(t));
+  Visible visible = visible_keys(p.batch, plan, p.window, static_cast<int32_t>(t));
+  const Pieces pieces = Pieces::of(p.batch, plan, p.window, static_cast<int32_t>(t), split);
+  const auto piece = static_cast<int32_t>(blockIdx.y);
+  if (piece >= pieces.count) return;
+  if (pieces.count > 1) {
+    const int32_t from = (pieces.first + piece) * kPieceKeys;
+    visible = {max(visible.begin, from), min(visible.end, from + kPieceKeys)};
+  }
   const int32_t* const table = p.batch.page_table + static_cast<int64_t>(plan.segment[t]) * p.batch.pages_per_segment;
   const float* const pages = static_cast<const float*>(p.pages);
   const float* const q = static_cast<const float*>(p.q) + row * d;
@@ -157,35 +213,88 @@ __global__ void __launch_bounds__(kTileThreads) attention_rows(credence_attentio
     }
     __syncwarp();
   }
+  if (pieces.count > 1) {
+    const int64_t at = parts.at(piece, plan.segment[t], static_cast<int32_t>(row % shape.heads));
+#pragma unroll
+    for (int32_t i = 0; i < kMostHeadDim / kWarp; ++i)
+      if (lane + i * kWarp < d) parts.o[at * d + lane + i * kWarp] = o[i];
+    if (lane == 0) {
+      parts.highest[at] = most;
+      parts.total[at] = total;
+    }
+    return;
+  }
 #pragma unroll
   for (int32_t i = 0; i < kMostHeadDim / kWarp; ++i)
     if (lane + i * kWarp < d) static_cast<float*>(p.o)[row * d + lane + i * kWarp] = total > 0 ? o[i] / total : 0.0f;
   if (p.lse && lane == 0) p.lse[row] = total > 0 ? most + logf(total) : -INFINITY;
 }
 
+// The pieces of a row that is split, in order: a warp a head of a segment. Scores are powers of two in bf16, of e in float32.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads) join_pieces(credence_attention p, AttentionPlan plan, Parts parts) {
+  constexpr bool kTwo = sizeof(T) == 2;
+  const auto lane = static_cast<int32_t>(threadIdx.x) % kWarp;
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kTileWarps + threadIdx.x / kWarp;
+  const auto segment = static_cast<int32_t>(warp / parts.heads), head = static_cast<int32_t>(warp % parts.heads);
+  if (segment >= plan.counts[1]) return;
+  const int32_t t = p.batch.cu_seqlens[segment], d = p.shape.head_dim;
+  if (p.batch.cu_seqlens[segment + 1] - t != 1) return;
+  const int32_t count = Pieces::of(p.batch, plan, p.window, t, true).count;
+  if (count == 1) return;
+  float most = -INFINITY, total = 0;
+  for (int32_t i = 0; i < count; ++i) most = fmaxf(most, parts.highest[parts.at(i, segment, head)]);
+  const auto share = [&](int64_t at) {  // of a piece whose scores are all -inf: 0
+    const float less = parts.highest[at] - most;
+    return parts.highest[at] == -INFINITY ? 0.0f : kTwo ? exp2f(less) : expf(less);
+  };
+  for (int32_t i = 0; i < count; ++i) {
+    const int64_t at = parts.at(i, segment, head);
+    total += share(at) * parts.total[at];
+  }
+  const int64_t row = static_cast<int64_t>(t) * parts.heads + head;
+  const float factor = total > 0 ? 1.0f / total : 0.0f;
+  for (int32_t x = lane; x < d; x += kWarp) {
+    float o = 0;
+    for (int32_t i = 0; i < count; ++i) {
+      const int64_t at = parts.at(i, segment, head);
+      o += share(at) * parts.o[at * d + x];
+    }
+    static_cast<T*>(p.o)[row * d + x] = to_act<T>(o * factor + 0.0f);  // as store_row: no negative zero
+  }
+  if (p.lse && lane == 0)
+    p.lse[row] = total > 0 ? (kTwo ? (most + log2f(total)) * kLn2 : most + logf(total)) : -INFINITY;
+}
+
 }  // namespace
 
-size_t attention_workspace(const credence_attention* p) {
-  Workspace pieces(nullptr);
-  AttentionPlan(&pieces, p->batch, p->shape, false);
-  return pieces.used();
-}
+size_t attention_workspace(const credence_attention* p) { return ForwardSpace(*p, nullptr).memory.used(); }
 
 int attention(Backend& backend, const credence_attention* p, void* workspace) {
   constexpr Operator op = Operator::attention;
   const credence_shape& shape = p->shape;
   if (int error = check_attention(backend, op, shape)) return error;
-  Workspace pieces(workspace);
-  const AttentionPlan plan(&pieces, p->batch, shape, false);
-  if (int error = plan_attention(backend, op, p->batch, shape, p->window, plan)) return error;
-  if (p->dtype == CREDENCE_F32)
-    return launch(backend, "attention", &attention_rows,
-                  blocks_of(static_cast<int64_t>(p->batch.token_capacity) * shape.heads, kTileWarps),
-                  dim3(kTileThreads), 0, *p, plan);
-  const auto blocks = static_cast<unsigned>(AttentionPlan::most_queries(p->batch, shape) * shape.kv_heads);
-  return with_head_dim(shape.head_dim, [&]<int D>() {
-    return launch(backend, "attention", &attention_tiles<D>, dim3(blocks), dim3(kTileThreads),
-                  sizeof(Bf16) * 4 * kTileRows * kStride<D>, *p, plan);
+  const ForwardSpace space(*p, workspace);
+  const AttentionPlan& plan = space.plan;
+  const bool split = space.pieces > 1;
+  if (int error = plan_attention(backend, op, p->batch, shape, p->window, plan, split)) return error;
+  int error = 0;
+  if (p->dtype == CREDENCE_F32) {
+    dim3 blocks = blocks_of(static_cast<int64_t>(p->batch.token_capacity) * shape.heads, kTileWarps);
+    blocks.y = static_cast<unsigned>(space.pieces);
+    error = launch(backend, "attention", &attention_rows, blocks, dim3(kTileThreads), 0, *p, plan, space.parts, split);
+  } else {
+    const int64_t items = AttentionPlan::most_queries(p->batch, shape, space.pieces);
+    error = with_head_dim(shape.head_dim, [&]<int D>() {
+      return launch(backend, "attention", &attention_tiles<D>, dim3(static_cast<unsigned>(items * shape.kv_heads)),
+                    dim3(kTileThreads), sizeof(Bf16) * 4 * kTileRows * kStride<D>, *p, plan, space.parts);
+    });
+  }
+  if (error || !split) return error;
+  const int64_t joined = int64_t{p->batch.segment_capacity} * shape.heads;
+  return with_type(p->dtype, [&]<class T>() {
+    return launch(backend, "attention", &join_pieces<T>, blocks_of(joined, kTileWarps), dim3(kTileThreads), 0, *p, plan,
+                  space.parts);
   });
 }
 

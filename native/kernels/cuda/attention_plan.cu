@@ -62,11 +62,11 @@ __device__ bool keys_are_wrong(const credence_batch& batch, const AttentionPlan&
   return fault(faults, op, fault_of_keys(batch, b, plan.own[b], before, backward));
 }
 
-// Items of all segments by falling length (a counting sort): count_of(b) of segment b, length_of(b, i) of its item i. Which of two
-// items of one length comes first is left open: no result depends on it.
-template <class Count, class Length>
-__device__ void longest_first(int32_t segments, Count count_of, Length length_of, int32_t* starts, Item* out,
-                              int32_t* count) {
+// Items of all segments by falling length (a counting sort): count_of(b) of segment b, length_of(b, i) of its item i, which is
+// item_of(b, i). Which of two items of one length comes first is left open: no result depends on it.
+template <class Count, class Length, class Named>
+__device__ void longest_first(int32_t segments, Count count_of, Length length_of, Named item_of, int32_t* starts,
+                              Item* out, int32_t* count) {
   const auto lane = static_cast<int32_t>(threadIdx.x) % kWarp, warp = static_cast<int32_t>(threadIdx.x) / kWarp;
   const auto for_each = [&](auto body) {
     for (int32_t b = warp; b < segments; b += kWarps) {
@@ -98,11 +98,11 @@ __device__ void longest_first(int32_t segments, Count count_of, Length length_of
     }
   }
   __syncthreads();
-  for_each([&](int32_t b, int32_t i, int32_t* bin) { out[atomicAdd(bin, 1)] = {b, i}; });
+  for_each([&](int32_t b, int32_t i, int32_t* bin) { out[atomicAdd(bin, 1)] = item_of(b, i); });
 }
 
-__global__ void __launch_bounds__(kThreads)
-    plan_kernel(credence_batch batch, int32_t group, int32_t window, AttentionPlan plan, Operator op, Fault* faults) {
+__global__ void __launch_bounds__(kThreads) plan_kernel(credence_batch batch, int32_t group, int32_t window,
+                                                        AttentionPlan plan, bool split, Operator op, Fault* faults) {
   __shared__ int32_t starts[kLengths];
   __shared__ int32_t wrong;
   const auto thread = static_cast<int32_t>(threadIdx.x);
@@ -115,19 +115,28 @@ __global__ void __launch_bounds__(kThreads)
     if (keys_are_wrong(batch, plan, plan.key_blocks != nullptr, op, faults, b)) wrong = 1;
   __syncthreads();
   if (wrong) return;
+  for (int32_t b = thread; b < segments; b += kThreads) {
+    const int32_t from = batch.cu_seqlens[b];
+    plan.pieces[b] = batch.cu_seqlens[b + 1] > from ? Pieces::of(batch, plan, window, from, split).count : 1;
+  }
   if (thread == 0) {
     plan.counts[0] = batch.counts[0];
     plan.counts[1] = segments;
   }
   const auto rows_of_segment = [&](int32_t b) { return (batch.cu_seqlens[b + 1] - batch.cu_seqlens[b]) * group; };
+  const auto queries_of = [&](int32_t b, int32_t i) {
+    const int32_t pieces = plan.pieces[b];
+    return pieces > 1 ? Item{b, i / pieces, i % pieces} : Item{b, i, -1};
+  };
   longest_first(
-      segments, [&](int32_t b) { return (rows_of_segment(b) + kTileRows - 1) / kTileRows; },
+      segments, [&](int32_t b) { return (rows_of_segment(b) + kTileRows - 1) / kTileRows * plan.pieces[b]; },
       [&](int32_t b, int32_t i) {
+        if (plan.pieces[b] > 1) return kPieceKeys / CREDENCE_PAGE;
         const int32_t last = min((i + 1) * kTileRows, rows_of_segment(b)) - 1, from = batch.cu_seqlens[b];
         const int32_t begin = visible_keys(batch, plan, window, from + i * kTileRows / group).begin;
         return (visible_keys(batch, plan, window, from + last / group).end - begin) / CREDENCE_PAGE + 1;
       },
-      starts, plan.queries, plan.counts + 2);
+      queries_of, starts, plan.queries, plan.counts + 2);
   if (!plan.key_blocks) return;
   longest_first(
       segments, [&](int32_t b) { return (plan.own[b] + kTileRows - 1) / kTileRows; },
@@ -139,7 +148,7 @@ __global__ void __launch_bounds__(kThreads)
           if (reach(batch, c, b) > batch.key_start[b] + first) tokens += batch.cu_seqlens[c + 1] - batch.cu_seqlens[c];
         return tokens / CREDENCE_PAGE + 1;
       },
-      starts, plan.key_blocks, plan.counts + 3);
+      [](int32_t b, int32_t i) { return Item{b, i, -1}; }, starts, plan.key_blocks, plan.counts + 3);
 }
 
 }  // namespace
@@ -155,9 +164,9 @@ int check_attention(Backend& backend, Operator op, const credence_shape& shape) 
 }
 
 int plan_attention(Backend& backend, Operator op, const credence_batch& batch, const credence_shape& shape,
-                   int32_t window, const AttentionPlan& plan) {
+                   int32_t window, const AttentionPlan& plan, bool split) {
   return launch(backend, name_of(op), &plan_kernel, dim3(1), dim3(kThreads), 0, batch, shape.heads / shape.kv_heads,
-                window, plan, op, backend.fault);
+                window, plan, split, op, backend.fault);
 }
 
 }  // namespace credence::cuda

@@ -15,6 +15,7 @@ constexpr int kMostHeadDim = 128;  // the largest compiled
 /// head together; rows of keys are the segment's own keys.
 struct Item {
   int32_t segment, first;
+  int32_t piece;  // of the rows' keys (Pieces); -1: all of them
 };
 
 struct AttentionPlan {
@@ -23,22 +24,26 @@ struct AttentionPlan {
   int32_t* segment;  // [T] whose it is
   int32_t* keys;     // [T] from cu_seqlens[b] on: the rows of b that are keys, in order
   int32_t* own;      // [B] how many they are
+  int32_t* pieces;   // [B] of its rows' keys (Pieces)
   Item* queries;     // longest first
   Item* key_blocks;  // the same, or null: no backward
 
-  AttentionPlan(Workspace* pieces, const credence_batch& batch, const credence_shape& shape, bool backward)
-      : counts(pieces->take<int32_t>(4)),
-        before(pieces->take<int32_t>(batch.token_capacity)),
-        segment(pieces->take<int32_t>(batch.token_capacity)),
-        keys(pieces->take<int32_t>(batch.token_capacity)),
-        own(pieces->take<int32_t>(batch.segment_capacity)),
-        queries(pieces->take<Item>(most_queries(batch, shape))),
-        key_blocks(backward ? pieces->take<Item>(most_key_blocks(batch)) : nullptr) {}
+  AttentionPlan(Workspace* memory, const credence_batch& batch, const credence_shape& shape, bool backward,
+                int32_t most_pieces = 1)
+      : counts(memory->take<int32_t>(4)),
+        before(memory->take<int32_t>(batch.token_capacity)),
+        segment(memory->take<int32_t>(batch.token_capacity)),
+        keys(memory->take<int32_t>(batch.token_capacity)),
+        own(memory->take<int32_t>(batch.segment_capacity)),
+        pieces(memory->take<int32_t>(batch.segment_capacity)),
+        queries(memory->take<Item>(most_queries(batch, shape, most_pieces))),
+        key_blocks(backward ? memory->take<Item>(most_key_blocks(batch)) : nullptr) {}
 
-  // At most one item of a segment is not full.
-  static int64_t most_queries(const credence_batch& batch, const credence_shape& shape) {
+  // At most one item of a segment is not full; a segment of one token has each of its own once for every piece.
+  static int64_t most_queries(const credence_batch& batch, const credence_shape& shape, int32_t most_pieces = 1) {
     const int64_t group = shape.kv_heads > 0 ? shape.heads / shape.kv_heads : 0;
-    return batch.token_capacity * group / kTileRows + batch.segment_capacity;
+    return batch.token_capacity * group / kTileRows + batch.segment_capacity +
+           batch.segment_capacity * (most_pieces - 1) * ceil_div(group, kTileRows);
   }
   static int64_t most_key_blocks(const credence_batch& batch) {
     return batch.token_capacity / kTileRows + batch.segment_capacity;
@@ -55,6 +60,33 @@ __device__ __forceinline__ Visible visible_keys(const credence_batch& batch, con
   const int32_t before = plan.before[t];
   return {window > 0 ? max(before - window + 1, 0) : 0, before + (is_key(batch, t) ? 1 : 0)};
 }
+
+/// Where a row's keys are cut when they are split: every kPieceKeys from the sequence's start, so that it depends on nothing but the
+/// row. Only the token of a segment of one is split; rows with fewer keys than two pieces run as if nobody had asked.
+/// 256 keys are four pages, enough to hide the first one's way here behind; what a piece leaves is a hundredth of what it reads.
+constexpr int kPieceKeys = 256;
+static_assert(kPieceKeys % CREDENCE_PAGE == 0);
+
+struct Pieces {
+  int32_t first, count;  // count 1: not split
+
+  static __device__ __forceinline__ Pieces of(const credence_batch& batch, const AttentionPlan& plan, int32_t window,
+                                              int32_t t, bool split) {
+    const int32_t* const ends = batch.cu_seqlens + plan.segment[t];
+    if (!split || ends[1] - ends[0] != 1) return {0, 1};
+    const Visible visible = visible_keys(batch, plan, window, t);
+    if (visible.end <= visible.begin) return {0, 1};
+    const int32_t first = visible.begin / kPieceKeys;
+    return {first, (visible.end - 1) / kPieceKeys - first + 1};
+  }
+  /// What a row can have at most.
+  static int32_t most(const credence_attention& p) {
+    if (!p.split_keys) return 1;
+    const int64_t of_table = ceil_div(int64_t{p.batch.pages_per_segment} * CREDENCE_PAGE, kPieceKeys);
+    const int64_t of_window = p.window > 0 ? ceil_div(p.window - 1, kPieceKeys) + 1 : of_table;
+    return static_cast<int32_t>(std::max<int64_t>(std::min(of_table, of_window), 1));
+  }
+};
 
 /// How many of segment b's keys, counted from the sequence's start, segment c reads as its prefix; 0 if they are not in its
 /// chain of prefixes.
@@ -78,6 +110,6 @@ __device__ __forceinline__ int32_t key_row(const credence_batch& batch, const At
 /// Refuses shapes that no kernel is compiled for.
 int check_attention(Backend& backend, Operator op, const credence_shape& shape);
 int plan_attention(Backend& backend, Operator op, const credence_batch& batch, const credence_shape& shape,
-                   int32_t window, const AttentionPlan& plan);
+                   int32_t window, const AttentionPlan& plan, bool split = false);
 
 }  // namespace credence::cuda

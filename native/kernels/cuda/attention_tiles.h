@@ -21,6 +21,7 @@ constexpr int kStride = D + 8;
 struct QueryTile {
   const credence_shape& shape;
   const int32_t kv_head, group, segment, from, first, rows;
+  const int32_t piece;  // of the rows' keys; -1: all of them
 
   /// Whether the plan has an item for the block.
   static __device__ __forceinline__ bool exists(const credence_shape& of, const AttentionPlan& plan) {
@@ -43,7 +44,8 @@ struct QueryTile {
         segment(work.segment),
         from(batch.cu_seqlens[segment]),
         first(work.first * kTileRows),
-        rows(min((batch.cu_seqlens[segment + 1] - from) * group - first, kTileRows)) {}
+        rows(min((batch.cu_seqlens[segment + 1] - from) * group - first, kTileRows)),
+        piece(work.piece) {}
 };
 
 /// Rows [0, kRows) of a tile: row(r) is d elements in global memory, or null for zeros. There after cp_async_wait and a barrier.
@@ -128,6 +130,17 @@ __device__ __forceinline__ void store_row(Bf16* to, const float (&c)[D / 8][4], 
       if (at + 1 < d) to[at + 1] = to_act<Bf16>(y);
     }
   }
+}
+
+/// The same columns of the same row, as they are.
+template <int D>
+__device__ __forceinline__ void store_floats(float* to, const float (&c)[D / 8][4], int half, int32_t d) {
+  const auto lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int n = 0; n < D / 8; ++n)
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (n * 8 + lane % 4 * 2 + i < d) to[n * 8 + lane % 4 * 2 + i] = c[n][half * 2 + i];
 }
 
 /// body.template operator()<D>() with the smallest compiled head size that holds d.
