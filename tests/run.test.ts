@@ -9,7 +9,7 @@ import { progressOn } from "../src/tracking/progress.js";
 import { lockFolder, lockName } from "../src/training/lock.js";
 import { fakeEngine } from "./fixtures/fake-native.js";
 import { fitLogistic } from "./fixtures/fit-logistic.js";
-import { runBytes, tinySettings } from "./fixtures/runs.js";
+import { metricsOf, runBytes, tinySettings } from "./fixtures/runs.js";
 import { writeTinyModel, writeTinyQuestions } from "./fixtures/tiny-model.js";
 
 const addon = { ...fakeEngine(), fitLogistic };
@@ -93,11 +93,9 @@ t.test("a run folder", async (t) => {
       t.ok(existsSync(join(checkpoint, name)), name);
     }
     t.ok(isWholeFolder(checkpoint));
-    const metrics = readFileSync(join(whole, "stages", "05-elicit-seed0", "metrics.jsonl"), "utf8")
-      .trim()
-      .split("\n");
+    const metrics = metricsOf(join(whole, "stages", "05-elicit-seed0"));
     t.same(
-      metrics.map((line) => JSON.parse(line).step),
+      metrics.map(({ step }) => step),
       metrics.map((_, i) => i + 1),
     );
     t.ok(readdirSync(join(whole, "stages", "05-elicit-seed0")).some((name) => name.startsWith("events.out.tfevents.")));

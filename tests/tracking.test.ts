@@ -1,13 +1,13 @@
 /** Progress lines, metrics and TensorBoard's event files. */
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import protobuf from "protobufjs";
 import t from "tap";
 import { crc32c, EventsFile } from "../src/tracking/events.js";
 import { Metrics } from "../src/tracking/metrics.js";
 import { clock, progressLine, progressOn } from "../src/tracking/progress.js";
 import { learningRate } from "../src/training/schedule.js";
+import { metricsOf } from "./fixtures/runs.js";
 
 t.test("a progress line", async (t) => {
   const state = { done: 312, total: 1235, unit: "questions", work: 36080, workUnit: "tokens", seconds: 22 };
@@ -135,11 +135,7 @@ t.test("metrics go on from a checkpoint's offset", async (t) => {
   first.add(2, { loss: 0.5 });
   const second = new Metrics(folder, offset, 2);
   second.add(2, { loss: 0.25 });
-  const lines = readFileSync(join(folder, "metrics.jsonl"), "utf8")
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line));
-  t.same(lines, [
+  t.same(metricsOf(folder), [
     { step: 1, loss: 1, measured: { seconds: 0.5 } },
     { step: 2, loss: 0.25, measured: {} },
   ]);
