@@ -5,15 +5,13 @@ import t from "tap";
 import { Model } from "../src/index.js";
 import { type DpoTraining, dpoUnits, trainDpo } from "../src/training/dpo.js";
 import { pairRows } from "../src/training/reward-model/pairs.js";
-import { meanOfUnits, unitStep } from "../src/training/units.js";
-import { redPairs } from "./fixtures/preferences.js";
-import { metricsOf, runBytes } from "./fixtures/runs.js";
+import { awaken, gradientsAreDifferences, redPairs, shortTraining, smallAdapter } from "./fixtures/preferences.js";
+import { metricsOf, runBytes, stopAfter } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
 const model = await Model.load(writeTinyModel(join(folder, "model")), { threads: 1, dtype: "f32" });
 t.teardown(() => model.dispose());
-const adapter = { rank: 4, alpha: 8, targets: ["q", "k", "v", "o", "gate", "up", "down"] as const, seed: 1 };
 const pairs = redPairs(160);
 
 const job = (directory: string, more: Partial<DpoTraining> = {}): DpoTraining => ({
@@ -21,12 +19,8 @@ const job = (directory: string, more: Partial<DpoTraining> = {}): DpoTraining =>
   directory: join(folder, directory),
   records: pairs.slice(0, 120),
   held: pairs.slice(120),
-  policy: (checkpoint) => model.policy({ adapter: checkpoint ?? { ...adapter, targets: [...adapter.targets] } }),
-  batch: 16,
-  epochs: 3,
-  learningRate: 1e-2,
-  checkpointEvery: 5,
-  microBatchTokens: 256,
+  policy: (checkpoint) => model.policy({ adapter: checkpoint ?? smallAdapter }),
+  ...shortTraining,
   ...more,
 });
 const metrics = (directory: string) => metricsOf(join(folder, directory));
@@ -85,21 +79,7 @@ t.test("stopped anywhere it ends with the same bytes, and the reference is compu
   const whole = runBytes(join(folder, "whole"));
   for (const stop of [1, 8, 13]) {
     const name = `stopped-${stop}`;
-    const controller = new AbortController();
-    const progress = {
-      note() {},
-      task: (label: string) => {
-        let taken = 0;
-        return {
-          advance(work: number) {
-            taken += work;
-            if (label === "training" && taken === stop) controller.abort();
-          },
-          end() {},
-        };
-      },
-    };
-    const stopped = { ...job(name, { labelSmoothing: 0.1 }), progress, signal: controller.signal };
+    const stopped = { ...job(name, { labelSmoothing: 0.1 }), ...stopAfter(stop) };
     await t.rejects(trainDpo(stopped), { code: "ABORTED" });
     const reference = join(folder, name, "reference.json");
     const { ino } = statSync(reference);
@@ -124,29 +104,8 @@ t.test("gradients are finite differences", async (t) => {
     rows.map((_, i) => [-20 - i, -22]),
     { kind: "sigmoid", beta: 0.3, labelSmoothing: 0.1 },
   );
-  const policy = await model.policy({ adapter: { ...adapter, targets: [...adapter.targets] } });
-  const all = policy.native.tensors().adapter.map((tensor, i) => ({
-    ...tensor,
-    data: tensor.name.includes("lora_B") ? tensor.data.map((_, k) => 0.1 * Math.sin(k + i)) : tensor.data,
-  }));
-  policy.native.setTensors(all);
-  using trainer = policy.trainer({ schedule: 0 });
-  await unitStep(units, "logprobs", 64).accumulate(trainer);
-  const gradients = trainer.gradients();
-  const value = async () =>
-    (await meanOfUnits(policy, units, "logprobs", { microBatchTokens: 1000 })).loss * units.length;
-  for (const tensor of all.filter((_, i) => i % 4 === 1)) {
-    const gradient = gradients.find((one) => one.name === tensor.name)!.data;
-    const direction = tensor.data.map((_, k) => Math.sin(3 * k + 1));
-    const e = 1e-3;
-    const moved = async (by: number) => {
-      policy.native.setTensors([{ ...tensor, data: tensor.data.map((w, k) => w + by * direction[k]!) }]);
-      return value();
-    };
-    const expected = ((await moved(e)) - (await moved(-e))) / (2 * e);
-    policy.native.setTensors([tensor]);
-    const got = gradient.reduce((sum, g, k) => sum + g * direction[k]!, 0);
-    const scale = Math.max(Math.abs(expected), 0.05 * Math.hypot(...gradient), 0.01);
-    t.ok(Math.abs(got - expected) < 0.03 * scale, `${tensor.name}: ${got}, difference ${expected}`);
-  }
+  const policy = await model.policy({ adapter: smallAdapter });
+  awaken(policy);
+  const tensors = policy.native.tensors().adapter.filter((_, i) => i % 4 === 1);
+  await gradientsAreDifferences(t, { policy, units, reads: "logprobs", tensors }, "sigmoid");
 });

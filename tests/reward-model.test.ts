@@ -2,21 +2,19 @@
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { Model, type Policy } from "../src/index.js";
+import { Model } from "../src/index.js";
 import { checkPairs, divergence, pairRows } from "../src/training/reward-model/pairs.js";
 import { answerRow } from "../src/training/reward-model/rows.js";
 import { type RewardModelTraining, trainRewardModel } from "../src/training/reward-model/train.js";
 import { pairUnit, ratingUnit } from "../src/training/reward-model/units.js";
-import { meanOfUnits, type Unit, unitStep } from "../src/training/units.js";
-import { redPairs } from "./fixtures/preferences.js";
-import { metricsOf, runBytes } from "./fixtures/runs.js";
+import type { Unit } from "../src/training/units.js";
+import { awaken, gradientsAreDifferences, redPairs, shortTraining, smallAdapter } from "./fixtures/preferences.js";
+import { metricsOf, runBytes, stopAfter } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
 const model = await Model.load(writeTinyModel(join(folder, "model")), { threads: 1, dtype: "f32" });
 t.teardown(() => model.dispose());
-const targets = ["q", "k", "v", "o", "gate", "up", "down"] as const;
-const adapter = { rank: 4, alpha: 8, targets: [...targets], seed: 1 };
 const chat = { kind: "chat" as const };
 
 const pairs = redPairs(240);
@@ -34,27 +32,11 @@ const job = (
   loss: { kind: "token" },
   records: pairs.slice(0, 180),
   held: pairs.slice(180),
-  policy: (checkpoint, made) => model.policy({ adapter: checkpoint ?? adapter, ...made }),
-  batch: 16,
-  epochs: 3,
-  learningRate: 1e-2,
-  checkpointEvery: 5,
-  microBatchTokens: 256,
+  policy: (checkpoint, made) => model.policy({ adapter: checkpoint ?? smallAdapter, ...made }),
+  ...shortTraining,
   ...more,
 });
 const metrics = (directory: string) => metricsOf(join(folder, directory));
-
-/** An adapter that does something: a new one's B is zero. */
-function awaken(policy: Policy): void {
-  const { adapter: tensors } = policy.native.tensors();
-  policy.native.setTensors(
-    tensors.map(({ name, shape, data }, i) => ({
-      name,
-      shape,
-      data: name.includes("lora_B") ? data.map((_, k) => 0.1 * Math.sin(k + i)) : data,
-    })),
-  );
-}
 
 t.test("rows: where an answer begins and ends", async (t) => {
   const row = await answerRow(model, { prompt: "what is that ?" }, "red hat", chat);
@@ -117,7 +99,7 @@ t.test("pairs: what is useless or too long is refused with counts, or left out a
 
 t.test("gradients of every loss are finite differences, with a shared beginning and without", async (t) => {
   const policy = await model.policy({
-    adapter,
+    adapter: smallAdapter,
     heads: [{ name: "reward", kind: "linear", seed: 3, bias: false }],
   });
   awaken(policy);
@@ -138,32 +120,14 @@ t.test("gradients of every loss are finite differences, with a shared beginning 
     ["squared", rated.map((row) => ratingUnit(row, { kind: "squared" }))],
   ];
   for (const [name, units] of losses) {
-    using trainer = policy.trainer({ schedule: 0 });
-    const reads = { head: "reward" };
-    const { loss } = await unitStep(units, reads, 64).accumulate(trainer);
-    const gradients = trainer.gradients();
+    const { adapter, heads } = policy.native.tensors();
+    const tensors = [...adapter.filter((_, i) => i % 5 === 0), ...heads];
+    const gradients = await gradientsAreDifferences(t, { policy, units, reads: { head: "reward" }, tensors }, name);
     t.same(
       gradients.filter((tensor) => tensor.name.startsWith("reward")).map((tensor) => tensor.shape),
       [[1, 40]],
       "a head without a bias",
     );
-    const value = async () => (await meanOfUnits(policy, units, reads, { microBatchTokens: 1000 })).loss * units.length;
-    t.ok(Math.abs((await value()) - loss) < 1e-5 * loss, `${name}: ${loss}`);
-    const all = [...policy.native.tensors().adapter, ...policy.native.tensors().heads];
-    for (const tensor of all.filter((_, i) => i % 5 === 0 || i === all.length - 1)) {
-      const gradient = gradients.find((one) => one.name === tensor.name)!.data;
-      const direction = tensor.data.map((_, k) => Math.sin(3 * k + 1));
-      const e = 2e-3;
-      const moved = async (by: number) => {
-        policy.native.setTensors([{ ...tensor, data: tensor.data.map((w, k) => w + by * direction[k]!) }]);
-        return value();
-      };
-      const expected = ((await moved(e)) - (await moved(-e))) / (2 * e);
-      policy.native.setTensors([tensor]);
-      const got = gradient.reduce((sum, g, k) => sum + g * direction[k]!, 0);
-      const scale = Math.max(Math.abs(expected), 0.05 * Math.hypot(...gradient), 0.01);
-      t.ok(Math.abs(got - expected) < 0.03 * scale, `${name}, ${tensor.name}: ${got}, difference ${expected}`);
-    }
   }
 });
 
@@ -214,19 +178,7 @@ t.test("stopped anywhere it ends with the same bytes; other settings or records 
     Object.fromEntries(Object.entries(bytes).filter(([path]) => path in whole));
   for (const stop of [1, 12, 13, 35]) {
     const name = `stopped-${stop}`;
-    const controller = new AbortController();
-    let taken = 0;
-    const progress = {
-      note() {},
-      task: () => ({
-        advance(work: number) {
-          taken += work;
-          if (taken === stop) controller.abort();
-        },
-        end() {},
-      }),
-    };
-    await t.rejects(trainRewardModel({ ...job(name), progress, signal: controller.signal }), { code: "ABORTED" });
+    await t.rejects(trainRewardModel({ ...job(name), ...stopAfter(stop) }), { code: "ABORTED" });
     // As if it had been killed: the metrics are ahead of the newest checkpoint.
     const newest = `step-${String(stop).padStart(6, "0")}`;
     if (stop === 13) rmSync(join(folder, name, "checkpoints", newest), { recursive: true });
@@ -256,14 +208,14 @@ t.test("what is wrong is told before anything is learnt", async (t) => {
   await rejects({ loss: { kind: "token", tail: "padded" } }, { code: "BAD_OPTION", message: /padToken/ });
   const rated = { loss: { kind: "cross-entropy" as const }, held: [], records: [{ ...ratings[0]!, target: 7 }] };
   await rejects(rated, { code: "BAD_INPUT", message: /record 1: its target is 7; .*"squared"/ });
-  const headless = (checkpoint: string | undefined) => model.policy({ adapter: checkpoint ?? adapter });
+  const headless = (checkpoint: string | undefined) => model.policy({ adapter: checkpoint ?? smallAdapter });
   await rejects({ policy: headless }, { code: "NO_HEAD", message: /make it with those given/ });
-  const other = () => model.policy({ adapter, heads: [{ name: "reward", kind: "linear" }] });
+  const other = () => model.policy({ adapter: smallAdapter, heads: [{ name: "reward", kind: "linear" }] });
   await rejects({ policy: other }, { code: "WRONG_HEAD", message: /a bias\) than is asked for \(.* no bias/ });
 });
 
 t.test("PAD tokens after a row are read one by one as each would be alone", async (t) => {
-  const policy = await model.policy({ adapter, heads: [{ name: "reward", kind: "linear", seed: 3 }] });
+  const policy = await model.policy({ adapter: smallAdapter, heads: [{ name: "reward", kind: "linear", seed: 3 }] });
   awaken(policy);
   const { ids, from } = await answerRow(model, { prompt: pairs[0]!.prompt }, pairs[0]!.chosen, chat);
   const pad = 5;
