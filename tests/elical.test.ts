@@ -7,6 +7,7 @@ import { join } from "node:path";
 import t from "tap";
 import { probeDepths } from "../src/methods/elical/answers.js";
 import { labelRecords } from "../src/methods/elical/labels.js";
+import { tooManyLabels } from "../src/methods/elical/plan.js";
 import { prepareQuestions } from "../src/methods/elical/questions.js";
 import { loadRecipe, runRecipe, type Setting } from "../src/methods/recipes.js";
 import { Model } from "../src/policy/model.js";
@@ -178,4 +179,14 @@ t.test("depths and labels", async (t) => {
   };
   const { value: record } = await labelRecords([samples]).next();
   t.match(record, { given_correct: 1, correct: [1, 0], agrees: [1, 0], target: 0.5 });
+  const few = Array.from({ length: 12 }, (_, i) => ({
+    part: i < 9 ? ("train" as const) : ("test" as const),
+    group: `${i}`,
+  }));
+  const asked = (folds: number, ...counts: number[]) =>
+    tooManyLabels(few, { folds, labels: { counts, main: 4, of: "answer" } });
+  t.equal(asked(0, 4, 9), undefined);
+  t.match(asked(0, 4, 10, 30), /only 9 questions to learn from: rows with 10 and 30 labels use all of them/);
+  t.equal(asked(3, 4, 8), undefined);
+  t.match(asked(3, 4, 9), /only 8 questions/, "of three folds two are learnt from");
 });

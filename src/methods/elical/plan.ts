@@ -62,6 +62,20 @@ export function divisions(questions: LabelledRecord[], recipe: ElicalRecipe): Di
   }));
 }
 
+/** Says where fewer questions are learnt from than labels are asked for, by a run's one split or one of its folds. */
+export function tooManyLabels(
+  questions: readonly { part: "train" | "test"; group?: string }[],
+  { labels, folds }: Pick<ElicalRecipe, "labels" | "folds">,
+): string | undefined {
+  const train = folds
+    ? Math.min(...foldsByGroup(questions, { folds }).map((fold) => fold.train.length))
+    : questions.filter(({ part }) => part === "train").length;
+  const many = [...new Set([...labels.counts, labels.main])].filter((count) => count > train);
+  return many.length
+    ? `only ${train} questions to learn from: rows with ${many.join(" and ")} labels use all of them`
+    : undefined;
+}
+
 /** One division of the questions; `without`: the set that is left out and tested. */
 export interface NamedDivision {
   division: Division;

@@ -4,7 +4,6 @@ import { CredenceError } from "../../errors.js";
 import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
 import { linkAtomic, readJson, writeFileAtomic, writeJsonAtomic } from "../../files.js";
 import type { Policy } from "../../policy/policy.js";
-import type { Progress } from "../../tracking/progress.js";
 import type { Stage, StageContext } from "../../training/run.js";
 import { answerQuestions, readFeatures, readSamples } from "./answers.js";
 import { type AskingStage, askVerbally, askWhetherRight, compareMeanings } from "./asking.js";
@@ -33,6 +32,7 @@ import {
   namedDivisions,
   splitWithout,
   stageNames,
+  tooManyLabels,
 } from "./plan.js";
 import { elicit, elicitedHead } from "./probe.js";
 import { fitProbes } from "./probes.js";
@@ -232,7 +232,8 @@ export function elicalStages(job: ElicalJob): Stage[] {
         progress.note(
           `${questions.length} questions, ${train} to learn from; ${dropped} left out because their answer stands in them`,
         );
-        noteLabels(recipe, train, progress);
+        const few = tooManyLabels(questions, recipe);
+        if (few) progress.note(few);
       },
     },
     {
@@ -282,13 +283,6 @@ export function elicalStages(job: ElicalJob): Stage[] {
       },
     },
   ];
-}
-
-/** Says where there are fewer training questions than labels asked for. */
-function noteLabels({ labels, folds }: ElicalRecipe, train: number, progress: Progress): void {
-  const many = [...new Set([...labels.counts, labels.main])].filter((count) => count > train);
-  if (many.length && !folds)
-    progress.note(`only ${train} questions to learn from: rows with ${many.join(" and ")} labels use all of them`);
 }
 
 /** summary.json of a run that is done. */
