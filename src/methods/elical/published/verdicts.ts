@@ -145,13 +145,16 @@ export class VerdictFile {
 
   private ungrouped(how: string): CredenceError {
     return bad(
-      `${this.path}: its ${this.records} lines do not come in groups, one line for each answer of each question in their order: they ${how}. Is it of another run, or not finished?`,
+      `${this.path}: its ${this.records} lines do not come in groups, one line for each answer of each question in their order: they ${how}. Is it of another run, or not finished? Give the verdicts on these answers, whole`,
     );
   }
 
   private check(line: z.infer<typeof verdictSchema>, question?: string, answer?: string): void {
     const asked = line.original_question ?? line.question;
-    const other = (what: string) => bad(`${this.path}: record ${this.taken} judges ${what}. It is of another run`);
+    const other = (what: string) =>
+      bad(
+        `${this.path}: record ${this.taken} judges ${what}. It is of another run: give the verdicts on these answers`,
+      );
     if (question !== undefined && asked !== undefined && asked !== question)
       throw other(`an answer to ${shown(asked)}, where question ${this.questions} is ${shown(question)}`);
     if (answer === undefined) return;
