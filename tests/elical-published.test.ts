@@ -3,7 +3,6 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import t from "tap";
-import { main } from "../src/cli/main.js";
 import { toJsonLines } from "../src/data/readers.js";
 import type { Evaluation } from "../src/methods/elical/published/evaluate.js";
 import {
@@ -15,27 +14,17 @@ import {
   statedPath,
   workbookPath,
 } from "../src/methods/elical/published/paths.js";
+import { credence as ended } from "./fixtures/command-line.js";
 import { fakeServer } from "./fixtures/fake-server.js";
 import { tinyQuestions, writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
 const at = (...names: string[]) => join(folder, ...names);
 
-/** Runs a command line in this process, and returns what it printed. */
+/** What a command line that must succeed printed. */
 async function credence(...args: string[]): Promise<string> {
-  const { write } = process.stdout;
-  let out = "";
-  process.stdout.write = ((text: string, ...rest: unknown[]) => {
-    out += text;
-    for (const one of rest) if (typeof one === "function") one();
-    return true;
-  }) as typeof write;
-  try {
-    const code = await main(["--log-level", "error", ...args]);
-    if (code !== 0) throw new Error(`credence ${args.join(" ")}: ${code}`);
-  } finally {
-    process.stdout.write = write;
-  }
+  const { status, out, told } = await ended("--log-level", "error", ...args);
+  if (status !== 0) throw new Error(`credence ${args.join(" ")}: ${status}: ${told}`);
   return out;
 }
 
@@ -165,6 +154,24 @@ t.test("raw sets become questions, answers and verdicts", async (t) => {
     `${samples}`,
   );
   t.equal(readFileSync(paths("nq").consistencyRequests, "utf8"), requests, "the same requests by themselves");
+});
+
+t.test("the judge is the model that is named; with B9-3 the answering model, whatever is named", async (t) => {
+  put("one/data/nq/test.jsonl", toJsonLines([{ question: "what colour is that hat ?", answer: ["red"] }]));
+  const judged = (to: string, ...flags: string[]) =>
+    ended(
+      ...["--log-level", "error", "elical", "infer", "--dataset", "nq", "--base_path", at("one"), "--res_path", at(to)],
+      ...["--model_path", model, "--check_model", at("nowhere"), "--sample_num", "1", "--max_tokens", "2"],
+      ...["--isa", "scalar", "--threads", "1", "--json", ...flags],
+    );
+  t.match(await judged("named"), { status: 1, told: new RegExp(at("nowhere")) });
+  const itself = await judged("itself", "--compat", "B9-3");
+  t.match(itself, { status: 0, told: "" });
+  t.match(JSON.parse(itself.out), { judge: model });
+  t.match(await judged("url", "--compat", "B9-3", "--url", "http://127.0.0.1:9"), {
+    status: 2,
+    told: /--compat B9-3: the answering model judges itself, not --url/,
+  });
 });
 
 const training = ["--model_path", model, "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"];

@@ -4,8 +4,12 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { parse } from "yaml";
+import type { TrainingReport } from "../src/methods/elical/published/train.js";
+import { native } from "../src/native.js";
+import { credence } from "./fixtures/command-line.js";
 import { writeToySet } from "./fixtures/published-training.js";
-import { runBytes } from "./fixtures/runs.js";
+import { metricsOf, runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const bin = fileURLToPath(new URL("../dist/cli/bin.js", import.meta.url));
@@ -64,12 +68,12 @@ t.test("the commands", { skip: existsSync(bin) ? false : "the command line is no
       Array.from({ length: 16 }, (_, i) => i),
     );
   }
-  const usage = (args: string[], message: RegExp) => {
-    const refused = called(args);
-    t.equal(refused.status, 2, refused.stderr);
-    t.match(refused.stderr, message);
+  const usage = async (args: string[], message: RegExp) => {
+    const { status, told } = await credence("elical", ...args);
+    t.equal(status, 2, told);
+    t.match(told, message);
   };
-  usage([...training("x"), "--per_device_eval_batch_size", "8"], /did nothing in the published script/);
+  await usage([...training("x"), "--per_device_eval_batch_size", "8"], /did nothing in the published script/);
   for (const [flag, value, expected] of [
     ["num_train_epochs", "0", "one whole number above 0"],
     ["per_device_train_batch_size", "-4", "one whole number above 0"],
@@ -80,10 +84,64 @@ t.test("the commands", { skip: existsSync(bin) ? false : "the command line is no
   ] as const) {
     const at = training("x").indexOf(`--${flag}`);
     const line = at < 0 ? training("x") : training("x").toSpliced(at, 2);
-    usage([...line, `--${flag}=${value}`], new RegExp(`--${flag}: expected ${expected}, got`));
+    await usage([...line, `--${flag}=${value}`], new RegExp(`--${flag}: expected ${expected}, got`));
   }
-  usage([...training("x"), "--lora_path", "y"], /--lora_path is what --resume_from goes on from/);
-  usage([...training("x"), "--resume_from"], /--vector_head_path says which head/);
-  usage(predicting("predict-mlp", "head", "p").slice(0, -1), /names 2 files, --output_path 1 folders/);
-  usage([...predicting("predict-mlp", "head", "p"), "--type", "train"], /--train_data_path says what to score/);
+  await usage([...training("x"), "--lora_path", "y"], /--lora_path is what --resume_from goes on from/);
+  await usage([...training("x"), "--resume_from"], /--vector_head_path says which head/);
+  await usage(predicting("predict-mlp", "head", "p").slice(0, -1), /names 2 files, --output_path 1 folders/);
+  await usage([...predicting("predict-mlp", "head", "p"), "--type", "train"], /--train_data_path says what to score/);
 });
+
+t.test("without other flags a training is as published", async (t) => {
+  const folder = t.testdir();
+  const model = writeTinyModel(join(folder, "model"));
+  const { data, verdicts } = await writeToySet(join(folder, "nq"), { count: 120 });
+  const trained = async (script: string, output: string) => {
+    const files = ["--train_data_path", data, "--train_consis_path", verdicts, "--output_path", output];
+    const { status, out, told } = await credence(
+      ...["elical", script, "--model_path", model, ...files, "--threads", "1", "--log-level", "error", "--json"],
+    );
+    t.equal(status, 0, told);
+    return JSON.parse(out) as TrainingReport;
+  };
+
+  const lora = await trained("train", join(folder, "lora"));
+  t.match(parse(readFileSync(join(folder, "lora", "recipe.yaml"), "utf8")), {
+    ...{ batch: 16, accumulation: 8, epochs: 10, learningRate: 5e-5, weightDecay: 0, warmup: 0.1, patience: 4 },
+    ...{ seed: 42, count: 0, shuffle: false, rank: 8, alpha: 16, dropout: 0, validationShare: 0.1 },
+  });
+  t.same([lora.rows, lora.validationRows], [108, 12], "a tenth of the questions is held out");
+  // One step an epoch: of ten, one warms up, and what is left goes down in a straight line.
+  const steps = metricsOf(join(folder, "lora", "stages", "01-train")).filter(({ loss }) => loss !== undefined);
+  t.equal(lora.steps, 10);
+  t.same(
+    steps.map(({ learningRate }) => learningRate!.toPrecision(6)),
+    Array.from({ length: 10 }, (_, i) => ((5e-5 * Math.min(9, 10 - i)) / 9).toPrecision(6)),
+  );
+  const config = JSON.parse(readFileSync(join(lora.adapter!, "adapter_config.json"), "utf8"));
+  t.same(config.target_modules.toSorted(), [
+    ...["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+  ]);
+  t.match(config, { r: 8, lora_alpha: 16, lora_dropout: 0, bias: "none" });
+  t.same(shapes(lora.head), { weight: [1, 40], bias: [1] });
+
+  const head = await trained("train-mlp", join(folder, "head"));
+  t.equal(head.adapter, undefined);
+  t.same(shapes(head.head), {
+    ...{
+      "0.weight": [20, 40],
+      "0.bias": [20],
+      "2.weight": [10, 20],
+      "2.bias": [10],
+      "4.weight": [1, 10],
+      "4.bias": [1],
+    },
+  });
+});
+
+const shapes = (path: string) =>
+  Object.fromEntries(
+    native()
+      .readTensors(path)
+      .map(({ name, shape }) => [name, shape]),
+  );

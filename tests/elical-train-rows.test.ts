@@ -3,7 +3,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { promptTemplate, readSampledRows } from "../src/methods/elical/published/rows.js";
-import { chosenRows, type PublishedTraining, pathsOfSets } from "../src/methods/elical/published/train.js";
+import type { PublishedTraining } from "../src/methods/elical/published/settings.js";
+import { chosenRows, pathsOfSets } from "../src/methods/elical/published/train.js";
 import { writeToySet } from "./fixtures/published-training.js";
 
 t.test("rows", async (t) => {

@@ -1,6 +1,7 @@
 /** A head alone on the frozen model's states, as train_mlp.py trains it. */
 import type { Argv } from "yargs";
 import { elicalRows } from "../../methods/elical/published/compat.js";
+import { trainingDefaults } from "../../methods/elical/published/settings.js";
 import { engineOptions } from "../options.js";
 import { type PublishedScript, publishedOptions } from "../published.js";
 import { ownTrainingOptions, readingOptions, type TrainingArguments, train, trainingFlags } from "./training.js";
@@ -20,7 +21,7 @@ export const builder = (line: Argv) =>
     ...publishedOptions(script),
     head: {
       choices: ["mlp", "linear"] as const,
-      default: "mlp" as const,
+      default: trainingDefaults.head,
       describe: "Three layers, as published, or one, as the paper says",
     },
     ...ownTrainingOptions,

@@ -1,7 +1,7 @@
 /** What the two training scripts and the two predicting ones share: their flags, and the work itself. */
 import type { Options } from "yargs";
 import type { TrainedPart } from "../../methods/elical/published/paths.js";
-import type { PublishedTraining } from "../../methods/elical/published/train.js";
+import { type PublishedTraining, trainingDefaults } from "../../methods/elical/published/settings.js";
 import type { Compat } from "../../methods/published.js";
 import { interruptible } from "../interrupt.js";
 import {
@@ -42,20 +42,30 @@ export const trainingFlags = {
   test_consis_path: text("Verdicts on the test sets", { default: "nothing" }),
   output_path: text("Folder of the training, which it goes on in", { default: "./train/save_model" }),
   logger_path: text("Folder of TensorBoard's events [default: the training's own]"),
-  per_device_train_batch_size: number("Rows of a micro-batch", 16, positiveInteger("per_device_train_batch_size")),
+  per_device_train_batch_size: number(
+    "Rows of a micro-batch",
+    trainingDefaults.batch,
+    positiveInteger("per_device_train_batch_size"),
+  ),
   gradient_accumulation_steps: number(
     "Micro-batches of an optimiser step",
-    8,
+    trainingDefaults.accumulation,
     positiveInteger("gradient_accumulation_steps"),
   ),
-  num_train_epochs: number("Epochs at most", 10, positiveInteger("num_train_epochs")),
-  seed: number("Of everything random", 42, integer("seed")),
-  weight_decay: number("AdamW's", 0, fromZero("weight_decay")),
-  train_data_count: number("Rows to learn from; 0: all", 0, wholeFromZero("train_data_count")),
+  num_train_epochs: number("Epochs at most", trainingDefaults.epochs, positiveInteger("num_train_epochs")),
+  seed: number("Of everything random", trainingDefaults.seed, integer("seed")),
+  weight_decay: number("AdamW's", trainingDefaults.weightDecay, fromZero("weight_decay")),
+  train_data_count: number("Rows to learn from; 0: all", trainingDefaults.count, wholeFromZero("train_data_count")),
   resume_from: { type: "boolean", default: false, describe: "Go on from a trained adapter and head: stage 2" },
   vector_head_path: text("The trained head to go on from"),
-  dataset: text("Names joined by hyphens, each of which stands in every path in turn", { default: "nq" }),
-  shuffle: { type: "boolean", default: false, describe: "Shuffle the rows of several sets before some are taken" },
+  dataset: text("Names joined by hyphens, each of which stands in every path in turn", {
+    default: trainingDefaults.dataset,
+  }),
+  shuffle: {
+    type: "boolean",
+    default: trainingDefaults.shuffle,
+    describe: "Shuffle the rows of several sets before some are taken",
+  },
 } satisfies Record<string, Options>;
 
 /** Flags that the training script had and did not read. */
@@ -67,22 +77,26 @@ export const deadTrainingFlags = {
 
 /** LoRA's settings. */
 export const adapterFlags = {
-  r: number("Rank of the adapter", 8, positiveInteger("r")),
-  alpha: number("Its scale is alpha / r", 16, aboveZero("alpha")),
+  r: number("Rank of the adapter", trainingDefaults.rank, positiveInteger("r")),
+  alpha: number("Its scale is alpha / r", trainingDefaults.alpha, aboveZero("alpha")),
   lora_dropout: number(
     "Share of the adapter's inputs dropped",
-    0,
+    trainingDefaults.dropout,
     numberThat("lora_dropout", "a number from 0, below 1", (value) => value >= 0 && value < 1),
   ),
 } satisfies Record<string, Options>;
 
 /** What the published scripts had as constants. */
 export const constantOptions = {
-  "learning-rate": number("Largest learning rate", 5e-5, aboveZero("learning-rate")),
-  patience: number("Epochs without a smaller loss before a training stops", 4, positiveInteger("patience")),
+  "learning-rate": number("Largest learning rate", trainingDefaults.learningRate, aboveZero("learning-rate")),
+  patience: number(
+    "Epochs without a smaller loss before a training stops",
+    trainingDefaults.patience,
+    positiveInteger("patience"),
+  ),
   "validation-share": number(
     "Share of the training questions that is held out to choose the best epoch",
-    0.1,
+    trainingDefaults.validationShare,
     numberThat("validation-share", "a number above 0, below 1", (value) => value > 0 && value < 1),
   ),
 } satisfies Record<string, Options>;
@@ -172,7 +186,7 @@ export async function train(
   const { join } = await import("node:path");
   const { Model } = await import("../../policy/model.js");
   const { progressOn, silent } = await import("../../tracking/progress.js");
-  const { trainingDefaults, trainPublished } = await import("../../methods/elical/published/train.js");
+  const { trainPublished } = await import("../../methods/elical/published/train.js");
   const unneeded = publishedUnneeded(script, args);
   const job: PublishedTraining = {
     ...trainingDefaults,

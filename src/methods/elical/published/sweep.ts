@@ -23,7 +23,8 @@ import {
   sizeName,
 } from "./paths.js";
 import { predictPublished } from "./predict.js";
-import { type PublishedTraining, trainingDefaults, trainPublished } from "./train.js";
+import { type PublishedTraining, trainingDefaults } from "./settings.js";
+import { trainPublished } from "./train.js";
 
 export interface SweepSettings extends Omit<EvaluationSettings, "questionType"> {
   /** Sets that are predicted and evaluated. */
