@@ -28,7 +28,7 @@ const { values } = parseArgs({
 });
 const { threads, steps } = values;
 const rounds = Number(values.rounds);
-const works = ["sft", "ragged", "generate", "samples", "kernels"];
+const works = ["sft", "ragged", "ppo", "generate", "samples", "kernels"];
 const wanted = chosen(values.only, works, "only");
 if (!values.model && wanted.some((work) => work !== "kernels")) {
   console.error("--model: name the GGUF file that both sides load");
@@ -69,6 +69,22 @@ const definitions = {
     theirs: (mode) => torch(mode, "--workload", "ragged"),
     ours: () => credence("bench", "sft", "--workload", "ragged", ...here, "--repeats", steps),
     figures: [{ ...tokens, name: "real tokens/s" }, memory],
+  },
+  ppo: {
+    peer: "PyTorch + transformers + PEFT",
+    needs: python("torch", "transformers", "peft", "gguf"),
+    modes: ["fp32", "bf16", "bf16_autocast"],
+    theirs: (mode) => script("torch_ppo.py", "--mode", mode, "--steps", steps),
+    ours: () => credence("bench", "ppo", ...here, "--repeats", steps),
+    figures: [
+      tokens,
+      ...["rollout", "scoring", "advantage", "update", "total"].map((phase) => ({
+        name: `${phase}, s`,
+        peer: (d) => d.seconds_median[phase],
+        own: (d) => d.seconds_median[phase],
+      })),
+      memory,
+    ],
   },
   generate: {
     peer: "llama.cpp (node-llama-cpp)",
@@ -185,6 +201,16 @@ for (const work of wanted.filter((name) => name in definitions)) {
       number(our),
       (our / rate).toFixed(2),
     ]);
+  }
+  // Samples differ; how likely they are does not, by more than chance: the policy, its prompts and lengths are the same.
+  if (their.first_step !== undefined) {
+    const [a, b] = [their.first_step.logprob_mean, last.credence.first_step.logprob_mean];
+    const same =
+      their.prompt_tokens === last.credence.prompt_tokens &&
+      Math.abs(a - b) < 6 * last.credence.first_step.logprob_error;
+    different ||= !same;
+    const said = same ? "same" : "DIFFERENT WORK";
+    rows.push([work, `${peer}, ${state.mode}`, "mean log-probability, first step", a.toFixed(3), b.toFixed(3), said]);
   }
   if (their.loss_first !== undefined) {
     const [a, b] = [their.loss_first, last.credence.loss_first];

@@ -42,8 +42,24 @@ t.test("each workload's document has its rates, the peaks, and what the machine 
     kernels.lora.map(({ pass }: { pass: string }) => pass),
     ["forward", "backward"],
   );
+  const ppo = bench("ppo", "--model", model, "--repeats", "2", "--batch", "8", "--new-tokens", "5", "--rank", "2");
+  t.same([ppo.prompts, ppo.minibatch, ppo.new_tokens, ppo.repeats], [8, 2, 5, 2]);
+  for (const figure of ["tokens_per_s_median", "update_share_of_peak", "engine_bytes", "engine_bytes_sft_4x512"])
+    t.ok(ppo[figure] > 0, figure);
+  const { rollout, scoring, advantage, update, total } = ppo.seconds_best;
+  t.equal(rollout + scoring + advantage + update, total);
+  t.equal(ppo.first_step.kl_to_reference, 0, "the actor starts as the reference");
+  t.equal(ppo.last_step.ratio_first_minibatch_max_off, 0, "old log-probabilities are the sampler's own");
+  t.not(ppo.last_step.kl_to_reference, 0, "the actor moves");
   const load = bench("load", ...given);
   t.ok(load.first_token_s_median >= load.load_s_median && load.load_s_median > 0);
+});
+
+t.test("memory of PPO steps stays where it is", async (t) => {
+  const steps = ["--repeats", "300", "--batch", "8", "--new-tokens", "6", "--rank", "2"];
+  const { engine_bytes_constant, rss_slope_bytes_per_step: slope } = bench("ppo", "--model", model, ...steps);
+  t.ok(engine_bytes_constant);
+  t.ok(slope < 32_000, `${slope} bytes a step`);
 });
 
 t.test("without --json a person reads a table", async (t) => {

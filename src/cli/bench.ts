@@ -2,9 +2,9 @@
 import type { Argv } from "yargs";
 import { native } from "../native.js";
 import { baseOptions, type EngineArguments, engineOptions, modelOption, positiveInteger } from "./options.js";
-import { note, print, printJson, table, UsageError } from "./output.js";
+import { median, note, print, printJson, table, UsageError } from "./output.js";
 
-const workloads = ["sft", "generate", "samples", "kernels", "load"] as const;
+const workloads = ["sft", "ppo", "generate", "samples", "kernels", "load"] as const;
 const shapes = ["15m", "42m", "135m", "360m", "1.1b"] as const;
 const groups = ["products", "lora", "attention", "operators"] as const;
 const count = (name: string, describe: string) =>
@@ -18,8 +18,9 @@ export const builder = (line: Argv) =>
     .positional("what", {
       choices: workloads,
       describe:
-        "sft: LoRA fine-tuning steps as bench/peers/torch_lora_sft.py takes them; generate: prefill and decoding on the prompts of " +
-        "bench/peers/llama_cpp.mjs; samples: ten answers to each of 16 prompts; kernels: the engine's operators and products " +
+        "sft: LoRA fine-tuning steps as bench/peers/torch_lora_sft.py takes them; ppo: a rollout, its scores and the steps learnt " +
+        "from it as in bench/peers/torch_ppo.py, with the engine's and the process's memory over the steps; generate: prefill and " +
+        "decoding on the prompts of bench/peers/llama_cpp.mjs; samples: ten answers to each of 16 prompts; kernels: the engine's operators and products " +
         "alone; load: from Model.load to the first token of a prompt of 32",
     })
     .options(modelOption)
@@ -33,19 +34,23 @@ export const builder = (line: Argv) =>
     })
     .option(
       "batch",
-      count("batch", "sft: sequences of a step [default: 4]; generate: sequences decoded [default: 1, 16]"),
+      count(
+        "batch",
+        "sft: sequences of a step [default: 4]; ppo: prompts of a step [default: 32]; generate: sequences decoded [default: 1, 16]",
+      ),
     )
     .option("length", {
       ...count("length", "sft: tokens of a sequence; generate: of the prefilled prompt"),
       default: 512,
     })
-    .option("rank", { ...count("rank", "sft: of the adapter"), default: 16 })
+    .option("new-tokens", { ...count("new-tokens", "ppo: tokens of a completion"), default: 48 })
+    .option("rank", { ...count("rank", "sft, ppo: of an adapter"), default: 16 })
     .option("only", { choices: groups, describe: "kernels: one group of them" })
     .option("tokens", { ...count("tokens", "kernels: rows of a micro-batch, a multiple of 64"), default: 2048 })
     .check(({ what, model, shape }) => {
       if (what === "kernels") return true;
       if (model && shape) throw new UsageError(`bench ${what}: give --model or --shape, not both`);
-      if (what === "load" && !model) throw new UsageError("bench load: --model is missing");
+      if ((what === "load" || what === "ppo") && !model) throw new UsageError(`bench ${what}: --model is missing`);
       if (!model && !shape) throw new UsageError(`bench ${what}: --model is missing, or --shape for random weights`);
       return true;
     });
@@ -57,6 +62,7 @@ interface BenchArguments extends EngineArguments {
   workload: "full" | "ragged";
   batch?: number;
   length: number;
+  newTokens: number;
   rank: number;
   only?: (typeof groups)[number];
   tokens: number;
@@ -89,15 +95,12 @@ export async function handler(args: BenchArguments): Promise<void> {
   const { resolveModel } = await import("../model/resolve.js");
   const { what, shape, workload, batch, length, rank, only, tokens, repeats } = args;
   const model = args.model === undefined ? undefined : (await resolveModel(args.model, { note })).path;
-  const result =
-    what === "load"
-      ? await load(model!, args)
-      : (JSON.parse(
-          await native().bench(what, {
-            ...baseOptions(args),
-            ...{ model, shape, workload, batch, length, rank, only, tokens, repeats },
-          }),
-        ) as Record<string, unknown>);
+  const engine = async (): Promise<Record<string, unknown>> => {
+    const options = { model, shape, workload, batch, length, rank, only, tokens, repeats };
+    return JSON.parse(await native().bench(what, { ...baseOptions(args), ...options }));
+  };
+  const ppo = async () => (await import("./bench-ppo.js")).benchPpo(model!, { ...args, batch: batch ?? 32 });
+  const result = what === "load" ? await load(model!, args) : what === "ppo" ? await ppo() : await engine();
   if (args.json) {
     printJson(result);
     return;
@@ -141,12 +144,6 @@ async function load(path: string, args: BenchArguments): Promise<Record<string, 
     repeats: args.repeats,
     peaks: await native().peaks(threads, args.isa),
   };
-}
-
-function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 const heading = ["kernel", "shape", "best", "median", "GFLOP/s", "GB/s", "of peak"];

@@ -61,3 +61,10 @@ export function table(rows: (string | number)[][]): string {
     )
     .join("\n");
 }
+
+/** Of one number or more. */
+export function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}

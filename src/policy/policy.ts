@@ -26,6 +26,8 @@ export interface GenerateSettings {
   maxNewTokens?: number;
   /** Texts that end an answer; they are cut off. */
   stop?: string[];
+  /** Token ids that end an answer; default the model's. */
+  stopTokens?: number[];
   seed?: number;
   /** "off": the base answers, whatever adapter the policy has. */
   adapter?: "on" | "off";
@@ -178,7 +180,7 @@ export class Policy implements AsyncDisposable {
           topP: settings.topP,
           repetitionPenalty: settings.repetitionPenalty,
           maxNewTokens,
-          stopTokens: this.model.stopTokens,
+          stopTokens: settings.stopTokens ?? this.model.stopTokens,
           stopStrings: settings.stop,
           seed: settings.seed ?? 0,
           adapter: settings.adapter !== "off",

@@ -50,7 +50,7 @@ export async function* sampleRollouts(
   iteration: number,
   signal?: AbortSignal,
 ): AsyncGenerator<Rollout, void, undefined> {
-  const { samples, temperature, topK, topP, newTokens, stop } = rollout;
+  const { samples, temperature, topK, topP, newTokens, stop, stopTokens } = rollout;
   const settings = {
     samples,
     temperature,
@@ -58,6 +58,7 @@ export async function* sampleRollouts(
     topP,
     maxNewTokens: newTokens,
     stop,
+    stopTokens: stopTokens ?? undefined,
     seed: samplingSeed(seed, iteration),
     signal,
   };

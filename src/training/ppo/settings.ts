@@ -19,6 +19,8 @@ export const ppoSchema = z.strictObject({
       newTokens: positive.default(64),
       /** Texts that end a completion; they are part of it. */
       stop: z.array(z.string()).default([]),
+      /** Token ids that end a completion; null: the model's. With none, every completion is `newTokens` long. */
+      stopTokens: z.array(z.int().min(0)).nullable().default(null),
     })
     .prefault({}),
   /** What a completion's score becomes before it is placed on its last trained token. */

@@ -16,6 +16,7 @@ export interface Target extends Worth {
  * Takes the step, unless the policy has moved farther from the one that sampled than `kl.stop` allows.
  *
  * @param head the critic's; absent: none
+ * @param policy false: the critic learns alone, as one that has an adapter of its own does
  */
 export function updateOn(
   trainer: Trainer,
@@ -23,6 +24,7 @@ export function updateOn(
   targets: ReadonlyMap<Rollout, Target>,
   { loss, kl, microBatchTokens }: PpoSettings,
   head: string | undefined,
+  policy = true,
 ): Promise<StepResult> {
   const { sequences, prefixOf, rollouts } = rowsOf(parts);
   const perRow = (of: (rollout: Rollout, target: Target) => Float32Array | undefined): Float32Array[] =>
@@ -40,7 +42,7 @@ export function updateOn(
     microBatchTokens,
     loss: {
       kind: "ppo",
-      weights,
+      weights: policy ? weights : weights.map(({ length }) => new Float32Array(length)),
       oldLogprobs: perRow((rollout) => rollout.logprobs),
       advantages: perRow((_, { advantages }) => advantages),
       clip: loss.clip,
