@@ -12,6 +12,9 @@
 
 namespace credence::cpu {
 
+/// Vectors of a segment that are done in one go: so many are summed in float.
+constexpr int64_t kRun = 32;
+
 struct AdvantageMoments {
   double n, mean, squares;
 };
@@ -19,24 +22,20 @@ struct AdvantageMoments {
 /// Sums of the numbers less a number near them, in float for a while and then in double.
 template <class Isa>
 struct AdvantageSums {
-  static constexpr int kFlush = 32;
   typename Isa::F sum = Isa::zero(), squares = Isa::zero(), near = Isa::zero();
   double whole = 0, whole_squares = 0;
-  int64_t n = 0, vectors = 0;
+  int64_t n = 0;
 
-  /// The lanes in `in`, or all.
-  template <bool All>
-  void add(typename Isa::F x, typename Isa::M in) {
-    const int64_t count = All ? Isa::W : __builtin_popcount(Isa::bits(in));
+  /// The lanes in `in`. flush() is to follow after some kRun vectors.
+  [[gnu::always_inline]] void add(typename Isa::F x, typename Isa::M in) {
+    const int64_t count = __builtin_popcount(Isa::bits(in));
     if (n == 0 && count > 0)
       near = Isa::set(Isa::reduce_add(Isa::select(in, x, Isa::zero())) / static_cast<float>(count));
-    auto d = Isa::sub(x, near);
-    if constexpr (!All) d = Isa::select(in, d, Isa::zero());
-    sum = Isa::add(sum, d);
-    squares = Isa::fma(d, d, squares);
+    add_lanes(Isa::select(in, Isa::sub(x, near), Isa::zero()));
     n += count;
-    if (++vectors % kFlush == 0) flush();
   }
+  /// Every lane, once there is a number near them; the caller counts them.
+  void add_all(typename Isa::F x) { add_lanes(Isa::sub(x, near)); }
   void flush() {
     whole += Isa::reduce_add(sum);
     whole_squares += Isa::reduce_add(squares);
@@ -47,6 +46,12 @@ struct AdvantageSums {
     if (n == 0) return {0, 0, 0};
     const double mean = whole / static_cast<double>(n);
     return {static_cast<double>(n), Isa::lowest(near) + mean, whole_squares - mean * whole};
+  }
+
+ private:
+  void add_lanes(typename Isa::F d) {
+    sum = Isa::add(sum, d);
+    squares = Isa::fma(d, d, squares);
   }
 };
 
@@ -122,43 +127,79 @@ struct AdvantageSegment {
     else return Isa::select(in, x, Isa::zero());
   }
 
-  template <bool Whole>
-  F reward(int64_t t, M lanes, M in, const Whiten& whiten) const {
-    F out = Isa::zero();
-    if constexpr (From == RewardFrom::kWhitening) {
-      const F x = Isa::sub(load<Whole>(p->reward + t, lanes), Isa::set(whiten.mean));
-      return only<Whole>(in, Isa::fma(x, Isa::set(whiten.scale), Isa::set(whiten.shift)));
-    } else if constexpr (From != RewardFrom::kScore) {
-      F kl = Isa::sub(load<Whole>(p->logprob + t, lanes), load<Whole>(p->ref_logprob + t, lanes));
-      if constexpr (From == RewardFrom::kK2) kl = Isa::mul(Isa::mul(kl, kl), Isa::set(0.5f));
-      if constexpr (From == RewardFrom::kK3) kl = third_estimate(kl);
-      if (p->kl_clamp) kl = Isa::select(Isa::less(kl, Isa::zero()), Isa::zero(), kl);
-      out = only<Whole>(in, Isa::mul(kl, Isa::set(-p->kl_coefficient)));
-    }
-    if (p->token_reward) out = Isa::add(out, only<Whole>(in, load<Whole>(p->token_reward + t, lanes)));
-    if (score_at < t || score_at >= t + W) return out;
-    const M there = Isa::both(in, Isa::without(Isa::first(score_at - t + 1), Isa::first(score_at - t)));
-    return Isa::add(out, Isa::select(there, Isa::set(score), Isa::zero()));
+  /// What rewards are made of, copied from p: a vector that is stored may be anything to the compiler, and what p points at would
+  /// be read again after each.
+  struct Shaping {
+    const float *logprob, *ref_logprob, *reward, *token_reward;
+    F coefficient, score;  // of the estimate, of the completion
+    int64_t score_at;
+    bool clamp;
+    F mean, scale, shift;
+  };
+  Shaping shaping(const Whiten& whiten) const {
+    return {p->logprob,
+            p->ref_logprob,
+            p->reward,
+            p->token_reward,
+            Isa::set(-p->kl_coefficient),
+            Isa::set(score),
+            score_at,
+            p->kl_clamp != 0,
+            Isa::set(whiten.mean),
+            Isa::set(whiten.scale),
+            Isa::set(whiten.shift)};
   }
 
-  /// body(t, lanes, inside) over the completion's vectors from the last to the first; inside: it and the token after it are.
-  template <class Body>
-  void backwards(const Body& body) const {
-    for (int64_t t = (end - 1) / W * W; t + W > first; t -= W) {
-      const bool inside = t >= first && t + W < end;
-      body(t, inside ? Isa::all() : Isa::without(Isa::first(end - t), Isa::first(first - t)), inside);
+  template <bool Whole>
+  static F reward(const Shaping& s, int64_t t, M lanes, M in) {
+    F out = Isa::zero();
+    if constexpr (From == RewardFrom::kWhitening) {
+      const F x = Isa::sub(load<Whole>(s.reward + t, lanes), s.mean);
+      return only<Whole>(in, Isa::fma(x, s.scale, s.shift));
+    } else if constexpr (From != RewardFrom::kScore) {
+      F kl = Isa::sub(load<Whole>(s.logprob + t, lanes), load<Whole>(s.ref_logprob + t, lanes));
+      if constexpr (From == RewardFrom::kK2) kl = Isa::mul(Isa::mul(kl, kl), Isa::set(0.5f));
+      if constexpr (From == RewardFrom::kK3) kl = third_estimate(kl);
+      if (s.clamp) kl = Isa::select(Isa::less(kl, Isa::zero()), Isa::zero(), kl);
+      out = only<Whole>(in, Isa::mul(kl, s.coefficient));
     }
+    if (s.token_reward) out = Isa::add(out, only<Whole>(in, load<Whole>(s.token_reward + t, lanes)));
+    const int64_t place = s.score_at - t;
+    if (place < 0 || place >= W) return out;
+    const M there = Isa::both(in, Isa::without(Isa::first(place + 1), Isa::first(place)));
+    return Isa::add(out, Isa::select(there, s.score, Isa::zero()));
+  }
+
+  /// The completion's vectors from the last to the first: partly(t, lanes) where it or the token after it is not all inside (the
+  /// last, and perhaps the first), run(t, until) for those between, kRun at most from t down to until.
+  template <class Partly, class Run>
+  [[gnu::always_inline]] void backwards(const Partly& partly, const Run& run) const {
+    const auto lanes = [this](int64_t t) { return Isa::without(Isa::first(end - t), Isa::first(first - t)); };
+    int64_t t = (end - 1) / W * W;
+    partly(t, lanes(t));
+    for (t -= W; t >= first;) {
+      const int64_t until = t - least((t - first) / W, kRun - 1) * W;
+      run(t, until);
+      t = until - W;
+    }
+    if (t + W > first) partly(t, lanes(t));
   }
 
   /// Rewards alone, before they are whitened.
   AdvantageMoments rewards() const {
     if (first >= end) return {0, 0, 0};
     AdvantageSums<Isa> sums;
-    backwards([&](int64_t t, M lanes, bool) {
+    const Shaping shape = shaping({});
+    float* const rewards = p->reward;
+    const auto some = [&](int64_t t, M lanes) {
       const M in = counted(t, lanes);
-      const F r = reward<false>(t, lanes, in, {});
-      Isa::store(p->reward + t, r, lanes);
-      sums.template add<false>(r, in);
+      const F r = reward<false>(shape, t, lanes, in);
+      Isa::store(rewards + t, r, lanes);
+      sums.add(r, in);
+    };
+    backwards(some, [&](int64_t t, int64_t until) {
+      for (; t >= until; t -= W) some(t, Isa::all());
+      sums.flush();
     });
     return sums.moments();
   }
@@ -182,61 +223,63 @@ struct AdvantageSegment {
     double whole = 1;
     for (int i = W; i-- > 0;) fading[i] = static_cast<float>(whole *= decay);
     const F fade = Isa::load(fading), g = Isa::set(p->gamma);
-    const F c1 = Isa::set(static_cast<float>(decay)), c2 = Isa::set(static_cast<float>(decay * decay)),
-            c4 = Isa::set(static_cast<float>(decay * decay * decay * decay)),
-            c8 = Isa::set(static_cast<float>(pow(decay, 8)));
+    const auto within = Isa::fading(decay);
     double carried = 0;
     AdvantageSums<Isa> sums;
-    // The pointers are kept here: nobody can then think that what is stored changes them.
+    const Shaping shape = shaping(whiten);
     const float* const values = p->value;
+    const uint8_t* const mask = p->mask;
     float *const rewards = p->reward, *const advantages = p->advantage, *const returns = p->returns;
-    const auto block = [&]<bool Whole>(int64_t t, M lanes) {
-      const M in = counted(t, lanes);
-      F value = Isa::zero(), next = Isa::zero();
-      if (values) value = load<Whole>(values + t, lanes);
-      if constexpr (Masked) value = Isa::select(in, value, Isa::zero());
-      if constexpr (!Whole) {
-        next = values_after(t);
-      } else if (values) {
-        next = Isa::load(values + t + 1);
-        if constexpr (Masked) next = Isa::select(Isa::nonzero(p->mask + t + 1), next, Isa::zero());
-      }
-      const F r = reward<Whole>(t, lanes, in, whiten);
-      F a = Isa::fma(g, next, Isa::sub(r, value));
-      if constexpr (!Whole) a = Isa::select(lanes, a, Isa::zero());
-      if constexpr (W > 1) a = Isa::fma(c1, Isa::template later<1 % W>(a), a);
-      if constexpr (W > 2) a = Isa::fma(c2, Isa::template later<2 % W>(a), a);
-      if constexpr (W > 4) a = Isa::fma(c4, Isa::template later<4 % W>(a), a);
-      if constexpr (W > 8) a = Isa::fma(c8, Isa::template later<8 % W>(a), a);
-      const double alone = Isa::lowest(a);
+    const auto advantage = [&](F r, F value, F next) __attribute__((always_inline)) {
+      const F a = Isa::faded(Isa::fma(g, next, Isa::sub(r, value)), within);
+      const auto behind = Isa::set(static_cast<float>(carried));
       // Lanes behind the end hold nothing, so the last vector hands on no more than its own.
-      a = Isa::fma(fade, Isa::set(static_cast<float>(carried)), a);
-      carried = alone + whole * carried;
-      if constexpr (Whole) {
-        Isa::store(rewards + t, r);
-        Isa::store(advantages + t, a);
-        Isa::store(returns + t, Isa::add(a, value));
-      } else {
-        Isa::store(rewards + t, r, lanes);
-        Isa::store(advantages + t, a, lanes);
-        Isa::store(returns + t, Isa::add(a, value), lanes);
-      }
-      sums.template add<Whole && !Masked>(a, in);
+      carried = Isa::lowest(a) + whole * carried;
+      return Isa::fma(fade, behind, a);
     };
-    backwards([&](int64_t t, M lanes, bool inside) {
-      if (inside) block.template operator()<true>(t, lanes);
-      else block.template operator()<false>(t, lanes);
-    });
+    backwards(
+        [&](int64_t t, M lanes) __attribute__((always_inline)) {
+          const M in = counted(t, lanes);
+          const F value = values ? Isa::load(values + t, in) : Isa::zero(), r = reward<false>(shape, t, lanes, in);
+          const F a = advantage(r, value, values_after(t));
+          Isa::store(rewards + t, r, lanes);
+          Isa::store(advantages + t, a, lanes);
+          Isa::store(returns + t, Isa::add(a, value), lanes);
+          sums.add(a, in);
+        },
+        [&](int64_t t, int64_t until) __attribute__((always_inline)) {
+          for (; t >= until; t -= W) {
+            const M in = counted(t, Isa::all());
+            F value = Isa::zero(), next = Isa::zero();
+            if (values) {
+              value = only<true>(in, Isa::load(values + t)), next = Isa::load(values + t + 1);
+              if constexpr (Masked) next = Isa::select(Isa::nonzero(mask + t + 1), next, Isa::zero());
+            }
+            const F r = reward<true>(shape, t, Isa::all(), in), a = advantage(r, value, next);
+            Isa::store(rewards + t, r);
+            Isa::store(advantages + t, a);
+            Isa::store(returns + t, Isa::add(a, value));
+            if constexpr (Masked) sums.add(a, in);
+            else sums.add_all(a);
+          }
+          sums.flush();
+        });
+    if constexpr (!Masked) sums.n = end - first;
     return sums.moments();
   }
 
   void whitened(const Whiten& whiten) const {
     clear(p->whitened, begin, least(first, end));
     if (first >= end) return;
-    backwards([&](int64_t t, M lanes, bool) {
-      const F x = Isa::sub(Isa::load(p->advantage + t, lanes), Isa::set(whiten.mean));
-      const F y = Isa::fma(x, Isa::set(whiten.scale), Isa::set(whiten.shift));
-      Isa::store(p->whitened + t, Masked ? Isa::select(counted(t, lanes), y, Isa::zero()) : y, lanes);
+    const Shaping s = shaping(whiten);
+    const float* const advantages = p->advantage;
+    float* const out = p->whitened;
+    const auto some = [&](int64_t t, M lanes) {
+      const F y = Isa::fma(Isa::sub(Isa::load(advantages + t, lanes), s.mean), s.scale, s.shift);
+      Isa::store(out + t, Masked ? Isa::select(counted(t, lanes), y, Isa::zero()) : y, lanes);
+    };
+    backwards(some, [&](int64_t t, int64_t until) {
+      for (; t >= until; t -= W) some(t, Isa::all());
     });
   }
 };

@@ -123,14 +123,19 @@ struct Avx2 {
   static inline F select(M m, F a, F b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m)); }
   static inline uint32_t bits(M m) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m))); }
 
-  template <int N>
-  static inline F later(F a) {
-    if constexpr (N == 4) {
-      return _mm256_permute2f128_ps(a, a, 0x81);
-    } else {
-      const __m256i from = _mm256_setr_epi32(N, N + 1, N + 2, N + 3, N + 4, N + 5, N + 6, N + 7);
-      return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, from), zero(), 0xff & ~(0xff >> N));
-    }
+  struct Fading {
+    F one, two, rest;  // c, c^2; c^4 .. c in the lower half, 0 above
+  };
+  static inline Fading fading(double c) {
+    const double two = c * c;
+    const auto f = [](double x) { return static_cast<float>(x); };
+    return {set(f(c)), set(f(two)), _mm256_setr_ps(f(two * two), f(two * c), f(two), f(c), 0, 0, 0, 0)};
+  }
+  // Each half by itself, where shifting is one cheap step that brings zeros in; then the lower one gets what the upper begins with.
+  static inline F faded(F a, const Fading& f) {
+    a = fma(f.one, _mm256_castsi256_ps(_mm256_srli_si256(_mm256_castps_si256(a), 4)), a);
+    a = fma(f.two, _mm256_castsi256_ps(_mm256_srli_si256(_mm256_castps_si256(a), 8)), a);
+    return fma(f.rest, _mm256_permute_ps(_mm256_permute2f128_ps(a, a, 0x81), 0), a);
   }
   static inline float lowest(F a) { return _mm256_cvtss_f32(a); }
   static inline M nonzero(const uint8_t* p) {

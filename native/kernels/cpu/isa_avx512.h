@@ -93,6 +93,21 @@ struct Avx512Lanes {
   static inline F select(M m, F a, F b) { return _mm512_mask_blend_ps(m, b, a); }
   static inline uint32_t bits(M m) { return m; }
 
+  struct Fading {
+    F one, two, four, eight;  // c, c^2, ..
+  };
+  static inline Fading fading(double c) {
+    const double two = c * c, four = two * two;
+    const auto all = [](double x) { return set(static_cast<float>(x)); };
+    return {all(c), all(two), all(four), all(four * four)};
+  }
+  static inline F faded(F a, const Fading& f) {
+    a = fma(f.one, later<1>(a), a);
+    a = fma(f.two, later<2>(a), a);
+    a = fma(f.four, later<4>(a), a);
+    return fma(f.eight, later<8>(a), a);
+  }
+  /// Lane i has what lane i + N had; the last N are zero.
   template <int N>
   static inline F later(F a) {
     return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_setzero_si512(), _mm512_castps_si512(a), N));

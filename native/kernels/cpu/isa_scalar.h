@@ -97,15 +97,15 @@ struct Scalar {
   /// Bit i: lane i counts.
   static inline uint32_t bits(M m) { return m; }
 
-  /// Over all lanes, in a fixed tree.
-  /// Lane i has what lane i + N had; the last N are zero.
-  template <int N>
-  static inline F later(F) {
-    return 0.0f;
-  }
+  /// What faded() multiplies by, of c.
+  struct Fading {};
+  static inline Fading fading(double) { return {}; }
+  /// Lane i becomes the sum over j >= i of c^(j - i) a_j.
+  static inline F faded(F a, const Fading&) { return a; }
   static inline float lowest(F a) { return a; }  // lane 0
   /// Lanes whose byte, of W from p on, is not 0.
   static inline M nonzero(const uint8_t* p) { return *p != 0; }
+  /// Over all lanes, in a fixed tree.
   static inline float reduce_add(F a) { return a; }
   static inline float reduce_max(F a) { return a; }
 
