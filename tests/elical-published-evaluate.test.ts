@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
@@ -115,6 +116,35 @@ t.test("three workbooks without a header hold what evaluation.json and the CSV s
     ),
   );
 });
+
+const openpyxl = spawnSync("python3", ["-c", "import openpyxl"]).status === 0;
+
+t.test(
+  "openpyxl opens the workbooks and reads the same numbers",
+  { skip: openpyxl ? false : "python3 has no openpyxl to open workbooks with" },
+  async (t) => {
+    const results = t.testdir();
+    makeUpResults({ results });
+    const of = settings(results);
+    await evaluateSet("nq", of);
+    for (const metric of ["auroc", "ece", "align"] as const) {
+      const book = workbookPath(of.out, { ...of, evalSet: "nq" }, metric);
+      const read = spawnSync(
+        "python3",
+        [
+          "-W",
+          "ignore",
+          "-c",
+          "import json, openpyxl, sys; print(json.dumps(list(openpyxl.load_workbook(sys.argv[1]).active.values)))",
+          book,
+        ],
+        { encoding: "utf8" },
+      );
+      t.equal(read.status, 0, read.stderr);
+      t.same(JSON.parse(read.stdout), sheet(book), metric);
+    }
+  },
+);
 
 t.test("each quirk of the published numbers, with and without", async (t) => {
   const results = t.testdir();
