@@ -166,7 +166,7 @@ export function histogramChart(bins: readonly HistogramBin[], most: number, alt:
 
 export interface Line {
   colour: string;
-  points: readonly (readonly [x: number, y: number])[];
+  points: readonly (readonly [x: number | string, y: number])[];
 }
 
 /** Wrong answers among the surest share. */
@@ -203,9 +203,10 @@ const lineSeries = ({ colour, points }: Line) => ({
   lineStyle: { color: colour, width: 2.4 },
 });
 
-/** A metric against a few numbers (of labels, of blocks), evenly spaced. */
+/** A metric against a few numbers (of labels, of blocks) in their order, or a few names in theirs; evenly spaced. */
 export function linesChart(lines: readonly Line[], across: string, metric: string, alt: string): string {
-  const xs = [...new Set(lines.flatMap(({ points }) => points.map(([x]) => x)))].sort((a, b) => a - b);
+  const xs = [...new Set(lines.flatMap(({ points }) => points.map(([x]) => x)))];
+  if (xs.every((x) => typeof x === "number")) xs.sort((a, b) => a - b);
   const ys = lines.flatMap(({ points }) => points.map(([, y]) => y));
   const room = (Math.max(...ys) - Math.min(...ys)) * 0.12 || 0.01;
   return render(
