@@ -24,7 +24,7 @@ struct OperatorLine {
   double flop = 0, bytes = 0;   // what the definition needs: multiply-adds count two, each input and output moves once
   bool float32 = false;         // computes in float32 whatever the type of the activations
   double low = 0, high = 0;     // seconds: the 10th and the 90th percentile
-  BareProduct product;
+  BareProduct product = {};
 };
 
 /// How long something takes, in seconds.

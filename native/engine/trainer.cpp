@@ -61,12 +61,31 @@ PassSize Trainer::fit(const std::vector<PassSize>& sizes, bool head,
   fail_limit("this training step", least, limit, way_out);
 }
 
+void Trainer::run_fitted(bool head, const std::function<void(Trainer&, const PassSize&)>& call) {
+  try {
+    size_ = fit(pass_sizes(true), head, call);
+    call(*this, size_);
+  } catch (const Error& error) {
+    if (error.code != "NO_MEMORY" || device_->max_memory()) throw;
+    pass_ = Pass(policy_);
+    const Rehearsal rehearsal(*policy_);
+    const size_t before = rehearsal.rest();
+    Trainer twin(rehearsal.policy(), optimizer_);
+    const size_t counted_twice = rehearsal.rest() - before;  // this trainer's buffers, which the twin has too
+    const size_t ready = rehearsal.peak([&] { twin.prepare(head); }),
+                 need = std::max(ready, rehearsal.peak([&] { call(twin, pass_sizes(true).front()); })) - counted_twice;
+    fail(
+        "NO_MEMORY",
+        "%s. This training step takes %zu bytes in all, %zu of them weights; under a limit of memory (maxMemory) its passes shrink to fit",
+        error.what(), need, device_->memory().weights);
+  }
+}
+
 void Trainer::accumulate(const HostBatch& batch, const Loss& loss, const AbortFlag* abort) {
   batch.check(policy_->base()->family());
   check(batch, loss);
-  size_ = fit(pass_sizes(true), reads_vocabulary(loss),
-              [&](Trainer& twin, const PassSize& size) { twin.accumulate_in(batch, loss, size, nullptr); });
-  accumulate_in(batch, loss, size_, abort);
+  run_fitted(reads_vocabulary(loss),
+             [&](Trainer& on, const PassSize& size) { on.accumulate_in(batch, loss, size, abort); });
 }
 
 void Trainer::accumulate(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,

@@ -53,9 +53,8 @@ PpoLoss part_of(const HostBatch& batch, const PpoLoss& loss, const std::vector<i
 void Trainer::accumulate(const HostBatch& batch, const PpoLoss& loss, const AbortFlag* abort) {
   batch.check(policy_->base()->family());
   check(batch, loss);
-  size_ = fit(pass_sizes(true), !where_not_0(loss.weights).empty(),
-              [&](Trainer& twin, const PassSize& size) { twin.accumulate_in(batch, loss, size, nullptr); });
-  accumulate_in(batch, loss, size_, abort);
+  run_fitted(!where_not_0(loss.weights).empty(),
+             [&](Trainer& on, const PassSize& size) { on.accumulate_in(batch, loss, size, abort); });
 }
 
 void Trainer::accumulate_in(const HostBatch& batch, const PpoLoss& loss, const PassSize& size, const AbortFlag* abort) {

@@ -662,7 +662,7 @@ typedef struct credence_table {
 #undef CREDENCE_ENTRY
 } credence_table;
 
-#define CREDENCE_TABLE_VERSION 2
+#define CREDENCE_TABLE_VERSION 3
 
 // The tables of the CPU that this build has, best first; count in *count. An operator a table does not have is null.
 const credence_table* const* credence_cpu_tables(int32_t* count);

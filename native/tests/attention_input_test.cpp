@@ -13,6 +13,7 @@ struct Shape {
   int heads, kv_heads, head_dim, rotary_dim, hidden;
   bool qk_norm, per_head, bias, layer = false;
   double drop = 0;
+  int rank = 0;  // of the three adapters; 0: 5, 3 and 1
 };
 const Shape kShapes[] = {
     {2, 1, 20, 20, 33, false, false, false},        {4, 2, 7, 6, 40, true, false, true},
@@ -20,6 +21,19 @@ const Shape kShapes[] = {
     {3, 1, 64, 64, 48, true, false, false},         {2, 1, 17, 16, 33, false, false, true, false, 0.25},
     {3, 3, 3, 2, 17, true, true, false, true, 0.5}, {1, 1, 1, 0, 1, false, false, true},
     {4, 1, 33, 32, 3, true, false, false, true}};
+// Ranks around what a back end has room for beside the weights.
+const Shape kRanked[] = {{4, 2, 7, 6, 40, true, false, true, false, 0, 16},
+                         {4, 2, 7, 6, 40, true, false, true, false, 0, 64},
+                         {4, 2, 7, 6, 40, true, false, true, false, 0, 256}};
+
+/// Each shape in short batches; the first also in long ones; then the ranks.
+void each_shape(const std::vector<int>& few, const std::vector<int>& many,
+                const std::function<void(const Shape&, int)>& body) {
+  for (const Shape& shape : kShapes)
+    for (int rows : few) body(shape, rows);
+  for (int rows : many) body(kShapes[1], rows);
+  for (const Shape& shape : kRanked) body(shape, 13);
+}
 constexpr int kPositions = 300;
 
 reference::AttentionInput input(const Shape& s, int rows) {
@@ -36,7 +50,7 @@ reference::AttentionInput input(const Shape& s, int rows) {
   p.linear.weights = normal(3, static_cast<size_t>(p.linear.outputs) * s.hidden, 0.3);
   if (s.bias) p.linear.bias = normal(4, p.linear.outputs);
   const int q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
-  p.linear.slices = slices(5, s.hidden, {0, q, q + kv, q + 2 * kv});
+  p.linear.slices = slices(5, s.hidden, {0, q, q + kv, q + 2 * kv}, false, s.rank);
   p.heads = s.heads;
   p.kv_heads = s.kv_heads;
   p.head_dim = s.head_dim;
@@ -185,22 +199,22 @@ std::vector<double> slot_of(Backend& backend, const credence_shape& shape, const
 }  // namespace
 
 OPERATOR_TEST("attention_input", "reference odd-shapes", is_the_reference) {
-  for (const Shape& shape : kShapes)
-    for (int rows : {1, 5, 30, 230})  // the last: blocks of rows
-      for (int threads : {1, 2})
-        each_backend(threads, [&](Backend& backend) {
-          if (backend.brief() && rows > 100) return;
-          reference::AttentionInput p = input(shape, rows);
-          Fixture f(backend, p, single(rows));
-          f.forward(backend, nullptr);
-          const auto exact = reference::attention_input(p);
-          round_as(&p, stored(backend));
-          const auto plain = reference::attention_input(p);
-          EXPECT_TWICE_PLAIN(backend, f.h->act(), exact.h, plain.h);
-          EXPECT_TWICE_PLAIN(backend, f.q->act(), exact.q, plain.q);
-          EXPECT_TWICE_PLAIN(backend, f.k->act(), exact.k, plain.k);
-          EXPECT_TWICE_PLAIN(backend, f.v->act(), exact.v, plain.v);
-        });
+  each_shape({1, 5, 30, 230}, {97, 257, 1025}, [](const Shape& shape, int rows) {  // from 230 on: blocks of rows
+    for (int threads : {1, 2})
+      each_backend(threads, [&](Backend& backend) {
+        if (backend.brief() && rows > 100) return;
+        reference::AttentionInput p = input(shape, rows);
+        Fixture f(backend, p, single(rows));
+        f.forward(backend, nullptr);
+        const auto exact = reference::attention_input(p);
+        round_as(&p, stored(backend));
+        const auto plain = reference::attention_input(p);
+        EXPECT_TWICE_PLAIN(backend, f.h->act(), exact.h, plain.h);
+        EXPECT_TWICE_PLAIN(backend, f.q->act(), exact.q, plain.q);
+        EXPECT_TWICE_PLAIN(backend, f.k->act(), exact.k, plain.k);
+        EXPECT_TWICE_PLAIN(backend, f.v->act(), exact.v, plain.v);
+      });
+  });
 }
 
 OPERATOR_TEST("attention_input", "bits", rows_have_the_same_bits_in_any_batch) {
@@ -328,88 +342,88 @@ OPERATOR_TEST("attention_input", "reference odd-shapes", three_hundred_segments_
 }
 
 OPERATOR_TEST("attention_input_backward", "reference odd-shapes bits", is_the_reference) {
-  for (const Shape& shape : kShapes)
-    for (int rows : {1, 13, 130, 257})
-      for (int threads : {1, 2})
-        each_backend(threads, [&](Backend& backend) {
-          if (backend.brief() && rows > 100) return;
-          reference::AttentionInput p = input(shape, rows);
-          Fixture f(backend, p, single(rows));
-          f.forward(backend, nullptr);
-          const auto upstream_q = normal(21, static_cast<size_t>(rows) * shape.heads * shape.head_dim);
-          const auto upstream_k = normal(22, static_cast<size_t>(rows) * shape.kv_heads * shape.head_dim);
-          const auto upstream_v = normal(23, upstream_k.size());
-          const auto exact = reference::attention_input_backward(p, upstream_q, upstream_k, upstream_v);
-          reference::AttentionInput rounded = p;
-          round_as(&rounded, stored(backend));
-          const auto plain = reference::attention_input_backward(rounded, upstream_q, upstream_k, upstream_v);
+  each_shape({1, 13, 130, 257}, {97, 1025}, [](const Shape& shape, int rows) {
+    for (int threads : {1, 2})
+      each_backend(threads, [&](Backend& backend) {
+        if (backend.brief() && rows > 100) return;
+        reference::AttentionInput p = input(shape, rows);
+        Fixture f(backend, p, single(rows));
+        f.forward(backend, nullptr);
+        const auto upstream_q = normal(21, static_cast<size_t>(rows) * shape.heads * shape.head_dim);
+        const auto upstream_k = normal(22, static_cast<size_t>(rows) * shape.kv_heads * shape.head_dim);
+        const auto upstream_v = normal(23, upstream_k.size());
+        const auto exact = reference::attention_input_backward(p, upstream_q, upstream_k, upstream_v);
+        reference::AttentionInput rounded = p;
+        round_as(&rounded, stored(backend));
+        const auto plain = reference::attention_input_backward(rounded, upstream_q, upstream_k, upstream_v);
 
-          const auto dq = act_on_device(backend, upstream_q), dk = act_on_device(backend, upstream_k);
-          const auto dv = act_on_device(backend, upstream_v);
-          const auto zeros = [&](size_t count) { return floats_on_device(backend, std::vector<double>(count)); };
-          const auto dx = zeros(p.norm.x.size()), dweights = zeros(p.linear.weights.size()),
-                     dbias = zeros(p.linear.outputs);
-          const auto dnorm = zeros(shape.hidden), dnorm_bias = zeros(shape.hidden), dq_norm = zeros(shape.head_dim),
-                     dk_norm = zeros(shape.head_dim);
-          credence_attention_input_backward o = {};
-          o.batch = f.batch;
-          o.shape = shape_of(p);
-          o.dtype = backend.dtype;
-          o.x = *f.x;
-          o.ldx = o.lddx = shape.hidden;
-          o.norm_weight = *f.norm_weight;
-          o.norm_bias = shape.layer ? f.norm_bias->as<float>() : nullptr;
-          o.inv_rms = *f.inv;
-          o.qkv = f.weights;
-          o.lora = f.adapter;
-          o.dropout = f.drop;
-          o.q_norm = *f.q_norm;
-          o.k_norm = *f.k_norm;
-          o.rotary = *f.rotary;
-          o.h = f.h->raw();
-          o.s = f.s->raw();
-          o.qk_raw = f.raw->raw();
-          o.dq = dq->raw();
-          o.dk = dk->raw();
-          o.dv = dv->raw();
-          o.dx = *dx;
-          o.gradients = f.adapter.gradients();
-          o.dweights = *dweights;
-          o.dbias = *dbias;
-          o.dnorm_weight = *dnorm;
-          o.dnorm_bias = *dnorm_bias;
-          o.dq_norm = *dq_norm;
-          o.dk_norm = *dk_norm;
-          RUN_OPERATOR(backend, attention_input_backward, o);
-          EXPECT_TWICE_PLAIN(backend, dx->floats(), exact.norm.dx, plain.norm.dx);
-          EXPECT_TWICE_PLAIN(backend, dnorm->floats(), exact.norm.dweight, plain.norm.dweight);
-          EXPECT_TWICE_PLAIN(backend, dnorm_bias->floats(), exact.norm.dbias, plain.norm.dbias);
-          EXPECT_TWICE_PLAIN(backend, dweights->floats(), exact.linear.dweights, plain.linear.dweights);
-          EXPECT_TWICE_PLAIN(backend, dbias->floats(), exact.linear.dbias, plain.linear.dbias);
-          f.adapter.expect_gradients(exact.linear, plain.linear);
-          if (shape.qk_norm) {
-            EXPECT_TWICE_PLAIN(backend, dq_norm->floats(), exact.dq_norm, plain.dq_norm);
-            EXPECT_TWICE_PLAIN(backend, dk_norm->floats(), exact.dk_norm, plain.dk_norm);
-          }
-          if (rows == 13) {
-            using P = credence_attention_input_backward;
-            expect_each_alone<P>(backend, o,
-                                 {{&P::dx, dx.get()},
-                                  {&P::dweights, dweights.get()},
-                                  {&P::dbias, dbias.get()},
-                                  {&P::dnorm_weight, dnorm.get()},
-                                  {&P::dnorm_bias, dnorm_bias.get()},
-                                  {&P::dq_norm, dq_norm.get()},
-                                  {&P::dk_norm, dk_norm.get()}},
-                                 [&](P some) {
-                                   const auto q = act_on_device(backend, upstream_q),
-                                              k = act_on_device(backend, upstream_k),
-                                              v = act_on_device(backend, upstream_v);
-                                   some.dq = q->raw(), some.dk = k->raw(), some.dv = v->raw();
-                                   RUN_OPERATOR(backend, attention_input_backward, some);
-                                 });
-          }
-        });
+        const auto dq = act_on_device(backend, upstream_q), dk = act_on_device(backend, upstream_k);
+        const auto dv = act_on_device(backend, upstream_v);
+        const auto zeros = [&](size_t count) { return floats_on_device(backend, std::vector<double>(count)); };
+        const auto dx = zeros(p.norm.x.size()), dweights = zeros(p.linear.weights.size()),
+                   dbias = zeros(p.linear.outputs);
+        const auto dnorm = zeros(shape.hidden), dnorm_bias = zeros(shape.hidden), dq_norm = zeros(shape.head_dim),
+                   dk_norm = zeros(shape.head_dim);
+        credence_attention_input_backward o = {};
+        o.batch = f.batch;
+        o.shape = shape_of(p);
+        o.dtype = backend.dtype;
+        o.x = *f.x;
+        o.ldx = o.lddx = shape.hidden;
+        o.norm_weight = *f.norm_weight;
+        o.norm_bias = shape.layer ? f.norm_bias->as<float>() : nullptr;
+        o.inv_rms = *f.inv;
+        o.qkv = f.weights;
+        o.lora = f.adapter;
+        o.dropout = f.drop;
+        o.q_norm = *f.q_norm;
+        o.k_norm = *f.k_norm;
+        o.rotary = *f.rotary;
+        o.h = f.h->raw();
+        o.s = f.s->raw();
+        o.qk_raw = f.raw->raw();
+        o.dq = dq->raw();
+        o.dk = dk->raw();
+        o.dv = dv->raw();
+        o.dx = *dx;
+        o.gradients = f.adapter.gradients();
+        o.dweights = *dweights;
+        o.dbias = *dbias;
+        o.dnorm_weight = *dnorm;
+        o.dnorm_bias = *dnorm_bias;
+        o.dq_norm = *dq_norm;
+        o.dk_norm = *dk_norm;
+        RUN_OPERATOR(backend, attention_input_backward, o);
+        EXPECT_TWICE_PLAIN(backend, dx->floats(), exact.norm.dx, plain.norm.dx);
+        EXPECT_TWICE_PLAIN(backend, dnorm->floats(), exact.norm.dweight, plain.norm.dweight);
+        EXPECT_TWICE_PLAIN(backend, dnorm_bias->floats(), exact.norm.dbias, plain.norm.dbias);
+        EXPECT_TWICE_PLAIN(backend, dweights->floats(), exact.linear.dweights, plain.linear.dweights);
+        EXPECT_TWICE_PLAIN(backend, dbias->floats(), exact.linear.dbias, plain.linear.dbias);
+        f.adapter.expect_gradients(exact.linear, plain.linear);
+        if (shape.qk_norm) {
+          EXPECT_TWICE_PLAIN(backend, dq_norm->floats(), exact.dq_norm, plain.dq_norm);
+          EXPECT_TWICE_PLAIN(backend, dk_norm->floats(), exact.dk_norm, plain.dk_norm);
+        }
+        if (rows == 13) {
+          using P = credence_attention_input_backward;
+          expect_each_alone<P>(backend, o,
+                               {{&P::dx, dx.get()},
+                                {&P::dweights, dweights.get()},
+                                {&P::dbias, dbias.get()},
+                                {&P::dnorm_weight, dnorm.get()},
+                                {&P::dnorm_bias, dnorm_bias.get()},
+                                {&P::dq_norm, dq_norm.get()},
+                                {&P::dk_norm, dk_norm.get()}},
+                               [&](P some) {
+                                 const auto q = act_on_device(backend, upstream_q),
+                                            k = act_on_device(backend, upstream_k),
+                                            v = act_on_device(backend, upstream_v);
+                                 some.dq = q->raw(), some.dk = k->raw(), some.dv = v->raw();
+                                 RUN_OPERATOR(backend, attention_input_backward, some);
+                               });
+        }
+      });
+  });
 }
 
 OPERATOR_TEST("attention_input_backward", "finite-difference", the_reference_is_the_finite_difference) {

@@ -25,9 +25,10 @@ inline void expect_twice_plain(const Backend& backend, const std::vector<double>
 #define EXPECT_TWICE_PLAIN(backend, got, exact, plain) \
   ::credence::testing::expect_twice_plain(backend, got, exact, plain, #got, __FILE__, __LINE__)
 
-/// Slices of ranks 1, 5 and 3 in turn over rows [0, outputs) cut at the given places; every other one is left out if `gaps`.
+/// Slices of ranks 1, 5 and 3 in turn, or of one rank, over rows [0, outputs) cut at the given places; every other one is left out
+/// if `gaps`.
 inline std::vector<reference::LoraSlice> slices(uint64_t seed, int columns, const std::vector<int>& cuts,
-                                                bool gaps = false) {
+                                                bool gaps = false, int rank = 0) {
   std::vector<reference::LoraSlice> all;
   for (size_t i = 0; i + 1 < cuts.size(); ++i) {
     if (gaps && i % 2) continue;
@@ -35,7 +36,7 @@ inline std::vector<reference::LoraSlice> slices(uint64_t seed, int columns, cons
     slice.row_begin = cuts[i];
     slice.row_end = cuts[i + 1];
     constexpr int kRanks[] = {1, 5, 3};
-    slice.rank = kRanks[(i + cuts.size()) % 3];
+    slice.rank = rank ? rank : kRanks[(i + cuts.size()) % 3];
     slice.scale = 0.75;
     slice.a = normal(seed + 2 * i, static_cast<size_t>(slice.rank) * columns, 0.2);
     slice.b = normal(seed + 2 * i + 1, static_cast<size_t>(slice.row_end - slice.row_begin) * slice.rank, 0.3);

@@ -234,6 +234,30 @@ TEST(a_longer_sequence_must_recompute_and_then_does_not_fit) {
   EXPECT(policy->base()->device()->memory().peak <= device.max_memory);
 }
 
+// As a device that is full: the table refuses, and the engine knows of no limit.
+TEST(a_step_for_which_there_is_no_memory_says_what_it_takes) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const DeviceOptions options{"cpu", "f32", "scalar", 1};
+  const HostBatch batch = random_batch({120});
+  const auto step = [&](Trainer& trainer) { trainer.accumulate(batch, nll_of(batch)); };
+  size_t need = 0;
+  {
+    Trainer trainer(small_policy(folder.path(), options), {});
+    step(trainer);
+    need = trainer.policy()->base()->device()->memory().peak;
+  }
+  const auto policy = small_policy(folder.path(), options);
+  const Device& device = *policy->base()->device();
+  Trainer trainer(policy, {});
+  device.table().limit(device.backend(), need - 1);
+  EXPECT_THROWS(step(trainer), "This training step takes " + std::to_string(need) + " bytes in all, " +
+                                   std::to_string(device.memory().weights) + " of them weights");
+  device.table().limit(device.backend(), 0);
+  trainer.clear_gradients();
+  step(trainer);
+}
+
 TEST(passes_shrink_before_anything_is_recomputed) {
   TemporaryFolder folder;
   write_small_model(folder.path());

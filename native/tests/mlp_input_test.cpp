@@ -13,16 +13,21 @@ struct Shape {
   bool gated, layer;
   reference::Activation activation;
   double drop = 0;
+  int rank = 0;  // of both adapters; 0: 5 and 3, or 3
 };
 using enum reference::Activation;
-const Shape kShapes[] = {
-    {1, 5, 3, true, false, silu},          {2, 33, 40, true, true, silu},       {5, 32, 64, true, false, silu},
-    {13, 31, 37, true, false, gelu},       {14, 48, 33, false, true, gelu},     {130, 24, 50, true, false, gelu_tanh},
-    {9, 16, 96, false, true, relu},        {5, 16, 150, true, false, silu},     {3, 20, 130, true, false, identity},
-    {150, 40, 70, true, false, silu},      {3, 17, 33, true, false, silu, 0.5}, {140, 33, 17, true, false, silu, 0.125},
-    {13, 64, 40, false, true, gelu, 0.25}, {1, 1, 1, true, false, silu},        {3, 3, 17, false, true, gelu_tanh},
-    {4, 17, 3, true, true, relu},          {17, 33, 1, true, false, gelu},      {97, 9, 17, true, false, silu},
-    {257, 8, 5, true, false, silu},        {1025, 5, 7, true, false, silu},     {150, 1061, 45, true, false, silu}};
+const Shape kShapes[] = {{1, 5, 3, true, false, silu},          {2, 33, 40, true, true, silu},
+                         {5, 32, 64, true, false, silu},        {13, 31, 37, true, false, gelu},
+                         {14, 48, 33, false, true, gelu},       {130, 24, 50, true, false, gelu_tanh},
+                         {9, 16, 96, false, true, relu},        {5, 16, 150, true, false, silu},
+                         {3, 20, 130, true, false, identity},   {150, 40, 70, true, false, silu},
+                         {3, 17, 33, true, false, silu, 0.5},   {140, 33, 17, true, false, silu, 0.125},
+                         {13, 64, 40, false, true, gelu, 0.25}, {1, 1, 1, true, false, silu},
+                         {3, 3, 17, false, true, gelu_tanh},    {4, 17, 3, true, true, relu},
+                         {17, 33, 1, true, false, gelu},        {97, 9, 17, true, false, silu},
+                         {257, 8, 5, true, false, silu},        {1025, 5, 7, true, false, silu},
+                         {150, 1061, 45, true, false, silu},    {5, 33, 37, true, false, silu, 0, 16},
+                         {5, 33, 37, true, false, silu, 0, 64}, {5, 33, 37, true, false, silu, 0, 256}};
 
 reference::MlpInput mlp(const Shape& s) {
   reference::MlpInput p;
@@ -40,7 +45,8 @@ reference::MlpInput mlp(const Shape& s) {
   if (s.layer) p.linear.bias = normal(5, p.linear.outputs);
   p.linear.slices =
       slices(6, s.hidden,
-             s.gated ? std::vector<int>{0, s.intermediate, 2 * s.intermediate} : std::vector<int>{0, s.intermediate});
+             s.gated ? std::vector<int>{0, s.intermediate, 2 * s.intermediate} : std::vector<int>{0, s.intermediate},
+             false, s.rank);
   if (s.drop > 0) p.linear.dropout = dropout(s.drop, s.rows);
   p.activation = s.activation;
   p.gated = s.gated;

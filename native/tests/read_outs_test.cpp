@@ -74,8 +74,15 @@ OPERATOR_TEST("divergence", "reference odd-shapes bits", is_its_definition) {
   std::vector<std::vector<uint8_t>> bits[2];
   for (int threads : {1, 2})
     each_backend(threads, [&](Backend& backend) {
-      for (auto [rows, width, vocabulary] :
-           {std::array{1, 20, 33}, {3, 17, 1}, {2, 1, 65}, {5, 33, 65}, {61, 37, 600}, {257, 5, 331}, {2, 3, 151936}})
+      for (auto [rows, width, vocabulary] : {std::array{1, 20, 33},
+                                             {3, 17, 1},
+                                             {2, 1, 65},
+                                             {5, 33, 65},
+                                             {61, 37, 600},
+                                             {97, 9, 40},
+                                             {257, 5, 331},
+                                             {1025, 3, 5},
+                                             {2, 3, 151936}})
         for (int kind : {0, 1, 2}) {
           if ((backend.brief() && rows * vocabulary > 50000) ||
               (vocabulary > 100000 && (kind != 2 || std::string(backend.table->isa) == "scalar")))

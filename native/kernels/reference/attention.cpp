@@ -49,11 +49,11 @@ std::vector<double> probabilities(const Attention& p, int t, int head, const std
   std::vector<double> s;
   double most = -std::numeric_limits<double>::infinity(), sum = 0;
   for (int j : visible) {
-    s.push_back(p.scale * dot(q, &p.k[(static_cast<size_t>(j) * p.kv_heads + kv) * d], d));
+    s.push_back(p.round(p.scale * dot(q, &p.k[(static_cast<size_t>(j) * p.kv_heads + kv) * d], d)));
     most = std::max(most, s.back());
   }
   for (double& x : s) sum += x = std::exp(x - most);
-  for (double& x : s) x /= sum;
+  for (double& x : s) x = p.round(x / sum);
   *lse = visible.empty() ? most : most + std::log(sum);
   return s;
 }
@@ -73,6 +73,7 @@ AttentionResult attention(const Attention& p) {
           r.o[row * d + i] += weights[j] * p.v[(static_cast<size_t>(visible[j]) * p.kv_heads + kv) * d + i];
     }
   });
+  for (double& x : r.o) x = p.round(x);
   return r;
 }
 
@@ -90,12 +91,12 @@ AttentionGradients attention_backward(const Attention& p, const std::vector<doub
       std::vector<double> dp;
       double mean = 0;
       for (size_t j = 0; j < visible.size(); ++j) {
-        dp.push_back(dot(&d_o[row], &p.v[(static_cast<size_t>(visible[j]) * p.kv_heads + kv) * d], d));
+        dp.push_back(p.round(dot(&d_o[row], &p.v[(static_cast<size_t>(visible[j]) * p.kv_heads + kv) * d], d)));
         mean += weights[j] * dp[j];
       }
       for (size_t j = 0; j < visible.size(); ++j) {
         const size_t key = (static_cast<size_t>(visible[j]) * p.kv_heads + kv) * d;
-        const double ds = p.scale * weights[j] * (dp[j] - mean);
+        const double ds = p.round(p.scale * weights[j] * (dp[j] - mean));
         for (int i = 0; i < d; ++i) {
           r.dv[key + i] += weights[j] * d_o[row + i];
           r.dq[row + i] += ds * p.k[key + i];
@@ -104,6 +105,8 @@ AttentionGradients attention_backward(const Attention& p, const std::vector<doub
       }
     }
   });
+  for (auto* gradient : {&r.dq, &r.dk, &r.dv})
+    for (double& x : *gradient) x = p.round(x);
   return r;
 }
 

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "norm.h"
+
 namespace credence::reference {
 
 /// The part of a batch that says who sees whom; empty vectors stand for null. All keys are rows of this batch.
@@ -20,6 +22,7 @@ struct Attention {
   double scale = 1;
   std::vector<double> q;     // [T, a, d]
   std::vector<double> k, v;  // [T, g, d]
+  Round round = exact;       // of scores, probabilities and what is put out, and of their gradients
 };
 
 struct AttentionResult {
