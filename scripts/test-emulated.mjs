@@ -34,6 +34,7 @@ function compare(folder, dtype) {
     return;
   }
   const { models, skipped } = JSON.parse(stdout);
+  const failed = counts.failed;
   for (const [model, { not_compared: left = [], ...quantities }] of Object.entries(models)) {
     const all = Object.entries(quantities);
     const wrong = all.filter(([, { ok }]) => !ok);
@@ -47,6 +48,10 @@ function compare(folder, dtype) {
     for (const [name, { error, bound }] of wrong)
       console.log(`${model} in ${dtype}: ${name} errs by ${error}, bound ${bound}`);
     counts[all.length > 0 && wrong.length === 0 ? "passed" : "failed"] += 1;
+  }
+  if (status !== 0 && counts.failed === failed) {
+    console.log(`${folder} in ${dtype}: ended with ${status} though every quantity agrees: ${stderr}`);
+    counts.failed += 1;
   }
   const seconds = Math.round((performance.now() - started) / 1000);
   console.log(`${folder} in ${dtype}: ${seconds} s; left to npm test: ${skipped.join(", ") || "nothing"}`);

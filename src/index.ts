@@ -153,6 +153,7 @@ export {
   type RewardContext,
   type RewardFunction,
   type Scored,
+  type Settled,
   weightedSum,
 } from "./rewards/reward.js";
 export { type MomentsState, RunningMoments } from "./rewards/running-moments.js";

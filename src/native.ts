@@ -53,6 +53,8 @@ export interface BaseInfo {
   isa: string;
   dtype: Dtype;
   threads: number;
+  /** Why device "auto" is not cuda, where NVIDIA's driver is here or CUDA's kernels were named or installed. */
+  notCuda?: string;
   /**
    * Absent while a token scores the same bits in any batch; else which product does not keep them. Then what a token scored while
    * it was sampled is not what scoring gives, and what learns from samples has to score them again.

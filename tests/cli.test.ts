@@ -71,6 +71,18 @@ t.test("device auto says why it did not take cuda where there was a choice", asy
   t.notMatch(told("cpu"), "device auto");
 });
 
+t.test("--fast-decode says that it changes nothing on a CPU, and changes nothing", async (t) => {
+  const folder = t.testdir({ "questions.jsonl": '{"question":"a","answer":["b"]}\n' });
+  const model = writeTinyModel(join(folder, "model"));
+  const args = ["generate", join(folder, "questions.jsonl"), "--model", model, "--device", "cpu"];
+  const run = (...more: string[]) => credence(...args, "--max-new-tokens", "3", "--samples", "0", ...more);
+  const [plain, fast] = [run(), run("--fast-decode")];
+  t.equal(fast.status, 0, fast.stderr);
+  t.match(fast.stderr, "fast-decode");
+  t.notMatch(plain.stderr, "fast-decode");
+  t.equal(fast.stdout, plain.stdout);
+});
+
 t.test("doctor measures this machine", async (t) => {
   const { status, stdout, stderr } = credence("doctor", "--json", "--threads", "1");
   t.equal(status, 0, stderr);

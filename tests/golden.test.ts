@@ -52,6 +52,14 @@ t.test("folders of odd shapes, in both types, written under the names they have"
   }
 });
 
+const emulated = existsSync(join(root, "build", "libcredence_cuda_emulated.so"));
+t.test("the same folders on CUDA's kernels", { skip: !emulated && "no emulated kernels in this build" }, async (t) => {
+  const { models, skipped } = golden(odd, "--device", "cuda-emulated", "--dtype", "f32");
+  t.same(exceeded(models), []);
+  t.same(skipped, []);
+  t.ok(readdirSync(odd).every((folder) => models[folder]!["forward.adapter.logits"]));
+});
+
 t.test("the fixtures: nothing is skipped", { skip: !existsSync(fixtures) && "no fixtures" }, async (t) => {
   const { models, skipped } = golden(fixtures);
   t.same(exceeded(models), []);

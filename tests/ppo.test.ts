@@ -249,11 +249,12 @@ t.test("what goes wrong is said as it goes, the same after a resumption, and can
   const [whole, stopped] = [join(folder, "alarmed"), join(folder, "alarmed-stopped")];
   const notes: string[] = [];
   await run(await job(whole, options, { reward: falling(), progress: said(notes) }));
-  t.match(notes, [/^step \d+: over 10 steps the reward is/]);
+  t.match(notes, [/^iteration \d+: over 10 steps the reward is/]);
   t.same(
     ppoAlarms(whole).map(({ message }) => message),
     notes,
   );
+  t.throws(() => ppoAlarms(join(folder, "nowhere")), { code: "FILE_NOT_FOUND" });
   const controller = new AbortController();
   const told = (iteration: number) => iteration === 12 && controller.abort();
   const reward = falling();

@@ -173,6 +173,7 @@ const compared = [
   "self-consistency-platt",
   "thermometer",
 ];
+const transferred = compared.filter((row) => summary.transfer[main]?.[row]);
 const seconds = Object.values(summary.stages).reduce((sum, stage) => sum + stage.seconds, 0);
 const page = [
   `${summary.model.name} (SHA-256 ${summary.model.sha256.slice(0, 12)}...), ${summary.engine.isa}, ${summary.engine.dtype}. ${summary.questions.total} questions, ${summary.questions.train} to learn from and ${summary.questions.test} tested; ${(100 * summary.questions.accuracy).toFixed(1)} % of the answers are right (${sets.map((set) => `${set} ${(100 * summary.questions.sets[set].accuracy).toFixed(1)} %`).join(", ")}). Stages took ${Math.round(seconds / 60)} min in all.`,
@@ -185,15 +186,9 @@ const page = [
   `## Each set, ${main} labels: Brier`,
   bySet("brier"),
   `## A set that was never learnt from, ${main} labels: AUROC`,
-  chart(
-    "transfer-auroc",
-    within(
-      "auroc",
-      compared.filter((row) => summary.transfer[main]?.[row]),
-    ),
-    `mean of ${sets.length} sets`,
-    "AUROC",
-  ),
+  ...(transferred.length > 0
+    ? [chart("transfer-auroc", within("auroc", transferred), `mean of ${sets.length} sets`, "AUROC")]
+    : []),
   transfer("auroc"),
   `## A set that was never learnt from, ${main} labels: Brier`,
   transfer("brier"),

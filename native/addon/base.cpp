@@ -32,6 +32,7 @@ Napi::Value BaseObject::info(const Napi::CallbackInfo& call) {
     out.Set("isa", device.table().isa);
     out.Set("dtype", device.dtype() == CREDENCE_BF16 ? "bf16" : "f32");
     out.Set("threads", device.threads());
+    if (!device.why_not_cuda().empty()) out.Set("notCuda", device.why_not_cuda());
     const char* const differ = device.table().rows_differ(device.backend());
     if (differ) out.Set("rowsDiffer", differ);
     out.Set("layers", f.layers);

@@ -93,7 +93,8 @@ AdvantageOutput advantages(const std::shared_ptr<Device>& device, const Advantag
   const Buffer counts = on_device(std::vector<int32_t>{static_cast<int32_t>(tokens), static_cast<int32_t>(segments)});
   const Buffer offsets = on_device(in.offsets), start = on_device(in.completion_start), mask = on_device(in.mask),
                logprobs = on_device(in.logprobs), reference = on_device(in.reference), values = on_device(in.values),
-               token_rewards = on_device(in.token_rewards), scores = on_device(in.scores), score_at = on_device(in.score_at), bootstrap = on_device(in.bootstrap);
+               token_rewards = on_device(in.token_rewards), scores = on_device(in.scores),
+               score_at = on_device(in.score_at), bootstrap = on_device(in.bootstrap);
   const size_t bytes = std::max<size_t>(tokens, 1) * sizeof(float);
   const Buffer reward(device, bytes), advantage(device, bytes), returns(device, bytes), whitened(device, bytes),
       moments(device, 6 * sizeof(double));

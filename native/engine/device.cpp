@@ -3,6 +3,8 @@
 #include <thread>
 #include <utility>
 
+#include "native/kernels/cuda_library.h"
+
 namespace credence {
 
 namespace {
@@ -21,7 +23,8 @@ std::string why_not(const credence_table* table, const char* reason) {
              : std::string(table->isa).append(" is here, but there are no kernels yet for ").append(lacking);
 }
 
-const credence_table* choose(const DeviceOptions& options) {
+/// The table of a device that is named.
+const credence_table* named(const DeviceOptions& options) {
   const char* reason = nullptr;
   if (options.device == "cuda" || options.device == "cuda-emulated") {
     const credence_table* table =
@@ -30,12 +33,8 @@ const credence_table* choose(const DeviceOptions& options) {
     if (!why.empty()) fail("NO_DEVICE", "device %s: %s. Use device cpu or auto", options.device.c_str(), why.c_str());
     return table;
   }
-  if (options.device == "auto") {
-    const credence_table* table = credence_cuda_table(&reason);
-    if (why_not(table, reason).empty()) return table;
-  } else if (options.device != "cpu") {
+  if (options.device != "cpu")
     fail("BAD_OPTION", "device: expected auto, cpu or cuda but received \"%s\"", options.device.c_str());
-  }
   return &cpu_table(options.isa);
 }
 
@@ -47,8 +46,27 @@ bool has_bf16(const credence_table& table) {
 }  // namespace
 
 std::shared_ptr<Device> Device::open(const DeviceOptions& options) {
+  if (options.device != "auto") return open_on(named(options), options, "");
+  const char* reason = nullptr;
+  const credence_table* const cuda = credence_cuda_table(&reason);
+  std::string why = why_not(cuda, reason);
+  if (why.empty()) {
+    try {
+      return open_on(cuda, options, "");
+    } catch (const Error& error) {
+      // What a device lacks may show only when it is opened: a library of its own, memory.
+      if (error.code != "NO_DEVICE") throw;
+      why = error.what();
+    }
+  }
+  return open_on(&cpu_table(options.isa), options, cuda_may_be_meant() ? why : "");
+}
+
+std::shared_ptr<Device> Device::open_on(const credence_table* table, const DeviceOptions& options,
+                                        const std::string& why_not_cuda) {
   std::shared_ptr<Device> device(new Device());
-  device->table_ = choose(options);
+  device->table_ = table;
+  device->why_not_cuda_ = why_not_cuda;
   if (options.dtype == "f32") {
     device->dtype_ = CREDENCE_F32;
   } else if (options.dtype == "bf16") {

@@ -44,6 +44,8 @@ class Device {
   credence_memory memory(bool restart_peak = false) const { return table_->memory(backend_, restart_peak); }
   size_t act_bytes() const { return dtype_ == CREDENCE_BF16 ? 2 : 4; }
   int threads() const { return threads_; }
+  /// Why "auto" did not take CUDA, where somebody may have expected it; else empty.
+  const std::string& why_not_cuda() const { return why_not_cuda_; }
 
   /// Runs an operator with the shared workspace, grown when needed; a failure throws Error "KERNEL" with its reason.
 #define CREDENCE_LAUNCH(name) \
@@ -55,6 +57,8 @@ class Device {
 
  private:
   Device() = default;
+  static std::shared_ptr<Device> open_on(const credence_table* table, const DeviceOptions& options,
+                                         const std::string& why_not_cuda);
   void start();
   template <class P>
   void launch(size_t (*workspace)(const P*), int (*run)(credence_backend*, const P*, void*), const P& p,
@@ -71,6 +75,7 @@ class Device {
   int threads_ = 1;
   size_t max_memory_ = 0;
   bool dry_ = false;
+  std::string why_not_cuda_;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "native/kernels/ppo_terms.h"
 #include "random.h"
 
 namespace credence {
@@ -66,6 +67,7 @@ void Trainer::run_fitted(bool head, const std::function<void(Trainer&, const Pas
     size_ = fit(pass_sizes(true), head, call);
     call(*this, size_);
   } catch (const Error& error) {
+    clear_gradients();
     if (error.code != "NO_MEMORY" || device_->max_memory()) throw;
     pass_ = Pass(policy_);
     const Rehearsal rehearsal(*policy_);
@@ -186,7 +188,8 @@ void Trainer::sum_over_ranks(double* count) {
   communicator_->all_reduce_sum(&told.loss, sizeof told / sizeof(double));
   communicator_->all_reduce_sum(changes.data(), changes.size());
   communicator_->all_reduce_sum(count, 1);
-  told.policy.ratio_change = *std::max_element(changes.begin(), changes.end());
+  told.policy.ratio_change = 0;
+  for (double change : changes) told.policy.ratio_change = larger_or_nan(told.policy.ratio_change, change);
   gradients_.write(sum.data(), sum.size() * sizeof(float));
   told_.write(&told, sizeof told, offsetof(Told, sums));
 }

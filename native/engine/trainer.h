@@ -91,7 +91,8 @@ class Trainer {
   /// are in the way. What is chosen depends on the call alone, so that a resumed run chooses the same.
   PassSize fit(const std::vector<PassSize>& sizes, bool head,
                const std::function<void(Trainer&, const PassSize&)>& call);
-  /// Runs the call at the size that fits. Where the device is full though no limit was set, the error says what the step takes.
+  /// Runs the call at the size that fits. What fails half-way is forgotten, the step's earlier calls with it; where the device is full
+  /// though no limit was set, the error says what the step takes.
   void run_fitted(bool head, const std::function<void(Trainer&, const PassSize&)>& call);
 
   /// Masks follow from the seed, the step, and each sequence's number in the step: rank r's i-th is number i size + r, so

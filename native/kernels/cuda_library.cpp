@@ -3,6 +3,7 @@
 // above it, and in the package that set_cuda_package names (the first).
 #include <dlfcn.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <mutex>
 #include <string>
@@ -78,6 +79,10 @@ const credence_table* result(const Opened& opened, const char** reason) {
 }  // namespace
 
 void credence::set_cuda_package(const char* name, const char* library) { package() = {name, library ? library : ""}; }
+
+bool credence::cuda_may_be_meant() {
+  return access("/dev/nvidiactl", F_OK) == 0 || getenv("CREDENCE_CUDA_LIBRARY") || !package().library.empty();
+}
 
 const credence_table* credence_cuda_table(const char** reason) {
   static Opened opened;

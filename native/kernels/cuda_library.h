@@ -17,4 +17,7 @@ namespace credence {
 /// whoever knows packages. It is looked at after a build of one's own.
 void set_cuda_package(const char* name, const char* library);
 
+/// Whether somebody may expect CUDA here: NVIDIA's driver has a device, or a library was named or installed.
+bool cuda_may_be_meant();
+
 }  // namespace credence

@@ -77,7 +77,8 @@ class OnDevice {
   }
 
   size_t tokens_, segments_;
-  MemoryPointer counts_, offsets_, start_, mask_, logprob_, reference_, value_, token_reward_, score_, score_at_, bootstrap_;
+  MemoryPointer counts_, offsets_, start_, mask_, logprob_, reference_, value_, token_reward_, score_, score_at_,
+      bootstrap_;
 
  public:
   credence_advantage parameters;

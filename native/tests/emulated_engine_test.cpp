@@ -163,7 +163,7 @@ TEST(decoding_is_recorded_and_replayed_and_waits_once_a_step) {
 }
 
 // Keys are cut where a sequence has more than 256: those samples are another rounding, all others the same bits, and each is its own
-// whatever decodes beside it, recorded or not.
+// whatever decodes beside it, recorded or not; so is each that was not asked to be fast.
 TEST(fast_decoding_is_another_rounding_of_long_sequences_alone) {
   if (const std::string why = missing(); !why.empty()) SKIP(why);
   TemporaryFolder folder;
@@ -182,7 +182,12 @@ TEST(fast_decoding_is_another_rounding_of_long_sequences_alone) {
     const auto fast = sampled(policy, options, &stats);
     options.max_batch = 1, options.record = false;
     const auto alone = sampled(policy, options, &stats);
+    options.fast_decode = false;
+    const auto exact_alone = sampled(policy, options, &stats);
     EXPECT_EQ(fast.size(), 6u);
+    for (size_t i = 0; i < exact.size(); ++i)
+      EXPECT(exact[i].tokens == exact_alone[i].tokens && exact[i].logprobs == exact_alone[i].logprobs &&
+             exact[i].answer_hidden == exact_alone[i].answer_hidden);
     bool another = false;
     for (size_t i = 0; i < fast.size(); ++i) {
       const auto same = [&](const Sample& other) {
@@ -215,22 +220,24 @@ TEST(a_step_waits_for_the_device_once_however_many_passes_it_has) {
   if (const std::string why = missing(); !why.empty()) SKIP(why);
   TemporaryFolder folder;
   write_small_model(folder.path());
-  const auto policy =
-      small_policy(folder.path(), {device_name(), "f32", "auto", 1}, {{"sure", -1, {}, 1, 4}, {"early", 1, {6}, 1, 4}});
-  OptimizerSpec optimizer;
-  optimizer.max_gradient_norm = 1;
-  Trainer trainer(policy, optimizer);
-  std::mt19937 random(29);
-  for (int calls : {1, 3}) {
-    const Step step = step_of(random);
-    const Loss loss = every_loss(step);
-    const int64_t before = waits_of(*policy);
-    for (int i = 0; i < calls; ++i) {
-      trainer.accumulate(step.batch, loss);
-      trainer.accumulate("early", std::vector<float>(40, 0.5f), {1});
+  const std::vector<HeadSpec> heads = {{"sure", -1, {}, 1, 4}, {"early", 1, {6}, 1, 4}};
+  for (const char* dtype : {"f32", "bf16"}) {
+    const auto policy = small_policy(folder.path(), {device_name(), dtype, "auto", 1}, heads);
+    OptimizerSpec optimizer;
+    optimizer.max_gradient_norm = 1;
+    Trainer trainer(policy, optimizer);
+    std::mt19937 random(29);
+    for (int calls : {1, 3}) {
+      const Step step = step_of(random);
+      const Loss loss = every_loss(step);
+      const int64_t before = waits_of(*policy);
+      for (int i = 0; i < calls; ++i) {
+        trainer.accumulate(step.batch, loss);
+        trainer.accumulate("early", std::vector<float>(40, 0.5f), {1});
+      }
+      EXPECT(trainer.update(1e-3, step.count).loss > 0);
+      EXPECT_EQ(waits_of(*policy) - before, 1);
     }
-    EXPECT(trainer.update(1e-3, step.count).loss > 0);
-    EXPECT_EQ(waits_of(*policy) - before, 1);
   }
 }
 

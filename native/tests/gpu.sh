@@ -100,13 +100,15 @@ fi
 
 case $what in
   tests)
-    for program in emulated_engine generation trainer ppo_ratio determinism cuda_step linear attention attention_input mlp_input \
+    for program in emulated_engine generation trainer ppo_ratio determinism cuda_step linear block attention attention_input mlp_input \
       token_logprobs read_outs prefix norm optimizer losses advantage ppo dense sample dropout empty; do
       start "$program" "$build/${program}_test"
     done
     for dtype in f32 bf16; do
       for folder in tests/golden/odd ${fixtures:+"$fixtures"}; do
-        start "golden-$(basename "$folder")-$dtype" "$build/credence_golden" "$folder" --device cuda --dtype "$dtype"
+        # The repository's own models have every subject: one that is left out there is an error.
+        start "golden-$(basename "$folder")-$dtype" "$build/credence_golden" "$folder" --device cuda --dtype "$dtype" \
+          $([[ $folder == tests/golden/odd ]] && echo --complete)
       done
     done
     settle

@@ -280,23 +280,29 @@ TEST(five_steps_saved_and_restored_in_the_middle_end_with_the_same_bytes) {
   write_small_model(folder.path());
   each_device([&](const DeviceOptions& device) {
     const Problem p = problem();
+    Loss loss = p.loss;
+    loss.read = {"sure", {{1, 3, 60}, {4, 0, 1}}};
+    loss.targets = {0, 1};
     OptimizerSpec optimizer;
     optimizer.weight_decay = 0.1;
     optimizer.max_gradient_norm = 1;
     auto step = [&](Trainer& trainer) {
-      trainer.accumulate(p.batch, p.loss);
+      trainer.accumulate(p.batch, loss);
       return trainer.update(0.01, p.count);
     };
-    const auto policy = small_policy(folder.path(), device);
+    const std::vector<HeadSpec> heads = {{"sure", -1, {}, 1, 4}};
+    const auto policy = small_policy(folder.path(), device, heads);
     Trainer trainer(policy, optimizer);
     for (int i = 0; i < 2; ++i) step(trainer);
     const auto parameters = policy->read_parameters(), m = trainer.first_moment(), v = trainer.second_moment();
     for (int i = 0; i < 3; ++i) step(trainer);
-    const auto resumed = small_policy(folder.path(), device);
+    const auto resumed = small_policy(folder.path(), device, heads);
     std::vector<NamedTensor> tensors;
-    for (const Parameter& q : resumed->adapter_parameters()) {
-      tensors.push_back({q.name, q.shape, {parameters.begin() + q.offset, parameters.begin() + q.offset + q.count()}});
-    }
+    for (const auto& all : {resumed->adapter_parameters(), resumed->head_parameters()})
+      for (const Parameter& q : all) {
+        const auto from = parameters.begin() + q.offset;
+        tensors.push_back({q.name, q.shape, {from, from + q.count()}});
+      }
     resumed->set_parameters(tensors);
     Trainer again(resumed, optimizer);
     again.restore(2, 0, m, v);

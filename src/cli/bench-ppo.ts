@@ -15,7 +15,7 @@ import { type PpoSettings, ppoSchema } from "../training/ppo/settings.js";
 import { type Target, updateOn } from "../training/ppo/update.js";
 import { rewardModel } from "../training/reward-model/scoring.js";
 import { adapterTargets, baseOptions, type EngineArguments } from "./options.js";
-import { median } from "./output.js";
+import { median, note } from "./output.js";
 
 export interface PpoBenchOptions extends EngineArguments {
   /** Prompts of a step; a quarter of them is an optimiser step. */
@@ -65,8 +65,8 @@ function promptsOfPeer(count: number, vocabulary: number): Int32Array[] {
   return Array.from(lengths, (length) => drawn(length, 5, vocabulary));
 }
 
-/** A trained critic or reward model: its B is not 0. */
-function train(policy: Policy, seed: number): void {
+/** As a trained critic or reward model is: its B is not 0. */
+function perturb(policy: Policy, seed: number): void {
   const random = new NumpyRandom(seed);
   const tensors = policy.native.tensors().adapter.filter(({ name }) => name.includes("lora_B"));
   const spread = 0.01 * Math.sqrt(12);
@@ -120,8 +120,8 @@ class Bench implements AsyncDisposable {
         heads: [{ name: "reward", kind: "linear", bias: false, seed: 5 }],
       }),
     };
-    train(policies.critic, 6);
-    train(policies.reward, 7);
+    perturb(policies.critic, 6);
+    perturb(policies.reward, 7);
     const prompts = promptsOfPeer(batch, model.info.vocabularySize);
     return new Bench(model, prompts, ppoSettings(newTokens, batch), policies);
   }
@@ -197,12 +197,13 @@ class Bench implements AsyncDisposable {
     told("update");
 
     const logprobs = flattenValues(rollouts.map((rollout) => rollout.logprobs));
+    const average = mean(logprobs);
     const seen = {
       kl_to_reference: shaped.kl,
       score_mean: mean(scores),
       ratio_first_minibatch_max_off: updates[0]!.actor.ppo!.ratioChange,
-      logprob_mean: mean(logprobs),
-      logprob_error: Math.sqrt(mean(logprobs.map((x) => (x - mean(logprobs)) ** 2)) / logprobs.length),
+      logprob_mean: average,
+      logprob_error: Math.sqrt(mean(logprobs.map((x) => (x - average) ** 2)) / logprobs.length),
       policy_loss: mean(updates.map(({ actor }) => actor.ppo!.policyLoss)),
       value_loss: mean(updates.map(({ critic }) => critic.ppo!.valueLoss)),
     };
@@ -254,7 +255,7 @@ const each = (of: (phase: keyof Seconds) => number) => Object.fromEntries(phases
 
 /** Steps on the model at `path`; the document that `credence bench ppo --json` prints. */
 export async function benchPpo(path: string, options: PpoBenchOptions): Promise<Record<string, unknown>> {
-  await using model = await Model.load(path, baseOptions(options));
+  await using model = await Model.load(path, { ...baseOptions(options), note });
   const { isa, dtype, threads } = model.info;
   const sftBytes = await bytesOfSft(model, options.rank);
   await using bench = await Bench.open(model, options);

@@ -124,7 +124,7 @@ async function load(path: string, args: BenchArguments): Promise<Record<string, 
   const all: number[] = [];
   for (let i = 0; i <= args.repeats; i++) {
     const start = performance.now();
-    await using model = await Model.load(path, baseOptions(args));
+    await using model = await Model.load(path, { ...baseOptions(args), note });
     const loaded = performance.now();
     await using policy = await model.policy();
     const prompt = Int32Array.from({ length: 32 }, (_, k) => (k * 7919 + 11) % model.info.vocabularySize);

@@ -25,7 +25,7 @@ import { Policy } from "./policy.js";
 
 export interface ModelOptions extends BaseOptions, ResolveOptions {
   /** The engine; for tests that need none. */
-  engine?: Pick<Addon, "openBase"> & Partial<Pick<Addon, "machine">>;
+  engine?: Pick<Addon, "openBase">;
 }
 
 export interface PolicyOptions {
@@ -43,17 +43,11 @@ export interface ModelFile {
   sha256: string;
 }
 
-/** Says what "auto" chose and why, where there was a choice: on a machine with NVIDIA's driver, or with a library named. */
-function tellChoice(
-  engine: Partial<Pick<Addon, "machine">>,
-  device: BaseOptions["device"],
-  info: BaseInfo,
-  note: ((line: string) => void) | undefined,
-): void {
-  if (!note || (device ?? "auto") !== "auto") return;
-  if (!existsSync("/dev/nvidiactl") && !process.env.CREDENCE_CUDA_LIBRARY) return;
-  const why = info.device === "cpu" ? `not cuda: ${engine.machine?.().cuda ?? "unknown"}` : "cuda is available";
-  note(`device auto: ${info.device} (${info.isa}, ${info.dtype}); ${why}`);
+/** Says what "auto" chose and why, where there was a choice. */
+function tellChoice(device: BaseOptions["device"], info: BaseInfo, note: ((line: string) => void) | undefined): void {
+  if ((device ?? "auto") !== "auto" || (info.device === "cpu" && !info.notCuda)) return;
+  const why = info.notCuda ? `not cuda: ${info.notCuda}` : "cuda is available";
+  note?.(`device auto: ${info.device} (${info.isa}, ${info.dtype}); ${why}`);
 }
 
 /** A question as it is, in a user's turn. */
@@ -126,7 +120,7 @@ export class Model implements AsyncDisposable {
     const resolved = await resolveModel(path, { note, signal, shapeAlone: baseOptions.dry });
     const tokenizer = await Tokenizer.load(resolved.path);
     const base = await engine.openBase(resolved.path, baseOptions);
-    tellChoice(engine, baseOptions.device, base.info, note);
+    tellChoice(baseOptions.device, base.info, note);
     try {
       const { vocabularySize } = base.info;
       if (tokenizer.vocabularySize > vocabularySize) {

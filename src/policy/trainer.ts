@@ -388,9 +388,21 @@ export class Trainer implements Disposable {
         },
       );
     const { loss } = batch;
-    if (loss.kind === "ppo") return this.ppoStep({ ...batch, loss }, parts, flat, count);
-    for (const part of parts) await this.native.accumulate(flat(part), lossOf({ ...batch, loss }, part));
-    return (await this.divide(count)).step;
+    return this.whole(async () => {
+      if (loss.kind === "ppo") return this.ppoStep({ ...batch, loss }, parts, flat, count);
+      for (const part of parts) await this.native.accumulate(flat(part), lossOf({ ...batch, loss }, part));
+      return (await this.divide(count)).step;
+    });
+  }
+
+  /** A step that fails half-way is forgotten: what its first parts added is no part of the next one. */
+  private async whole(step: () => Promise<StepResult>): Promise<StepResult> {
+    try {
+      return await step();
+    } catch (error) {
+      if (!this.disposed) this.native.clearGradients();
+      throw error;
+    }
   }
 
   private async ppoStep(
@@ -421,8 +433,10 @@ export class Trainer implements Disposable {
   private async featureStep({ features, loss: { head, targets } }: FeatureBatch): Promise<StepResult> {
     this.passes += 1;
     const count = targets.length;
-    await this.native.accumulateHead(head, features, Float32Array.from(targets));
-    return (await this.divide(count)).step;
+    return this.whole(async () => {
+      await this.native.accumulateHead(head, features, Float32Array.from(targets));
+      return (await this.divide(count)).step;
+    });
   }
 
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */

@@ -115,8 +115,14 @@ export class AlarmWatch {
   private readonly first = new Map<Numbers, number[]>();
   private readonly last = new Map<Numbers, number[]>();
 
-  /** @throws CredenceError "USAGE" naming the threshold that is no number */
-  constructor(thresholds: Partial<AlarmThresholds> = {}) {
+  /**
+   * @param unit what a step is called in messages
+   * @throws CredenceError "USAGE" naming the threshold that is no number
+   */
+  constructor(
+    thresholds: Partial<AlarmThresholds> = {},
+    private readonly unit = "step",
+  ) {
     this.limits = { ...alarmThresholds, ...thresholds };
     for (const [name, value] of Object.entries(this.limits))
       if (typeof value !== "number" || Number.isNaN(value))
@@ -135,7 +141,7 @@ export class AlarmWatch {
     this.sounding.clear();
     for (const kind of found.keys()) this.sounding.add(kind);
     const { step } = statistics;
-    return begun.map(([kind, what]) => ({ step, kind, message: `step ${step}: ${what}` }));
+    return begun.map(([kind, what]) => ({ step, kind, message: `${this.unit} ${step}: ${what}` }));
   }
 
   private remember(name: Numbers, value: number | undefined): void {
@@ -236,7 +242,11 @@ export class AlarmWatch {
 }
 
 /** The alarms of a run's statistics, in order. */
-export function alarmsOf(series: Iterable<StepStatistics>, thresholds: Partial<AlarmThresholds> = {}): Alarm[] {
-  const watch = new AlarmWatch(thresholds);
+export function alarmsOf(
+  series: Iterable<StepStatistics>,
+  thresholds: Partial<AlarmThresholds> = {},
+  unit = "step",
+): Alarm[] {
+  const watch = new AlarmWatch(thresholds, unit);
   return Array.from(series).flatMap((statistics) => watch.add(statistics));
 }

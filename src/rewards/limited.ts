@@ -118,8 +118,11 @@ export function limitedReward<R = unknown>(reward: Reward<R>, limits: RewardLimi
       if (context.signal.aborted) throw aborted(inner.name);
       if (outcome === noScore) return { failure: "timedOut", why: `gave no score within ${timeout} s` };
       const scored = asScored(outcome);
-      if (typeof scored?.reward === "number" && Number.isFinite(scored.reward)) return { scored };
-      return { failure: "notFinite", why: `gave ${String(scored?.reward)}, which is no finite number` };
+      const told = [scored?.reward, ...(scored?.settled ?? []).flatMap(({ reward, end }) => [reward, end])];
+      const wrong = told.findIndex((number) => !Number.isFinite(number));
+      if (wrong < 0) return { scored };
+      const what = wrong > 0 ? "for a settled part " : "";
+      return { failure: "notFinite", why: `gave ${what}${String(told[wrong])}, which is no finite number` };
     } catch (error) {
       if (context.signal.aborted) throw aborted(inner.name);
       // A term of a sum under limits of its own has told its failure in full.

@@ -129,8 +129,8 @@ export interface ConfidenceRewardOptions<R> {
    */
   unparsed: number;
   /**
-   * Where the answer ends in a completion, in characters: what the rule pays for being right is settled there. Default: all is
-   * settled at the completion's end.
+   * Where the answer ends in a completion, in characters: what the rule pays for being right is settled there. 0: the answer
+   * stands before the completion, which then learns nothing from being right. Default: all is settled at the completion's end.
    */
   answerEnd?: (completion: string) => number;
   name?: string;
@@ -156,7 +156,13 @@ export function confidenceReward<R = unknown>(options: ConfidenceRewardOptions<R
       if (confidence === null) return { ...scored, reward: unparsed };
       const reward = rule.score(confidence, right);
       if (!answerEnd || rule.correctnessWeight === 0) return { ...scored, reward };
-      return { ...scored, reward, settled: [{ reward: rule.correctnessWeight * right, end: answerEnd(completion) }] };
+      const end = answerEnd(completion);
+      if (!(Number.isInteger(end) && end >= 0 && end <= completion.length))
+        throw new CredenceError(
+          "BAD_REWARD",
+          `${rule.name}: answerEnd gave ${end} for a completion of ${completion.length} characters; expected where its answer ends, 0 where that stands before the completion`,
+        );
+      return { ...scored, reward, settled: [{ reward: rule.correctnessWeight * right, end }] };
     },
   };
 }

@@ -62,7 +62,7 @@ __device__ __forceinline__ Visible visible_keys(const credence_batch& batch, con
 }
 
 /// Where a row's keys are cut when they are split: every kPieceKeys from the sequence's start, so that it depends on nothing but the
-/// row. Only the token of a segment of one is split; rows with fewer keys than two pieces run as if nobody had asked.
+/// row. Only the token of a segment of one is split; a row whose keys lie in one piece runs as if nobody had asked.
 /// 256 keys are four pages, enough to hide the first one's way here behind; what a piece leaves is a hundredth of what it reads.
 constexpr int kPieceKeys = 256;
 static_assert(kPieceKeys % CREDENCE_PAGE == 0);

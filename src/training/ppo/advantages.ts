@@ -16,7 +16,7 @@ export interface Episode {
 }
 
 export interface PlacedReward {
-  /** Index of the token. */
+  /** Index of the token; -1: no token that is learnt from has earned it. */
   at: number;
   reward: number;
 }

@@ -19,7 +19,7 @@ import { type Progress, silent } from "../../tracking/progress.js";
 import { type Checkpoint, checkSame, newestCheckpoint, writeCheckpoint } from "../checkpoint.js";
 import { lockFolder } from "../lock.js";
 import { learningRate } from "../schedule.js";
-import { advantagesOf } from "./advantages.js";
+import { advantagesOf, type PlacedReward } from "./advantages.js";
 import { type Scored, scoreRollouts } from "./passes.js";
 import { type Group, promptsOf, type Rollout, sampleRollouts } from "./rollouts.js";
 import type { PpoSettings } from "./settings.js";
@@ -198,7 +198,8 @@ interface Iteration {
 /** Edges of bins. */
 const twentieths = Array.from({ length: 21 }, (_, i) => i / 20);
 function bins(values: readonly number[]): number[] {
-  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const least = values.reduce((a, b) => Math.min(a, b));
+  const most = values.reduce((a, b) => Math.max(a, b));
   return Array.from({ length: 21 }, (_, i) => least + ((most - least || 1) * i) / 20);
 }
 
@@ -229,9 +230,9 @@ async function oneIteration<Data>(
 
   const placed = placedRewards(job, scores, standing.moments);
   const unit = settings.score.normalise === "none" ? 1 : standing.moments.unit;
-  const settled = scores.map(({ settled }, i) =>
-    head !== undefined && settled?.length
-      ? placeSettled(policy.model.tokenizer, rollouts[i]!, settled, masks[i], unit)
+  const settled = scores.map(({ settled: parts }, i) =>
+    head !== undefined && parts?.length
+      ? placeSettled(policy.model.tokenizer, rollouts[i]!, parts, masks[i], unit)
       : [],
   );
   const episodes = rollouts.map((rollout, i) => ({
@@ -262,7 +263,7 @@ async function oneIteration<Data>(
       ? { kl: shaped.kl, klOfCompletion: shaped.klOfCompletion, klCoefficient: standing.kl.coefficient }
       : {}),
     length: tokens / rollouts.length,
-    ...(settled.includes(null) ? { settledAtEnd: settled.filter((parts) => parts === null).length } : {}),
+    ...placesOf(settled),
     cutOff: mean(rollouts.map(({ finish }) => Number(finish === "length"))),
     ...lossesOf(updates, head !== undefined),
     tokens,
@@ -391,6 +392,15 @@ function lossesOf(updates: StepResult[], critic: boolean): Record<string, number
     gradientNorm: taken.length ? mean(taken.map((one) => one.gradientNorm)) : 0,
     learningRate: taken.at(-1)?.learningRate ?? 0,
     steps: taken.length,
+  };
+}
+
+/** Where parts are settled early: the share of completions in which they are not placed, and in which no token has earned one. */
+function placesOf(settled: (PlacedReward[] | null)[]): Record<string, number> {
+  if (settled.every((parts) => parts?.length === 0)) return {};
+  return {
+    settledAtEnd: mean(settled.map((parts) => Number(parts === null))),
+    settledBefore: mean(settled.map((parts) => Number(parts?.some(({ at }) => at < 0) ?? false))),
   };
 }
 

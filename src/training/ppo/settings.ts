@@ -19,7 +19,7 @@ export const ppoSchema = z.strictObject({
       newTokens: positive.default(64),
       /** Texts that end a completion; they are part of it. */
       stop: z.array(z.string()).default([]),
-      /** Token ids that end a completion; null: the model's. With none, every completion is `newTokens` long. */
+      /** Token ids that end a completion; null: the model's. With none and no `stop`, every completion is `newTokens` long. */
       stopTokens: z.array(z.int().min(0)).nullable().default(null),
     })
     .prefault({}),

@@ -273,13 +273,16 @@ void run_grid(const char* kernel, Size3 grid, Size3 size, size_t shared_bytes, v
   __asan_poison_memory_region(block->shared + shared_bytes, padded - shared_bytes);
 #endif
   Sequence warps(1), lanes(2);
-  for (unsigned z = 0; z < grid.z; ++z)
-    for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) {
-        memset(block->shared, 0xff, shared_bytes);
-        prepare(Size3(x, y, z), size, grid);
-        run_block(&warps, &lanes);
-      }
+  // Blocks one after another, the last first unless warps go forward: what two blocks add to in turn has other bits then.
+  const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
+  for (uint64_t i = 0; i < blocks; ++i) {
+    const uint64_t at = order == Order::kForward ? i : blocks - 1 - i;
+    memset(block->shared, 0xff, shared_bytes);
+    prepare(Size3(static_cast<unsigned>(at % grid.x), static_cast<unsigned>(at / grid.x % grid.y),
+                  static_cast<unsigned>(at / grid.x / grid.y)),
+            size, grid);
+    run_block(&warps, &lanes);
+  }
 #if defined(__SANITIZE_ADDRESS__)
   __asan_unpoison_memory_region(block->shared, padded);
 #endif
