@@ -169,7 +169,8 @@ TEST(fast_decoding_is_another_rounding_of_long_sequences_alone) {
   TemporaryFolder folder;
   write_small_model(folder.path());
   for (const char* dtype : {"f32", "bf16"}) {
-    if (dtype[0] == 'f' && std::getenv("CREDENCE_SANITIZED")) continue;  // two minutes there, for what bf16 goes through too
+    if (dtype[0] == 'f' && std::getenv("CREDENCE_SANITIZED"))
+      continue;  // two minutes there, for what bf16 goes through too
     const auto policy = small_policy(folder.path(), {device_name(), dtype, "auto", 1});
     std::mt19937 random(3);
     GenerateOptions options;
