@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -59,6 +59,20 @@ t.test("the same folders on CUDA's kernels", { skip: !emulated && "no emulated k
   t.same(skipped, []);
   t.ok(readdirSync(odd).every((folder) => models[folder]!["forward.adapter.logits"]));
 });
+
+const small = ["llama", "qwen2"];
+t.test(
+  "small fixtures on CUDA's kernels",
+  { skip: (!emulated || !existsSync(fixtures)) && "no fixtures" },
+  async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), "credence-golden-"));
+    t.teardown(() => rmSync(folder, { recursive: true }));
+    for (const family of small) cpSync(join(fixtures, family), join(folder, family), { recursive: true });
+    const { models } = golden(folder, "--device", "cuda-emulated", "--dtype", "f32");
+    t.same(exceeded(models), []);
+    t.same(Object.keys(models).sort(), small);
+  },
+);
 
 t.test("the fixtures: nothing is skipped", { skip: !existsSync(fixtures) && "no fixtures" }, async (t) => {
   const { models, skipped } = golden(fixtures);
