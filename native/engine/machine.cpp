@@ -88,7 +88,12 @@ Peaks measure_peaks(int threads, const std::string& isa) {
 }
 
 double work_seconds(int threads) {
-  if (threads == 1) return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+  if (threads == 1) {
+    // std::clock() counts whole microseconds, and the smallest operators take less than one.
+    timespec spent{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+    return static_cast<double>(spent.tv_sec) + 1e-9 * static_cast<double>(spent.tv_nsec);
+  }
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 

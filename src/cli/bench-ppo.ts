@@ -257,8 +257,7 @@ const each = (of: (phase: keyof Seconds) => number) => Object.fromEntries(phases
 export async function benchPpo(path: string, options: PpoBenchOptions): Promise<Record<string, unknown>> {
   await using model = await Model.load(path, { ...baseOptions(options), note });
   const { isa, dtype, threads } = model.info;
-  const sftBytes = await bytesOfSft(model, options.rank);
-  await using bench = await Bench.open(model, options);
+  const bench = await Bench.open(model, options);
   const first = await bench.step(0);
   const times: Seconds[] = [];
   const memory: { current: number; peak: number; rss: number }[] = [];
@@ -271,12 +270,15 @@ export async function benchPpo(path: string, options: PpoBenchOptions): Promise<
     memory.push({ current, peak, rss: process.memoryUsage.rss() });
     last = seen;
   }
-  const peakRss = process.resourceUsage().maxRSS; // before the peaks, which take memory of their own
+  const peakRss = process.resourceUsage().maxRSS; // before what follows, which takes memory of its own
+  const { flop, promptTokens, trainable } = bench;
+  await bench[Symbol.asyncDispose]();
+  const sftBytes = await bytesOfSft(model, options.rank);
   const peaks = await native().peaks(threads, isa);
   const best = times.reduce((least, time) => (time.total < least.total ? time : least));
   const middle = each((phase) => median(times.map((time) => time[phase])));
   const generated = options.batch * options.newTokens;
-  const gflops = (bench.flop / middle.update!) * 1e-9;
+  const gflops = (flop / middle.update!) * 1e-9;
   // A tenth of the steps for the system and the JavaScript engine to come to rest.
   const settled = memory.slice(Math.floor(memory.length / 10));
   const bytes = Math.max(...memory.map(({ peak }) => peak));
@@ -286,12 +288,12 @@ export async function benchPpo(path: string, options: PpoBenchOptions): Promise<
     dtype,
     threads,
     prompts: options.batch,
-    prompt_tokens: bench.promptTokens,
+    prompt_tokens: promptTokens,
     new_tokens: options.newTokens,
     minibatch: Math.ceil(options.batch / miniBatches),
     rank: options.rank,
-    trainable_actor: bench.trainable.actor,
-    trainable_critic: bench.trainable.critic,
+    trainable_actor: trainable.actor,
+    trainable_critic: trainable.critic,
     seconds_best: best,
     seconds_median: middle,
     tokens_per_s_best: generated / best.total,
