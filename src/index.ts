@@ -39,17 +39,19 @@ export {
 } from "./evaluation/stated.js";
 export type { JudgeNote, JudgingOptions, PlannedJudging } from "./methods/elical/judging.js";
 export type { ElicalPlan, PlanOptions, StagePlan } from "./methods/elical/preflight.js";
-export type { RecipeRunOptions } from "./methods/elical/run.js";
 export type { ElicalSummary } from "./methods/elical/summary.js";
+export type { PpoSummary } from "./methods/ppo/summary.js";
 export {
   checkRecipe,
   loadRecipe,
   planRecipe,
   presets,
   type Recipe,
+  type RecipeSummary,
   runRecipe,
   type Setting,
 } from "./methods/recipes.js";
+export type { RecipeRunOptions } from "./methods/run.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
 export type { AnswerText, AnyCard, Card, Prompt, RewardCard } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";

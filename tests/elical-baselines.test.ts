@@ -15,7 +15,7 @@ import {
 import { rowKey } from "../src/methods/elical/evaluate.js";
 import { readLabels } from "../src/methods/elical/labels.js";
 import { loraTrainings, split, splitWithout } from "../src/methods/elical/plan.js";
-import { prepareQuestions } from "../src/methods/elical/questions.js";
+import { prepareQuestions } from "../src/methods/questions.js";
 import { loadRecipe, planRecipe, runRecipe, type Setting } from "../src/methods/recipes.js";
 import { Model } from "../src/policy/model.js";
 import { tinySettings } from "./fixtures/runs.js";

@@ -14,7 +14,8 @@ import { confidenceOf, labelTarget, loraLogits, loraPrompts, loraTraining } from
 import { elicalRows } from "../src/methods/elical/published/compat.js";
 import { publishedNumbers } from "../src/methods/elical/published/metrics.js";
 import { compatOf, recipeRows } from "../src/methods/elical/quirks.js";
-import { loadRecipe, planRecipe, type Recipe, runRecipe, type Setting } from "../src/methods/recipes.js";
+import type { ElicalRecipe } from "../src/methods/elical/recipe.js";
+import { loadRecipe, planRecipe, runRecipe, type Setting } from "../src/methods/recipes.js";
 import { Model } from "../src/policy/model.js";
 import { answerKey } from "../src/remote/answer-store.js";
 import { silent } from "../src/tracking/progress.js";
@@ -34,7 +35,7 @@ const settings = (...more: Setting[]): Setting[] => [
   ["lora.calibrateEpochs", 1],
   ...more,
 ];
-const recipeWith = (...more: Setting[]): Recipe => loadRecipe("elical/quickstart", settings(...more));
+const recipeWith = (...more: Setting[]): ElicalRecipe => loadRecipe("elical/quickstart", settings(...more));
 const local: Setting = ["judge", { by: "local", model, unparsed: "negative" }];
 const patience = { timeout: 10 * 60_000 };
 t.setTimeout(patience.timeout);
@@ -80,7 +81,7 @@ t.test("what is read and said, with each quirk and without", async (t) => {
   }
   const context = { directory: "", runDirectory: "", progress: silent };
   const rows = here.learnt.map((tokens) => ({ tokens, target: 0 }));
-  const training = (recipe: Recipe) =>
+  const training = (recipe: ElicalRecipe) =>
     loraTraining({ context, model: base, recipe, seed: 0, epochs: 1, rows, label: "" });
   t.equal(training(plain).padding, undefined);
   t.match(training(quirky).padding, { group: 16 });

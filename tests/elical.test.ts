@@ -8,7 +8,7 @@ import t from "tap";
 import { probeDepths } from "../src/methods/elical/answers.js";
 import { labelRecords } from "../src/methods/elical/labels.js";
 import { tooManyLabels } from "../src/methods/elical/plan.js";
-import { prepareQuestions } from "../src/methods/elical/questions.js";
+import { prepareQuestions } from "../src/methods/questions.js";
 import { loadRecipe, runRecipe, type Setting } from "../src/methods/recipes.js";
 import { Model } from "../src/policy/model.js";
 import { tinySettings } from "./fixtures/runs.js";

@@ -9,7 +9,7 @@ import {
   splitByGroup,
 } from "../src/data/splits.js";
 import { norm } from "../src/evaluation/match.js";
-import { referenceSplit, type WorldFact, worldFacts } from "../src/methods/elical/world-facts.js";
+import { referenceSplit, type WorldFact, worldFacts } from "../src/methods/world-facts.js";
 
 const digest = (value: unknown) => createHash("sha256").update(JSON.stringify(value)).digest("hex");
 const columns = (facts: WorldFact[]) => facts.map((f) => [f.group, f.kind, f.question, f.answer]);

@@ -16,11 +16,9 @@ export const builder = (line: Argv) =>
 
 export async function handler({ run, out, json }: { run: string; out?: string; json: boolean }): Promise<void> {
   const { writeFileAtomic } = await import("../files.js");
-  const { readSummary } = await import("../methods/elical/stages.js");
-  const { summaryText } = await import("../methods/elical/summary.js");
-  const { writeElicalReport } = await import("../methods/elical/report.js");
+  const { readSummary, reportOf, summaryText } = await import("../methods/recipes.js");
   const summary = readSummary(run);
-  writeFileAtomic(out ?? join(run, "report.html"), await writeElicalReport(run, summary));
+  writeFileAtomic(out ?? join(run, "report.html"), await reportOf(run, summary));
   if (json) printJson(summary);
-  else print(summaryText(summary, run));
+  else print(await summaryText(summary, run));
 }

@@ -8,7 +8,7 @@ import { logs, print, printJson, UsageError } from "./output.js";
 
 export const command = "run <recipe>";
 export const describe =
-  "Run a recipe (a preset such as elical/quickstart, or a YAML file); again on the same folder it goes on";
+  "Run a recipe (a preset such as elical/quickstart or ppo/quickstart, or a YAML file); again on the same folder it goes on";
 export const builder = (line: Argv) =>
   line
     .positional("recipe", { type: "string", demandOption: true, describe: "A preset's name, or a YAML file" })
@@ -59,23 +59,24 @@ interface RunArguments extends EngineArguments, ServerArguments {
 }
 
 export async function handler(args: RunArguments): Promise<void> {
-  const { loadRecipe, parseSetting, runRecipe } = await import("../methods/recipes.js");
+  const { loadRecipe, parseSetting, presets, runRecipe, summaryText } = await import("../methods/recipes.js");
   const { progressOn, silent } = await import("../tracking/progress.js");
-  const { summaryText } = await import("../methods/elical/summary.js");
   const settings = args.set.map(parseSetting);
   for (const name of ["model", "seeds", "folds"] as const)
     if (args[name] !== undefined) settings.push([name, args[name]]);
   const recipe = loadRecipe(args.recipe, settings);
-  const directory = args.runDir ?? join("runs", basename(args.recipe, extname(args.recipe)));
+  const isPreset = (presets as readonly string[]).includes(args.recipe);
+  const directory = args.runDir ?? join("runs", isPreset ? args.recipe : basename(args.recipe, extname(args.recipe)));
   const progress = logs("info") ? progressOn() : silent;
   const unused = (["keyVariable", "priceIn", "priceOut"] as const).some((name) => args[name] !== undefined);
-  if (unused && recipe.judge.by !== "server")
+  const judge = recipe.method === "elical" ? recipe.judge.by : "string";
+  if (unused && judge !== "server")
     throw new UsageError("--key-variable, --price-in and --price-out are of a server; the recipe's judge is none");
-  if (args.answers !== undefined && recipe.judge.by === "string")
+  if (args.answers !== undefined && judge === "string")
     throw new UsageError("--answers: the recipe's judge is no model that replies; set judge.by to local or server");
   const judging = { ...judgeServer(args), ...(args.answers === undefined ? {} : { answers: args.answers }) };
   const options = { directory, progress, engine: baseOptions(args), judging, resumeInexact: args.resumeInexact };
   const summary = await interruptible((signal) => runRecipe(recipe, { ...options, signal }));
   if (args.json) printJson(summary);
-  else print(summaryText(summary, directory));
+  else print(await summaryText(summary, directory));
 }

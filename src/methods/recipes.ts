@@ -1,28 +1,62 @@
 /** Recipes: a preset's name, a YAML file, or a plain object; settings changed one by one; all checked by the method. */
 import { existsSync } from "node:fs";
-import { extname } from "node:path";
+import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parse, parseDocument } from "yaml";
+import type { ZodType } from "zod";
 import { CredenceError } from "../errors.js";
-import { readText } from "../files.js";
+import { readJson, readText } from "../files.js";
 import { zodProblems } from "../model/card.js";
 import type { ElicalPlan, PlanOptions } from "./elical/preflight.js";
 import { type ElicalRecipe, elicalSchema, recipeProblems } from "./elical/recipe.js";
-import type { RecipeRunOptions } from "./elical/run.js";
 import type { ElicalSummary } from "./elical/summary.js";
+import { type PpoRecipe, ppoRecipeProblems, ppoRecipeSchema } from "./ppo/recipe.js";
+import type { PpoSummary } from "./ppo/summary.js";
+import type { RecipeRunOptions } from "./run.js";
 
-export type Recipe = ElicalRecipe;
+export type Recipe = ElicalRecipe | PpoRecipe;
+/** What a run ends with: `recipe.method` says which. */
+export type RecipeSummary = ElicalSummary | PpoSummary;
 
-const schemas = { elical: elicalSchema };
+interface Method<Of extends Recipe, Summary> {
+  schema: ZodType<Of>;
+  /** What a single setting cannot tell. */
+  problems(recipe: Of): string[];
+  /** Loads what it needs when it is called. */
+  run(recipe: Of, options: RecipeRunOptions): Promise<Summary>;
+  /** The table a terminal shows. */
+  text(summary: Summary, directory: string): Promise<string>;
+  report(directory: string, summary: Summary): Promise<string>;
+}
+
+const methods: { elical: Method<ElicalRecipe, ElicalSummary>; ppo: Method<PpoRecipe, PpoSummary> } = {
+  elical: {
+    schema: elicalSchema,
+    problems: recipeProblems,
+    run: async (recipe, options) => (await import("./elical/run.js")).runElical(recipe, options),
+    text: async (summary, directory) => (await import("./elical/summary.js")).summaryText(summary, directory),
+    report: async (directory, summary) => (await import("./elical/report.js")).writeElicalReport(directory, summary),
+  },
+  ppo: {
+    schema: ppoRecipeSchema,
+    problems: ppoRecipeProblems,
+    run: async (recipe, options) => (await import("./ppo/run.js")).runPpo(recipe, options),
+    text: async (summary, directory) => (await import("./ppo/summary.js")).ppoSummaryText(summary, directory),
+    report: async (directory, summary) => (await import("./ppo/report.js")).ppoReport(directory, summary),
+  },
+};
+
+const methodOf = (name: Recipe["method"]) => methods[name] as unknown as Method<Recipe, RecipeSummary>;
 
 /** Presets that come with the package: src/methods/presets/NAME.yaml. */
 export const presets = [
+  "ppo/quickstart",
   "elical/quickstart",
   "elical/qwen2.5-7b",
   "elical/qwen2.5-14b",
   "elical/llama3-8b",
   "elical/published",
-];
+] as const;
 
 /** One change, as `--set path.to.option=value` gives it; the value is YAML. */
 export type Setting = [path: string, value: unknown];
@@ -66,16 +100,17 @@ function parseYaml(text: string, where: string): unknown {
 /** Checks settings against their method and fills in the defaults. */
 export function checkRecipe(recipe: unknown, where = "recipe"): Recipe {
   const method = (recipe as { method?: unknown } | null)?.method;
-  if (typeof method !== "string" || !Object.hasOwn(schemas, method)) {
+  if (typeof method !== "string" || !Object.hasOwn(methods, method)) {
     throw new CredenceError(
       "BAD_RECIPE",
-      `${where}: method is ${JSON.stringify(method)}; expected one of ${Object.keys(schemas).join(", ")}`,
+      `${where}: method is ${JSON.stringify(method)}; expected one of ${Object.keys(methods).join(", ")}`,
     );
   }
-  const result = schemas[method as keyof typeof schemas].safeParse(recipe);
+  const { schema, problems: problemsOf } = methodOf(method as Recipe["method"]);
+  const result = schema.safeParse(recipe);
   if (!result.success) throw new CredenceError("BAD_RECIPE", `${where}: ${zodProblems(result.error)}`);
   const checked = result.data;
-  const problems = recipeProblems(checked);
+  const problems = problemsOf(checked);
   if (problems.length) throw new CredenceError("BAD_RECIPE", `${where}: ${problems.join("; ")}`);
   return checked;
 }
@@ -85,13 +120,22 @@ export function checkRecipe(recipe: unknown, where = "recipe"): Recipe {
  *
  * @throws CredenceError "BAD_RECIPE" naming each option that is unknown or wrong, by its path
  */
+export function loadRecipe(
+  recipe: `elical/${string}` | ({ method: "elical" } & Record<string, unknown>),
+  settings?: Setting[],
+): ElicalRecipe;
+export function loadRecipe(
+  recipe: `ppo/${string}` | ({ method: "ppo" } & Record<string, unknown>),
+  settings?: Setting[],
+): PpoRecipe;
+export function loadRecipe(recipe: string | Record<string, unknown>, settings?: Setting[]): Recipe;
 export function loadRecipe(recipe: string | Record<string, unknown>, settings: Setting[] = []): Recipe {
   let plain: unknown = structuredClone(recipe);
   let where = "recipe";
   if (typeof recipe === "string") {
     where = recipe;
     const isFile = [".yaml", ".yml", ".json"].includes(extname(recipe)) || existsSync(recipe);
-    if (!isFile && !presets.includes(recipe)) {
+    if (!isFile && !(presets as readonly string[]).includes(recipe)) {
       throw new CredenceError(
         "NO_RECIPE",
         `there is no recipe ${recipe}. Give a YAML file, or one of: ${presets.join(", ")}`,
@@ -108,12 +152,33 @@ export function loadRecipe(recipe: string | Record<string, unknown>, settings: S
   return checkRecipe(plain, where);
 }
 
-/** What running a recipe here would do and take; nothing is written. */
+/**
+ * What running a recipe here would do and take; nothing is written.
+ *
+ * @throws CredenceError "USAGE" for a method that cannot look ahead yet
+ */
 export async function planRecipe(recipe: Recipe, options: PlanOptions = {}): Promise<ElicalPlan> {
+  if (recipe.method !== "elical")
+    throw new CredenceError("USAGE", `plan looks ahead at elical recipes; this one is of ${recipe.method}. Run it`);
   return (await import("./elical/preflight.js")).planElical(recipe, options);
 }
 
 /** Runs a recipe in a run folder, or goes on there. */
-export async function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<ElicalSummary> {
-  return (await import("./elical/run.js")).runElical(recipe, options);
+export function runRecipe(recipe: ElicalRecipe, options: RecipeRunOptions): Promise<ElicalSummary>;
+export function runRecipe(recipe: PpoRecipe, options: RecipeRunOptions): Promise<PpoSummary>;
+export function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<RecipeSummary>;
+export function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<RecipeSummary> {
+  return methodOf(recipe.method).run(recipe, options);
 }
+
+/** summary.json of a run that is done. */
+export const readSummary = (directory: string): RecipeSummary =>
+  readJson(join(directory, "summary.json")) as RecipeSummary;
+
+/** The table a terminal shows of a run. */
+export const summaryText = (summary: RecipeSummary, directory: string): Promise<string> =>
+  methodOf(summary.recipe.method).text(summary, directory);
+
+/** report.html of a run, as text. */
+export const reportOf = (directory: string, summary: RecipeSummary): Promise<string> =>
+  methodOf(summary.recipe.method).report(directory, summary);

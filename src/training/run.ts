@@ -29,6 +29,10 @@ export interface Stage {
   run(context: StageContext): Promise<void>;
 }
 
+/** Folder of a stage in the same run. */
+export const stageFolder = (context: Pick<StageContext, "runDirectory">, name: string): string =>
+  join(context.runDirectory, "stages", name);
+
 const stateSchema = z.strictObject({
   version: z.literal(1),
   recipe: z.string(),
@@ -156,7 +160,7 @@ async function runStages(options: RunOptions): Promise<RunState> {
     if (signal?.aborted)
       throw new CredenceError("ABORTED", `stopped before ${stage.name}; started again it goes on from there`);
     const started = performance.now();
-    const folder = join(directory, "stages", stage.name);
+    const folder = stageFolder({ runDirectory: directory }, stage.name);
     makeFolder(folder);
     options.engineBytes?.(true);
     const choices: string[] = [];

@@ -11,7 +11,7 @@ import { encodeSafetensors, readSafetensors } from "../../model/safetensors.js";
 import type { GenerateStats, TensorData } from "../../native.js";
 import type { GenerateSettings, Policy, Sample } from "../../policy/policy.js";
 import type { StageContext } from "../../training/run.js";
-import type { ElicalQuestion } from "./questions.js";
+import type { AskedQuestion } from "../questions.js";
 import type { ElicalRecipe } from "./recipe.js";
 
 /** One answer as the files hold it. */
@@ -23,7 +23,7 @@ export interface AnswerRecord {
   finish: "stop" | "length";
 }
 
-export interface SamplesRecord extends ElicalQuestion {
+export interface SamplesRecord extends AskedQuestion {
   /** What the model read, and how many tokens that is. */
   prompt: string;
   prompt_tokens: number;
@@ -80,7 +80,7 @@ const record = ({ text, tokens, logprobs, finish }: Sample): AnswerRecord => ({
 export async function answerQuestions(
   context: StageContext,
   policy: Policy,
-  questions: ElicalQuestion[],
+  questions: AskedQuestion[],
   recipe: ElicalRecipe,
 ): Promise<void> {
   const depths = probeDepths(policy.model.info.layers, recipe.probes.depths);
@@ -124,7 +124,7 @@ export async function answerQuestions(
 async function answerChunk(
   path: string,
   policy: Policy,
-  questions: ElicalQuestion[],
+  questions: AskedQuestion[],
   recipe: ElicalRecipe,
   depths: number[],
   { signal, fitted }: StageContext,

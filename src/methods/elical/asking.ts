@@ -13,12 +13,12 @@ import type { GenerateStats } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import type { StageContext } from "../../training/run.js";
+import type { AskedQuestion } from "../questions.js";
 import { thermometer } from "./baselines.js";
 import { inChunks } from "./chunks.js";
 import { type StagePrediction, writePredictions } from "./evaluate.js";
 import type { LabelledRecord } from "./labels.js";
 import { type Division, type NamedDivision, stageNames } from "./plan.js";
-import type { ElicalQuestion } from "./questions.js";
 import type { ElicalRecipe } from "./recipe.js";
 
 export interface AskingStage {
@@ -393,7 +393,7 @@ export interface PlannedAsking {
 export async function plannedAsking(
   model: Model,
   recipe: ElicalRecipe,
-  prepared: readonly ElicalQuestion[],
+  prepared: readonly AskedQuestion[],
   divisions: NamedDivision[],
 ): Promise<PlannedAsking[]> {
   const { semantic, verbal, thermometer } = recipe.baselines;

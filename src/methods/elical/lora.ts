@@ -2,7 +2,6 @@
  * LoRA on the question, as published: an adapter and a linear head at the prompt's last token, before any answer. First
  * elicited from agreement, then calibrated on a few labels; beside it the same calibration from scratch.
  */
-import { join } from "node:path";
 import { splitByGroup } from "../../data/splits.js";
 import { sigmoid } from "../../model/calibrator.js";
 import type { Card } from "../../model/card.js";
@@ -156,6 +155,3 @@ export const labelTarget = (
   { given_correct, correct }: Pick<LabelledRecord, "given_correct" | "correct">,
 ): number =>
   labels.of === "answer" ? given_correct : correct.reduce<number>((sum, one) => sum + one, 0) / correct.length;
-
-/** Folder of a stage in the same run. */
-export const stageFolder = (context: StageContext, name: string): string => join(context.runDirectory, "stages", name);

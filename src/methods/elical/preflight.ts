@@ -12,6 +12,7 @@ import { auditTemplate, type TemplateAudit } from "../../text/audit.js";
 import { silent } from "../../tracking/progress.js";
 import { plannedBatches, stepBatch } from "../../training/confidence-head.js";
 import { passChoice } from "../../training/loop.js";
+import { prepareQuestions } from "../questions.js";
 import { answerSettings, batchChoice, chunkSize, probeDepths } from "./answers.js";
 import { type PlannedAsking, plannedAsking } from "./asking.js";
 import { headPolicy, teachHead } from "./heads.js";
@@ -27,7 +28,6 @@ import {
   splitWithout,
   stageNames,
 } from "./plan.js";
-import { prepareQuestions } from "./questions.js";
 import { compatOf } from "./quirks.js";
 import type { ElicalRecipe } from "./recipe.js";
 import { type Measured, measure } from "./stopwatch.js";

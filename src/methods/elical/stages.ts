@@ -4,7 +4,8 @@ import { CredenceError } from "../../errors.js";
 import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
 import { linkAtomic, readJson, writeFileAtomic, writeJsonAtomic } from "../../files.js";
 import type { Policy } from "../../policy/policy.js";
-import type { Stage, StageContext } from "../../training/run.js";
+import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
+import { prepareQuestions, readStageQuestions, writeQuestions } from "../questions.js";
 import { answerQuestions, readFeatures, readSamples } from "./answers.js";
 import { type AskingStage, askVerbally, askWhetherRight, compareMeanings } from "./asking.js";
 import {
@@ -19,7 +20,7 @@ import {
 import { trainHeads } from "./heads.js";
 import { type JudgingJob, judgeAnswers } from "./judging.js";
 import { type LabelledRecord, readLabels, writeLabels } from "./labels.js";
-import { confidenceOf, type LoraStage, labelTarget, loraLogits, loraPrompts, stageFolder, trainLora } from "./lora.js";
+import { confidenceOf, type LoraStage, labelTarget, loraLogits, loraPrompts, trainLora } from "./lora.js";
 import {
   askingStages,
   type Division,
@@ -36,7 +37,6 @@ import {
 } from "./plan.js";
 import { elicit, elicitedHead } from "./probe.js";
 import { fitProbes } from "./probes.js";
-import { prepareQuestions, readStageQuestions, writeQuestions } from "./questions.js";
 import { compatOf } from "./quirks.js";
 import { type ElicalRecipe, loraCounts } from "./recipe.js";
 import { type ElicalSummary, summarize } from "./summary.js";

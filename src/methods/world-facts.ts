@@ -4,8 +4,8 @@
  */
 import { createRequire } from "node:module";
 import type { Country } from "world-countries";
-import { elicalReferenceSplit, type Split } from "../../data/splits.js";
-import { hasAnswer } from "../../evaluation/match.js";
+import { elicalReferenceSplit, type Split } from "../data/splits.js";
+import { hasAnswer } from "../evaluation/match.js";
 
 export type WorldFactKind = "capital" | "continent" | "currency" | "language" | "country";
 

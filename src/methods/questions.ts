@@ -1,16 +1,15 @@
 /** The questions of a run: facts about the world or a file, without those that give their answer away, split by group. */
 import { join } from "node:path";
-import { NumpyRandom, permutation } from "../../data/random.js";
-import { readRecords, toJsonLines } from "../../data/readers.js";
-import { questionSchema } from "../../data/records.js";
-import { elicalReferenceSplit } from "../../data/splits.js";
-import { CredenceError } from "../../errors.js";
-import { hasAnswer } from "../../evaluation/match.js";
-import { readText, writeFileAtomic } from "../../files.js";
-import type { ElicalRecipe } from "./recipe.js";
+import { NumpyRandom, permutation } from "../data/random.js";
+import { readRecords, toJsonLines } from "../data/readers.js";
+import { questionSchema } from "../data/records.js";
+import { elicalReferenceSplit } from "../data/splits.js";
+import { CredenceError } from "../errors.js";
+import { hasAnswer } from "../evaluation/match.js";
+import { readText, writeFileAtomic } from "../files.js";
 import { worldFacts } from "./world-facts.js";
 
-export interface ElicalQuestion {
+export interface AskedQuestion {
   id: string;
   question: string;
   /** Every wording that counts as right. */
@@ -24,12 +23,22 @@ export interface ElicalQuestion {
   set?: string;
 }
 
+/** Where a recipe's questions are from; what each is, the recipe's schema says. */
+export interface QuestionSettings {
+  /** "world-facts", a file of questions, or several files, each a set with a name of its own. */
+  file: string | readonly { path: string; set: string; limit: number | null }[];
+  seed: number;
+  limit: number | null;
+  keepGiven: boolean;
+  testShare: number;
+}
+
 export const questionsFile = "questions.jsonl";
 
 /** Fewest groups that a split and a choice among the training groups can work with. */
 const fewestGroups = 5;
 
-type Read = Omit<ElicalQuestion, "part">;
+type Read = Omit<AskedQuestion, "part">;
 
 /** The questions of one file. */
 async function readFile(path: string, set?: string): Promise<Read[]> {
@@ -51,11 +60,11 @@ async function readFile(path: string, set?: string): Promise<Read[]> {
 }
 
 /** Without those whose answer stands in them, unless they are asked for. */
-const without = (all: Read[], { keepGiven }: ElicalRecipe["questions"]): Read[] =>
+const without = (all: Read[], { keepGiven }: QuestionSettings): Read[] =>
   keepGiven ? all : all.filter(({ question, answer }) => !hasAnswer(answer, question));
 
 /** What the recipe names, and how many questions were left out because their answer stands in them. */
-async function readAll(settings: ElicalRecipe["questions"]): Promise<{ kept: Read[]; dropped: number }> {
+async function readAll(settings: QuestionSettings): Promise<{ kept: Read[]; dropped: number }> {
   if (typeof settings.file === "string") {
     const all = settings.file === "world-facts" ? worldFacts({ keepGiven: true }) : await readFile(settings.file);
     const kept = without(all, settings);
@@ -85,7 +94,9 @@ async function readAll(settings: ElicalRecipe["questions"]): Promise<{ kept: Rea
 /** All questions of a recipe, training ones first, each part in its shuffled order. */
 export async function prepareQuestions({
   questions: settings,
-}: ElicalRecipe): Promise<{ questions: ElicalQuestion[]; dropped: number }> {
+}: {
+  questions: QuestionSettings;
+}): Promise<{ questions: AskedQuestion[]; dropped: number }> {
   const { kept, dropped } = await readAll(settings);
   const where = typeof settings.file === "string" ? settings.file : settings.file.map(({ path }) => path).join(", ");
   const groups = new Set(kept.map(({ group }) => group)).size;
@@ -106,16 +117,16 @@ export async function prepareQuestions({
       `${where}: ${train.length} training and ${test.length} test questions. Raise questions.limit, or change questions.testShare`,
     );
   }
-  const part = (places: number[], name: ElicalQuestion["part"]) =>
-    places.map((place): ElicalQuestion => ({ ...kept[place]!, part: name }));
+  const part = (places: number[], name: AskedQuestion["part"]) =>
+    places.map((place): AskedQuestion => ({ ...kept[place]!, part: name }));
   return { questions: [...part(train, "train"), ...part(test, "test")], dropped };
 }
 
-export const writeQuestions = (directory: string, questions: ElicalQuestion[]): void =>
+export const writeQuestions = (directory: string, questions: AskedQuestion[]): void =>
   writeFileAtomic(join(directory, questionsFile), toJsonLines(questions));
 
-export const readStageQuestions = (directory: string): ElicalQuestion[] =>
+export const readStageQuestions = (directory: string): AskedQuestion[] =>
   readText(join(directory, questionsFile))
     .trim()
     .split("\n")
-    .map((line) => JSON.parse(line) as ElicalQuestion);
+    .map((line) => JSON.parse(line) as AskedQuestion);

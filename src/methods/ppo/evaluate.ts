@@ -1,0 +1,163 @@
+/** What reinforcement did: rows of confidences for the same questions, differences between them, the choice among tries. */
+import { join } from "node:path";
+import { type BootstrapOptions, evaluate, type MetricValue, pairedBootstrap } from "../../evaluation/bootstrap.js";
+import { direction, type MetricName } from "../../evaluation/metrics.js";
+import type { Prediction } from "../../evaluation/rows.js";
+import { readText } from "../../files.js";
+import { metricsName } from "../../tracking/metrics.js";
+import type { PpoRecipe, Try } from "./recipe.js";
+import type { Said } from "./speaking.js";
+
+type Evaluation = PpoRecipe["evaluation"];
+
+/** Names of the rows of a table, in its order. */
+export const rowTitles = {
+  after: "After PPO, as stated",
+  before: "Fine-tuned to the form, as stated",
+  "sequence-probability": "Fine-tuned, probability of its answer",
+  "rate-of-kind": "Fine-tuned, rate of the kind of question",
+  constant: "Fine-tuned, one rate for all",
+} as const;
+export type RowName = keyof typeof rowTitles;
+
+export interface RowResult {
+  metrics: Record<MetricName, MetricValue>;
+  /** Answers that state no confidence; they count with `evaluation.unstated`. Absent where confidences are not stated. */
+  unstated?: number;
+}
+
+export interface Comparison {
+  of: RowName;
+  against: RowName;
+  metric: MetricName;
+  /** `of` less `against`, with a paired interval over groups. */
+  difference: MetricValue;
+  /** What of the whole interval can be said: "null" where it holds 0 or there is none. */
+  outcome: "better" | "worse" | "null";
+}
+
+export interface Evaluated {
+  rows: Record<RowName, RowResult>;
+  comparisons: Comparison[];
+}
+
+const stated = (said: readonly Said[], { unstated }: Evaluation): Prediction[] =>
+  said.map(({ confidence, correct, group }) => ({ confidence: confidence ?? unstated, correct, group }));
+
+/** The same answers with other confidences. */
+const with_ = (said: readonly Said[], confidence: (one: Said) => number): Prediction[] =>
+  said.map((one) => ({ confidence: confidence(one), correct: one.correct, group: one.group }));
+
+const rateOf = (said: readonly Said[]): number => {
+  // One right and one wrong beside them: a kind of which all were right is not taken for sure.
+  const right = said.reduce((sum, { correct }) => sum + correct, 0);
+  return (right + 1) / (said.length + 2);
+};
+
+const bootstrapOf = ({ resamples, seed }: Evaluation): BootstrapOptions => ({ samples: resamples, seed });
+
+/**
+ * @param answers before and after: of the test questions; labelled: of the validation questions before, which rates are from
+ */
+export function evaluatePpo(
+  { before, after, labelled }: { before: Said[]; after: Said[]; labelled: Said[] },
+  settings: Evaluation,
+): Evaluated {
+  const overall = rateOf(labelled);
+  const kinds = new Map(labelled.map(({ kind }) => [kind, rateOf(labelled.filter((one) => one.kind === kind))]));
+  const predictions: Record<RowName, Prediction[]> = {
+    after: stated(after, settings),
+    before: stated(before, settings),
+    "sequence-probability": with_(before, ({ probability }) => Math.min(1, probability)),
+    "rate-of-kind": with_(before, ({ kind }) => kinds.get(kind) ?? overall),
+    constant: with_(before, () => overall),
+  };
+  const options = { bins: settings.bins, bootstrap: bootstrapOf(settings) };
+  const missing = (said: Said[]) => said.filter(({ confidence }) => confidence === null).length;
+  const rows = Object.fromEntries(
+    Object.entries(predictions).map(([name, row]) => [name, { metrics: evaluate(row, options) }]),
+  ) as Record<RowName, RowResult>;
+  rows.before.unstated = missing(before);
+  rows.after.unstated = missing(after);
+  const compared = (against: RowName, metrics: MetricName[]): Comparison[] =>
+    metrics.map((metric) => {
+      const difference = pairedBootstrap(predictions.after, predictions[against], metric, {
+        ...options.bootstrap,
+        bins: settings.bins,
+      });
+      return { of: "after", against, metric, difference, outcome: outcomeOf(difference, direction[metric]) };
+    });
+  return {
+    rows,
+    comparisons: [
+      ...compared("before", ["brier", "auroc", "ece", "accuracy"]),
+      ...(["sequence-probability", "rate-of-kind", "constant"] as const).flatMap((row) =>
+        compared(row, ["brier", "auroc"]),
+      ),
+    ],
+  };
+}
+
+function outcomeOf(difference: MetricValue, better: 1 | -1): Comparison["outcome"] {
+  if (difference.value === null || difference.low === null || difference.high === null) return "null";
+  if (difference.low <= 0 && difference.high >= 0) return "null";
+  return difference.value * better > 0 ? "better" : "worse";
+}
+
+/** What a try came to, on the validation questions. */
+export interface TryResult {
+  name: string;
+  /** Of the settings, those that are not the first try's; of one alone, none. */
+  accuracy: number;
+  accuracyBefore: number;
+  brier: number;
+  brierBefore: number;
+  auroc: number | null;
+  unstated: number;
+  /** Divergence in nats a completion, mean over the last tenth of the iterations. */
+  kl: number;
+  iterations: number;
+}
+
+export function tryResult(
+  { name }: Try,
+  said: Said[],
+  before: Said[],
+  folder: string,
+  { evaluation }: Pick<PpoRecipe, "evaluation">,
+): TryResult {
+  const measured = (answers: Said[]) => {
+    const { accuracy, brier, auroc } = evaluate(stated(answers, evaluation), {
+      bins: evaluation.bins,
+      bootstrap: { samples: 0, seed: 0 },
+    });
+    return { accuracy: accuracy.value!, brier: brier.value!, auroc: auroc.value };
+  };
+  const [then, now] = [measured(before), measured(said)];
+  const lines = readMetrics(folder);
+  const last = lines.slice(-Math.ceil(lines.length / 10));
+  return {
+    name,
+    ...now,
+    accuracyBefore: then.accuracy,
+    brierBefore: then.brier,
+    unstated: said.filter(({ confidence }) => confidence === null).length,
+    kl: last.reduce((sum, { klOfCompletion }) => sum + klOfCompletion!, 0) / last.length,
+    iterations: lines.length,
+  };
+}
+
+/** A training's numbers, an iteration a line. */
+export const readMetrics = (folder: string): Record<string, number>[] =>
+  readText(join(folder, metricsName))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, number>);
+
+/** Of the tries that keep to the limits the one with the least Brier score; where none does, that which loses least accuracy. */
+export function chooseTry(results: readonly TryResult[], { accuracyLoss, kl }: PpoRecipe["limits"]): string {
+  const lost = (one: TryResult) => one.accuracyBefore - one.accuracy;
+  const kept = results.filter((one) => lost(one) <= accuracyLoss && one.kl <= kl);
+  const [from, by] = kept.length ? [kept, (one: TryResult) => one.brier] : [results, lost];
+  return from.reduce((best, one) => (by(one) < by(best) ? one : best)).name;
+}

@@ -1,0 +1,148 @@
+/** What a reinforcement run can be told: every setting with its default, checked; an unknown one is refused by its path. */
+import { z } from "zod";
+import { promptSchema } from "../../model/card.js";
+import { scoringRules } from "../../rewards/scoring-rules.js";
+import { type PpoSettings, ppoSchema } from "../../training/ppo/settings.js";
+
+const share = z.number().min(0).max(1);
+const positive = z.int().positive();
+const projections = ["q", "k", "v", "o", "gate", "up", "down"] as const;
+const rules = Object.keys(scoringRules) as [keyof typeof scoringRules, ...(keyof typeof scoringRules)[]];
+
+export const ppoRecipeSchema = z.strictObject({
+  method: z.literal("ppo"),
+  /** A folder, a .gguf, or a hub id. */
+  model: z.string(),
+  questions: z
+    .strictObject({
+      /** "world-facts", or a file of questions. */
+      file: z.string().default("world-facts"),
+      /** At most so many, taken from both sides of the split alike. */
+      limit: positive.nullable().default(null),
+      /** Keep questions whose answer stands in the question. */
+      keepGiven: z.boolean().default(false),
+      /** Share of the groups (countries) that is held out for the test. */
+      testShare: share.default(0.3),
+      /** Share of the other groups that nothing learns from: it chooses among the settings that are tried. */
+      validationShare: share.default(0.2),
+      /** Of the choice of those. */
+      seed: z.int().min(0).default(0),
+    })
+    .prefault({}),
+  prompt: promptSchema.prefault({
+    user: "{question}",
+    system: { text: "Answer the question. Then state your confidence that the answer is right, from 0.0 to 1.0." },
+  }),
+  /** Longest answer with its confidence, in tokens. */
+  newTokens: positive.default(24),
+  adapter: z
+    .strictObject({
+      rank: positive.default(16),
+      alpha: z.number().positive().default(32),
+      targets: z
+        .array(z.enum(projections))
+        .min(1)
+        .default([...projections]),
+      seed: z.int().min(0).default(0),
+    })
+    .prefault({}),
+  /**
+   * What teaches the form: right answers to the training questions, each with a confidence from 0.0 to 1.0 that is drawn at
+   * random, so that it teaches nothing about when to be confident.
+   */
+  sft: z
+    .strictObject({
+      epochs: positive.default(2),
+      learningRate: z.number().positive().default(5e-4),
+      weightDecay: z.number().min(0).default(0.01),
+      warmup: share.default(0.1),
+      batchTokens: positive.default(1024),
+      checkpointEvery: positive.default(20),
+      seed: z.int().min(0).default(0),
+    })
+    .prefault({}),
+  reward: z
+    .strictObject({
+      rule: z.enum(rules).default("rlcr"),
+      /** What a completion without a confidence earns: below the worst that `rule` pays. */
+      unparsed: z.number().default(-1.5),
+    })
+    .prefault({}),
+  ppo: ppoSchema.prefault({}),
+  /** Other settings of `ppo`, each trained for itself; the validation questions choose among them. None: those above alone. */
+  tries: z
+    .array(
+      z.strictObject({
+        /** Names it in tables and folders. */
+        name: z.string().regex(/^[a-z0-9][a-z0-9-]*$/, 'expected lower-case letters, digits and "-"'),
+        ppo: z.record(z.string(), z.unknown()).default({}),
+      }),
+    )
+    .default([]),
+  /** What a try must keep to be chosen, and the report holds the result against. */
+  limits: z
+    .strictObject({
+      /** Accuracy that may be lost against the fine-tuned policy. */
+      accuracyLoss: share.default(0.02),
+      /** Divergence from the fine-tuned policy, in nats a completion, over the last tenth of the iterations. */
+      kl: z.number().positive().default(10),
+    })
+    .prefault({}),
+  evaluation: z
+    .strictObject({
+      bins: positive.default(10),
+      resamples: positive.default(2000),
+      seed: z.int().default(0),
+      /** The confidence of an answer that states none; how many there are is told. */
+      unstated: share.default(0.5),
+    })
+    .prefault({}),
+});
+
+/** Settings of a reinforcement run. */
+export type PpoRecipe = z.infer<typeof ppoRecipeSchema>;
+
+export interface Try {
+  name: string;
+  settings: PpoSettings;
+}
+
+/** The settings that are trained, by name: the recipe's own, or those it lists, each on top of the recipe's own. */
+export function triesOf({ ppo, tries, newTokens }: PpoRecipe): Try[] {
+  const own = { ...ppo, rollout: { ...ppo.rollout, newTokens } };
+  if (tries.length === 0) return [{ name: "ppo", settings: own }];
+  return tries.map(({ name, ppo: more }) => ({ name, settings: ppoSchema.parse(merged(own, more)) }));
+}
+
+const isPlain = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+function merged(under: Record<string, unknown>, over: Record<string, unknown>): Record<string, unknown> {
+  const all = { ...under };
+  for (const [name, value] of Object.entries(over)) {
+    const below = all[name];
+    all[name] = isPlain(value) && isPlain(below) ? merged(below, value) : value;
+  }
+  return all;
+}
+
+/** What a single setting cannot tell. */
+export function ppoRecipeProblems(recipe: PpoRecipe): string[] {
+  const problems: string[] = [];
+  const { prompt, tries, ppo } = recipe;
+  if (prompt.template === "none" || prompt.system === "none")
+    problems.push(
+      "prompt: fine-tuning reads a conversation as the chat template has it; give a system text, or default",
+    );
+  const names = tries.map(({ name }) => name);
+  const twice = names.find((name, i) => names.indexOf(name) < i);
+  if (twice !== undefined) problems.push(`tries: the name ${twice} stands there twice`);
+  for (const { name, ppo: more } of tries) {
+    const checked = ppoSchema.safeParse(merged(ppo, more));
+    if (!checked.success)
+      problems.push(...checked.error.issues.map(({ path, message }) => `tries ${name}: ${path.join(".")}: ${message}`));
+  }
+  if (ppo.rollout.newTokens !== ppoSchema.parse({}).rollout.newTokens)
+    problems.push("ppo.rollout.newTokens: newTokens says it for all answers");
+  return problems;
+}

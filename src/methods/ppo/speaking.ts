@@ -1,0 +1,92 @@
+/** How answer and confidence are written in one completion, and what a policy says to questions. */
+import { NumpyRandom } from "../../data/random.js";
+import { hasAnswer } from "../../evaluation/match.js";
+import { confidenceFormats } from "../../evaluation/stated.js";
+import type { Prompt } from "../../model/card.js";
+import type { Model } from "../../policy/model.js";
+import type { Policy } from "../../policy/policy.js";
+import type { Message } from "../../text/chat.js";
+import { spansOfTokens, tokensBetween } from "../../text/spans.js";
+import type { Progress } from "../../tracking/progress.js";
+import type { AskedQuestion } from "../questions.js";
+
+/** "Paris\nConfidence: 0.7". */
+const written = (answer: string, confidence: number): string => `${answer}\nConfidence: ${confidence.toFixed(1)}`;
+
+export interface Parts {
+  /** The completion up to its confidence, or all of it. */
+  answer: string;
+  /** From 0 to 1; null where none is stated, or one beyond. */
+  confidence: number | null;
+}
+
+/** A completion's answer and confidence. The format is `confidenceFormats.labelled`. */
+export function partsOf(completion: string): Parts {
+  const stated = confidenceFormats.labelled.find(completion);
+  if (!stated || stated.value > 1) return { answer: completion.trimEnd(), confidence: null };
+  return { answer: completion.slice(0, stated.from).trimEnd(), confidence: stated.value };
+}
+
+/**
+ * Conversations that teach the form: the first wording of each question's answer, and a confidence in tenths drawn at random.
+ */
+export function formRows(questions: readonly AskedQuestion[], prompt: Prompt, seed: number): { messages: Message[] }[] {
+  const random = new NumpyRandom([seed, 17]);
+  const system = typeof prompt.system === "object" ? [{ role: "system", content: prompt.system.text }] : [];
+  return questions.map(({ question, answer }) => ({
+    messages: [
+      ...system,
+      { role: "user", content: prompt.user.replaceAll("{question}", () => question) },
+      { role: "assistant", content: written(answer[0]!, Math.floor(random.random() * 11) / 10) },
+    ],
+  }));
+}
+
+/** An answer with the confidence stated behind it. */
+export interface Said extends AskedQuestion {
+  text: string;
+  said: string;
+  confidence: number | null;
+  correct: 0 | 1;
+  /** Probability of the answer's tokens, without those of the confidence. */
+  probability: number;
+  finish: "stop" | "length";
+}
+
+const logSum = (values: Float32Array, from: number, to: number): number => {
+  let sum = 0;
+  for (let i = from; i < to; i++) sum += values[i]!;
+  return sum;
+};
+
+/** What the policy answers when it takes the likeliest token each time. */
+export async function say(
+  policy: Policy,
+  questions: readonly AskedQuestion[],
+  { prompt, newTokens }: { prompt: Prompt; newTokens: number },
+  { progress, signal, label }: { progress: Progress; signal?: AbortSignal; label: string },
+): Promise<Said[]> {
+  const { model } = policy;
+  const prompts = await promptsOf(model, questions, prompt);
+  const said: Said[] = [];
+  const task = progress.task(label, questions.length, "questions", "tokens");
+  try {
+    for await (const sample of policy.generate(prompts, { maxNewTokens: newTokens, temperature: 0, signal })) {
+      const { text, tokens, logprobs, finish } = sample;
+      const question = questions[sample.prompt]!;
+      const { answer, confidence } = partsOf(text);
+      const spans = spansOfTokens(model.tokenizer, tokens, text);
+      const of = spans ? tokensBetween(spans, 0, answer.length) : { from: 0, to: tokens.length };
+      const probability = Math.exp(logSum(logprobs, of.from, of.to));
+      const correct = hasAnswer(question.answer, answer) ? 1 : 0;
+      said.push({ ...question, text, said: answer, confidence, correct, probability, finish });
+      task.advance(1, tokens.length);
+    }
+  } finally {
+    task.end();
+  }
+  return said;
+}
+
+export const promptsOf = (model: Model, questions: readonly AskedQuestion[], prompt: Prompt): Promise<Int32Array[]> =>
+  Promise.all(questions.map(({ question }) => model.promptTokens(question, prompt)));

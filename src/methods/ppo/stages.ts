@@ -1,0 +1,228 @@
+/** A reinforcement run's stages: questions, fine-tuning to the form, PPO, what is said before and after, evaluation, report. */
+import { join } from "node:path";
+import { recordsOf, toJsonLines } from "../../data/readers.js";
+import { splitByGroup } from "../../data/splits.js";
+import { hasAnswer } from "../../evaluation/match.js";
+import { readJson, readText, writeFileAtomic, writeJsonAtomic } from "../../files.js";
+import type { HeadSpec } from "../../native.js";
+import type { Model } from "../../policy/model.js";
+import type { Policy } from "../../policy/policy.js";
+import { confidenceReward } from "../../rewards/reward.js";
+import { bestCheckpoint } from "../../training/checkpoint.js";
+import { trainPpo } from "../../training/ppo/ppo.js";
+import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
+import { trainSft } from "../../training/sft.js";
+import { type AskedQuestion, prepareQuestions, readStageQuestions, writeQuestions } from "../questions.js";
+import { chooseTry, evaluatePpo, type TryResult, tryResult } from "./evaluate.js";
+import { type PpoRecipe, type Try, triesOf } from "./recipe.js";
+import { formRows, partsOf, promptsOf, type Said, say } from "./speaking.js";
+import { type PpoSummary, summarize } from "./summary.js";
+
+export interface PpoJob {
+  recipe: PpoRecipe;
+  model: Model;
+}
+
+/** Folders under stages/. */
+export const stageNames = {
+  questions: "01-questions",
+  sft: "02-sft",
+  before: "03-before",
+  ppo: (name: string) => `04-ppo-${name}`,
+  choice: "05-choice",
+  after: "06-after",
+  evaluate: "07-evaluate",
+  report: "08-report",
+};
+
+/** Name of the critic's head. */
+const valueHead = "value";
+
+export const saidFile = (part: "validation" | "test"): string => `${part}.jsonl`;
+
+export function readSaid(directory: string, part: "validation" | "test"): Said[] {
+  return readText(join(directory, saidFile(part)))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Said);
+}
+
+/** The training questions, and those of their groups that only choose; the test questions. */
+export function partsOfQuestions(
+  questions: readonly AskedQuestion[],
+  { validationShare, seed }: PpoRecipe["questions"],
+): Record<"train" | "validation" | "test", AskedQuestion[]> {
+  const learning = questions.filter(({ part }) => part === "train");
+  const { train, test: validation } = splitByGroup(learning, { testShare: validationShare, seed });
+  const of = (places: number[]) => places.map((place) => learning[place]!);
+  return { train: of(train), validation: of(validation), test: questions.filter(({ part }) => part === "test") };
+}
+
+const questionsOf = (context: StageContext, { questions }: PpoRecipe) =>
+  partsOfQuestions(readStageQuestions(stageFolder(context, stageNames.questions)), questions);
+
+/** The fine-tuned policy: where reinforcement begins, and what it is kept near. */
+const fineTuned = (context: StageContext): string => bestCheckpoint(stageFolder(context, stageNames.sft));
+
+/** Writes what a policy says to the questions of a part. */
+async function tell(
+  context: StageContext,
+  { recipe }: PpoJob,
+  policy: Policy,
+  part: "validation" | "test",
+  label: string,
+): Promise<Said[]> {
+  const said = await say(policy, questionsOf(context, recipe)[part], recipe, { ...context, label });
+  writeFileAtomic(join(context.directory, saidFile(part)), toJsonLines(said));
+  return said;
+}
+
+async function fineTune(context: StageContext, { recipe, model }: PpoJob): Promise<void> {
+  const { adapter, sft, prompt } = recipe;
+  const rows = formRows(questionsOf(context, recipe).train, prompt, sft.seed);
+  const { policy, data } = await trainSft({
+    ...sft,
+    directory: context.directory,
+    model,
+    policy: (checkpoint) => model.policy({ adapter: checkpoint ?? adapter }),
+    records: recordsOf(rows, "the training questions"),
+    label: "fine-tuning to the form",
+    progress: context.progress,
+    signal: context.signal,
+    fitted: context.fitted,
+  });
+  await policy.dispose();
+  context.progress.note(`${data.rows} answers of ${data.tokens} tokens, each with a confidence drawn at random`);
+}
+
+/** A head that says 0 of everything: values are learnt from there. */
+const heads: HeadSpec[] = [{ name: valueHead, kind: "linear" }];
+function silence(policy: Policy): Policy {
+  const width = policy.model.info.hiddenSize;
+  policy.native.setTensors([
+    { name: `${valueHead}.weight`, shape: [1, width], data: new Float32Array(width) },
+    { name: `${valueHead}.bias`, shape: [1], data: new Float32Array(1) },
+  ]);
+  return policy;
+}
+
+async function reinforce(context: StageContext, job: PpoJob, { name, settings }: Try): Promise<void> {
+  const { recipe, model } = job;
+  const { train } = questionsOf(context, recipe);
+  const prompts = await promptsOf(model, train, recipe.prompt);
+  const start = fineTuned(context);
+  const critic = settings.advantage.estimator === "gae";
+  const reward = confidenceReward<AskedQuestion>({
+    ...recipe.reward,
+    confidence: (completion) => partsOf(completion).confidence,
+    correct: (_, completion, { answer }) => hasAnswer(answer, partsOf(completion).answer),
+    answerEnd: (completion) => partsOf(completion).answer.length,
+  });
+  await using reference = await model.policy({ adapter: start });
+  await using policy = await trainPpo({
+    directory: context.directory,
+    policy: async (checkpoint) => {
+      if (!critic) return model.policy({ adapter: checkpoint ?? start });
+      return checkpoint
+        ? model.policy({ adapter: checkpoint, heads })
+        : silence(await model.policy({ adapter: start, heads }));
+    },
+    reference,
+    prompts: prompts.map((tokens, i) => ({ tokens, text: train[i]!.question, data: train[i]! })),
+    reward,
+    settings,
+    ...(critic ? { valueHead } : {}),
+    label: name === "ppo" ? "reinforcing" : `reinforcing, ${name}`,
+    progress: context.progress,
+    signal: context.signal,
+  });
+  await tell(context, job, policy, "validation", "asking the validation questions");
+}
+
+/** All stages of a recipe in order. */
+export function ppoStages(job: PpoJob): Stage[] {
+  const { recipe, model } = job;
+  const tries = triesOf(recipe);
+  const { limits, evaluation } = recipe;
+  return [
+    {
+      name: stageNames.questions,
+      run: async ({ directory, progress }) => {
+        const { questions, dropped } = await prepareQuestions(recipe);
+        writeJsonAtomic(join(directory, "dropped.json"), { answerInQuestion: dropped });
+        writeQuestions(directory, questions);
+        const { train, validation, test } = partsOfQuestions(questions, recipe.questions);
+        progress.note(
+          `${train.length} questions to learn from, ${validation.length} that choose, ${test.length} held out; ${dropped} left out because their answer stands in them`,
+        );
+      },
+    },
+    { name: stageNames.sft, run: (context) => fineTune(context, job) },
+    {
+      name: stageNames.before,
+      run: async (context) => {
+        await using policy = await model.policy({ adapter: fineTuned(context) });
+        for (const part of ["validation", "test"] as const)
+          await tell(context, job, policy, part, `asking the ${part} questions before`);
+      },
+    },
+    ...tries.map((one): Stage => ({ name: stageNames.ppo(one.name), run: (context) => reinforce(context, job, one) })),
+    {
+      name: stageNames.choice,
+      run: async (context) => {
+        const before = readSaid(stageFolder(context, stageNames.before), "validation");
+        const results = tries.map((one): TryResult => {
+          const folder = stageFolder(context, stageNames.ppo(one.name));
+          return tryResult(one, readSaid(folder, "validation"), before, folder, recipe);
+        });
+        const chosen = chooseTry(results, limits);
+        writeJsonAtomic(join(context.directory, "choice.json"), { chosen, results });
+        if (tries.length > 1) context.progress.note(`the validation questions choose ${chosen}`);
+      },
+    },
+    {
+      name: stageNames.after,
+      run: async (context) => {
+        const { chosen } = readChoice(context.runDirectory);
+        const from = bestCheckpoint(stageFolder(context, stageNames.ppo(chosen)));
+        const critic = tries.find(({ name }) => name === chosen)!.settings.advantage.estimator === "gae";
+        await using policy = await model.policy({ adapter: from, ...(critic ? { heads } : {}) });
+        await tell(context, job, policy, "test", "asking the test questions after");
+      },
+    },
+    {
+      name: stageNames.evaluate,
+      run: async (context) => {
+        const before = stageFolder(context, stageNames.before);
+        const evaluated = evaluatePpo(
+          {
+            before: readSaid(before, "test"),
+            after: readSaid(stageFolder(context, stageNames.after), "test"),
+            labelled: readSaid(before, "validation"),
+          },
+          evaluation,
+        );
+        writeJsonAtomic(join(context.directory, "evaluated.json"), evaluated);
+      },
+    },
+    {
+      name: stageNames.report,
+      run: async (context) => {
+        const summary = summarize(context.runDirectory, job);
+        writeJsonAtomic(join(context.runDirectory, "summary.json"), summary);
+        const { ppoReport } = await import("./report.js");
+        writeFileAtomic(join(context.runDirectory, "report.html"), await ppoReport(context.runDirectory, summary));
+      },
+    },
+  ];
+}
+
+export const readChoice = (runDirectory: string) =>
+  readJson(join(stageFolder({ runDirectory }, stageNames.choice), "choice.json")) as {
+    chosen: string;
+    results: TryResult[];
+  };
+
+/** summary.json of a run that is done. */
+export const readPpoSummary = (runDirectory: string): PpoSummary =>
+  readJson(join(runDirectory, "summary.json")) as PpoSummary;
