@@ -11,6 +11,8 @@
 
 namespace credence {
 
+class Trainer;
+
 /// The four fused products of a block; an adapter's projections are slices of them.
 enum class Product { kQkv, kOut, kMlpIn, kMlpOut };
 inline constexpr int kProducts = 4;
@@ -72,6 +74,9 @@ class Base {
 
   /// One pass at a time runs on a base: policies share its device and workspace.
   std::mutex& mutex() { return mutex_; }
+
+  /// The trainer that has room for a step's activations: trainers on one base step in turn, and one room serves them all.
+  std::weak_ptr<Trainer> stepping;
 
   /// Bytes of each token, for stop strings.
   std::vector<std::string> vocabulary_pieces;

@@ -12,6 +12,21 @@ void check_abort(const AbortFlag* abort) {
 Pass::Pass(std::shared_ptr<Policy> policy)
     : policy_(std::move(policy)), base_(policy_->base()), device_(base_->device()), batch_(device_) {}
 
+void Pass::take_room(Pass& other) {
+  kept_ = std::move(other.kept_);
+  shared_ = std::move(other.shared_);
+  kept_x_ = std::move(other.kept_x_);
+  x_ = std::move(other.x_);
+  pages_ = std::move(other.pages_);
+  dx_ = std::move(other.dx_);
+  da_ = std::move(other.da_);
+  do_ = std::move(other.do_);
+  dq_ = std::move(other.dq_);
+  dk_ = std::move(other.dk_);
+  dv_ = std::move(other.dv_);
+  other.request_.keep = false;
+}
+
 const Policy* Pass::adapter() const { return request_.adapter ? policy_.get() : nullptr; }
 
 credence_dropout Pass::dropout() const {

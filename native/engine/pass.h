@@ -122,6 +122,9 @@ class Pass {
   /// is one of the five fused ones. Waits for nothing.
   void backward(const Upstream& upstream, float* gradients, double* loss = nullptr, const AbortFlag* abort = nullptr);
 
+  /// Goes on in the memory of another pass of this base, which then holds nothing open.
+  void take_room(Pass& other);
+
   /// Of a head with one output, on hidden states [n, H] that were collected before: adds the squared errors of its sigmoid to `loss`
   /// and their gradients to those of its parameters.
   void learn_head(const std::string& head, const std::vector<float>& hidden, const std::vector<float>& targets,

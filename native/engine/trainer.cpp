@@ -28,6 +28,13 @@ Trainer::Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer,
   if (rehearsal_) twin_ = std::make_unique<Trainer>(rehearsal_->policy(), optimizer);
 }
 
+void Trainer::take_room() {
+  std::weak_ptr<Trainer>& stepping = policy_->base()->stepping;
+  const std::shared_ptr<Trainer> before = stepping.lock();
+  if (before && before.get() != this && !before->held_) pass_.take_room(before->pass_);
+  stepping = weak_from_this();
+}
+
 void Trainer::prepare(bool head) {
   policy_->base()->prepare_backward(policy_->lowest_adapted());
   if (head) policy_->base()->prepare_head_backward();
@@ -63,6 +70,7 @@ PassSize Trainer::fit(const std::vector<PassSize>& sizes, bool head,
 }
 
 void Trainer::run_fitted(bool head, const std::function<void(Trainer&, const PassSize&)>& call) {
+  take_room();
   try {
     size_ = fit(pass_sizes(true), head, call);
     call(*this, size_);
@@ -133,6 +141,8 @@ void Trainer::accumulate_part(const HostBatch& batch, const Loss& loss, const Pa
 }
 
 PassResult Trainer::forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort) {
+  take_room();
+  held_ = true;
   const bool vocabulary = request.logprobs || request.entropy || request.divergence;
   const auto ones = [&](const std::vector<uint8_t>& mask) { return std::vector<float>(mask.begin(), mask.end()); };
   size_ = fit({{batch.tokens_count(), false}, {batch.tokens_count(), true}}, vocabulary,
@@ -175,6 +185,7 @@ void Trainer::clear_gradients() {
   gradients_.zero();
   told_.zero();
   sequences_ = 0;
+  held_ = false;
 }
 
 void Trainer::sum_over_ranks(double* count) {

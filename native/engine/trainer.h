@@ -28,7 +28,7 @@ struct StepResult {
   PpoSums ppo;               // of the step, where its loss was PPO's
 };
 
-class Trainer {
+class Trainer : public std::enable_shared_from_this<Trainer> {
  public:
   /// Ranks of `communicator` begin with equal policies and call update() together; then they stay equal.
   Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer,
@@ -45,7 +45,7 @@ class Trainer {
   /// What they have come to since the last update, for whoever judges a step before it is taken; waits for the device. Throws
   /// "NOT_FINITE" as update() does.
   PpoSums ppo_sums();
-  /// A forward held open for a loss of the caller's own.
+  /// A forward held open for a loss of the caller's own, until update().
   PassResult forward(const HostBatch& batch, const PassRequest& request, const AbortFlag* abort = nullptr);
   void backward(const Upstream& upstream, const AbortFlag* abort = nullptr);
   /// The loss accumulated since the last update, summed and not divided; waits for the device.
@@ -82,6 +82,8 @@ class Trainer {
   void check_finite(double number, const char* what);
   void sum_over_ranks(double* count);
 
+  /// Takes over the activations' memory from the trainer that stepped before, unless that one holds a forward open.
+  void take_room();
   void accumulate_in(const HostBatch& batch, const Loss& loss, const PassSize& size, const AbortFlag* abort);
   PassResult forward_in(const HostBatch& batch, const PassRequest& request, const PassSize& size,
                         const AbortFlag* abort);
@@ -112,6 +114,7 @@ class Trainer {
   Buffer gradients_, m_, v_, told_;
   int64_t step_ = 0;
   int64_t sequences_ = 0;  // seen in this step
+  bool held_ = false;      // a forward is open
   PassSize size_;
   // Under a limit of memory: what calls would take.
   std::optional<Rehearsal> rehearsal_;

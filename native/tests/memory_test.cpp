@@ -144,6 +144,52 @@ TEST(a_dry_run_tells_the_peak_to_the_byte) {
   }
 }
 
+TEST(trainers_on_one_base_share_the_room_of_a_step) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const HostBatch batch = random_batch({90, 70, 31});
+  each_device([&](const DeviceOptions& device) {
+    const auto base = Base::open(folder.path(), device);
+    auto trainer_of = [&](uint64_t seed) {
+      AdapterSpec adapter = small_adapter();
+      adapter.seed = seed;
+      return std::make_shared<Trainer>(std::make_shared<Policy>(base, adapter, two_heads()), OptimizerSpec{});
+    };
+    const auto actor = trainer_of(1), critic = trainer_of(2);
+    auto step = [&](Trainer& trainer) {
+      trainer.accumulate(batch, nll_of(batch));
+      const std::vector<float> gradients = trainer.gradients();
+      trainer.update(0, 1);  // learns nothing: every step has the same gradients
+      return gradients;
+    };
+    const std::vector<float> first = step(*actor);
+    const size_t one = base->device()->memory().current;
+    const std::vector<float> second = step(*critic);
+    for (int turn = 0; turn < 2; ++turn) {
+      EXPECT(step(*actor) == first);
+      EXPECT(step(*critic) == second);
+    }
+    // Each keeps where its own batch begins and ends; activations are some megabytes.
+    EXPECT(base->device()->memory().current < one + 8192);
+
+    // A forward that is held open keeps what its backward reads.
+    PassRequest request;
+    request.logprobs = true;
+    Upstream upstream;
+    upstream.logprobs = nll_of(batch).nll_weights;
+    auto held = [&](bool between) {
+      actor->forward(batch, request);
+      if (between) EXPECT(step(*critic) == second);
+      actor->backward(upstream);
+      const std::vector<float> gradients = actor->gradients();
+      actor->clear_gradients();
+      return gradients;
+    };
+    const std::vector<float> alone = held(false);
+    EXPECT(held(true) == alone);
+  });
+}
+
 TEST(what_is_given_back_leaves_the_ledger) {
   TemporaryFolder folder;
   write_small_model(folder.path());
