@@ -1,14 +1,13 @@
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
-import { pathToFileURL } from "node:url";
+import { join } from "node:path";
 import { test } from "tap";
 import { findings, headline } from "../src/report/findings.js";
 import { renderReport } from "../src/report/html.js";
 import type { Metrics, ReportInput } from "../src/report/input.js";
 import { renderTable } from "../src/report/table.js";
 import { duration, rowLabel, signed, verdict } from "../src/report/words.js";
+import { browser, layOut, photograph } from "./fixtures/browser.js";
 import { madeUpReport } from "./fixtures/report-input.js";
 
 const input = madeUpReport();
@@ -176,68 +175,12 @@ test("words", async (t) => {
   t.equal(verdict("ece", { value: 1, low: null, high: null, n: 3 } as Metrics["ece"]), null);
 });
 
-const browser = ["chromium", "chromium-browser", "google-chrome", "chrome"]
-  .flatMap((name) => (process.env.PATH ?? "").split(delimiter).map((folder) => join(folder, name)))
-  .find((path) => existsSync(path));
-
 test("in a browser nothing overflows and type stays readable", {
   skip: browser ? false : "no Chromium on the PATH",
 }, async (t) => {
   const folder = mkdtempSync(join(tmpdir(), "credence-report-"));
   t.teardown(() => rmSync(folder, { recursive: true, force: true }));
-  const chromium = (...args: string[]) =>
-    execFileSync(
-      browser!,
-      [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        `--user-data-dir=${join(folder, "profile")}`,
-        ...args,
-      ],
-      {
-        encoding: "utf8",
-        stdio: ["ignore", "pipe", "ignore"],
-        timeout: 60_000,
-      },
-    );
-  const measure = `<pre></pre><script>
-    const out = [];
-    for (const frame of document.querySelectorAll("iframe")) {
-      const page = frame.contentDocument, sizes = [...page.querySelectorAll("svg text")].map((e) =>
-        parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getBoundingClientRect().width / e.ownerSVGElement.viewBox.baseVal.width);
-      const cut = [...page.querySelectorAll("svg text")].filter((e) => {
-        const a = e.getBoundingClientRect(), b = e.ownerSVGElement.getBoundingClientRect();
-        return a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 1 || a.bottom > b.bottom + 1;
-      }).map((e) => e.textContent);
-      out.push({ width: frame.clientWidth, scroll: page.documentElement.scrollWidth, smallest: Math.min(...sizes), texts: sizes.length, cut,
-        charts: [...page.querySelectorAll("svg")].every((e) => e.getBoundingClientRect().height > 80) });
-    }
-    document.querySelector("pre").textContent = JSON.stringify(out);
-  </script>`;
-  const frames = [360, 768, 1280].map(
-    (width) =>
-      `<iframe style="width:${width}px;height:900px;border:0" srcdoc="${html.replaceAll("&", "&amp;").replaceAll('"', "&quot;")}"></iframe>`,
-  );
-  const page = join(folder, "page.html");
-  writeFileSync(
-    page,
-    `<!doctype html><body>${frames.join("")}<script>addEventListener("load", () => {})</script>`.replace(
-      "() => {}",
-      () =>
-        `() => { document.body.insertAdjacentHTML("beforeend", "<pre></pre>"); ${measure.split("<script>")[1]!.split("</script>")[0]} }`,
-    ),
-  );
-  const dom = chromium("--virtual-time-budget=4000", "--dump-dom", pathToFileURL(page).href);
-  const found = JSON.parse(/<pre>(\[.*\])<\/pre>/.exec(dom)![1]!) as {
-    width: number;
-    scroll: number;
-    smallest: number;
-    texts: number;
-    cut: string[];
-    charts: boolean;
-  }[];
+  const found = layOut(folder, html, [360, 768, 1280]);
   t.equal(found.length, 3);
   for (const { width, scroll, smallest, texts, cut, charts } of found) {
     t.ok(scroll <= width, `${width}: the page is ${scroll} wide`);
@@ -245,10 +188,7 @@ test("in a browser nothing overflows and type stays readable", {
     t.ok(texts > 60 && charts, `${width}: the charts are there`);
     t.same(cut, [], `${width}: no label is cut`);
   }
-  const report = join(folder, "report.html");
-  const picture = join(folder, "report.png");
-  writeFileSync(report, html);
-  chromium("--window-size=1280,2400", `--screenshot=${picture}`, pathToFileURL(report).href);
+  const picture = photograph(folder, html);
   t.ok(statSync(picture).size > 100_000, "a picture with something on it");
   t.equal(readFileSync(picture).subarray(1, 4).toString(), "PNG");
 });

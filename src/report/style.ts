@@ -57,6 +57,7 @@ section { margin-top: 64px; }
 .track u { position: absolute; top: 0; bottom: 0; left: 50%; width: 1px; background: var(--soft); opacity: 0.55; }
 .findings { list-style: none; padding: 0; margin: 30px 0 0; display: grid; grid-template-columns: 1fr 1fr; gap: 18px 36px; }
 .findings li { border-left: 3px solid var(--rule); padding: 1px 0 1px 16px; break-inside: avoid; }
+.findings.one { grid-template-columns: minmax(0, 1fr); margin-top: 14px; }
 .findings .better { border-color: var(--after); }
 .findings .level { border-color: var(--soft); }
 .findings .worse { border-color: var(--wrong); }

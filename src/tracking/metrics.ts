@@ -20,9 +20,18 @@ export class Metrics {
     this.events = new EventsFile(events, step);
   }
 
-  /** `measured` is what differs from machine to machine (times, rates, memory); it stands last in the line. */
-  add(step: number, values: Record<string, number>, measured: Record<string, number> = {}): void {
-    appendFile(this.path, `${JSON.stringify({ step, ...values, measured })}\n`);
+  /**
+   * @param measured what differs from machine to machine (times, rates, memory); it stands last in the line
+   * @param counts how many of a distribution's values lie in each of its bins: for the line alone, TensorBoard's are
+   *   `addHistogram`'s
+   */
+  add(
+    step: number,
+    values: Record<string, number>,
+    measured: Record<string, number> = {},
+    counts: Record<string, readonly number[]> = {},
+  ): void {
+    appendFile(this.path, `${JSON.stringify({ step, ...values, ...counts, measured })}\n`);
     this.events.add(step, { ...values, ...measured });
   }
 

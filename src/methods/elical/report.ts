@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { MetricName } from "../../evaluation/metrics.js";
 import { renderReport } from "../../report/html.js";
 import type { Difference, Mistake, ReportInput, RowCost } from "../../report/input.js";
+import { settingLines } from "../../report/page.js";
 import { asPredictions, bestRow, inOrder, type RowPrediction, readRow } from "./evaluate.js";
 import { type LabelledRecord, readLabels } from "./labels.js";
 import { stageNames } from "./plan.js";
@@ -71,13 +72,6 @@ function mistakesOf(predictions: RowPrediction[], earlier: RowPrediction[]): Mis
       confidence,
       before: earlierSaid.get(`${id} ${seed}`),
     }));
-}
-
-/** Settings of a recipe as "path: value" lines. */
-function settingLines(value: unknown, path = ""): [string, string][] {
-  if (typeof value !== "object" || value === null || Array.isArray(value))
-    return [[path, typeof value === "string" ? value : JSON.stringify(value)]];
-  return Object.entries(value).flatMap(([name, inner]) => settingLines(inner, path ? `${path}.${name}` : name));
 }
 
 /** What the rows that ask again leave open, in sentences. */

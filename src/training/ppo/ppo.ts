@@ -20,6 +20,7 @@ import { type Checkpoint, checkSame, newestCheckpoint, writeCheckpoint } from ".
 import { lockFolder } from "../lock.js";
 import { learningRate } from "../schedule.js";
 import { advantagesOf, type PlacedReward } from "./advantages.js";
+import { confidenceCounts } from "./lines.js";
 import { type Scored, scoreRollouts } from "./passes.js";
 import { type Group, promptsOf, type Rollout, sampleRollouts } from "./rollouts.js";
 import type { PpoSettings } from "./settings.js";
@@ -156,7 +157,8 @@ async function iterate<Data>(
       });
       step += done.steps;
       standing.iteration += 1;
-      metrics.add(step, { iteration: standing.iteration, ...done.values }, done.measured);
+      const counts = confidenceCounts(done.confidences);
+      metrics.add(step, { iteration: standing.iteration, ...done.values }, done.measured, counts);
       metrics.addHistogram(step, "rewards", done.rewards, bins(done.rewards));
       if (done.confidences.length > 0) metrics.addHistogram(step, "confidences", done.confidences, twentieths);
       for (const { message } of watch.add(statisticsOf(standing.iteration, done.values))) progress.note(message);

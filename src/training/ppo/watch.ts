@@ -1,9 +1,6 @@
 /** What goes wrong in a PPO training, from its metrics: while it runs, after a resumption, and afterwards, the same. */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { CredenceError } from "../../errors.js";
 import { type Alarm, type AlarmThresholds, AlarmWatch, alarmsOf, type StepStatistics } from "../../rewards/alarms.js";
-import { metricsName } from "../../tracking/metrics.js";
+import { readPpoLines } from "./lines.js";
 
 const unit = "iteration";
 
@@ -20,19 +17,8 @@ export const statisticsOf = (iteration: number, values: Record<string, number>):
   gradientNorm: values.gradientNorm,
 });
 
-function* statisticsIn(directory: string, iterations: number): Generator<StepStatistics> {
-  const path = join(directory, metricsName);
-  if (!existsSync(path)) throw new CredenceError("FILE_NOT_FOUND", `${path}: nothing was trained in this folder`);
-  const lines = readFileSync(path, "utf8").split("\n");
-  for (const [i, line] of lines.slice(0, Math.min(iterations, lines.length - 1)).entries()) {
-    try {
-      // JSON has no number that is not finite: such a one was written as null.
-      const { iteration, ...values } = JSON.parse(line, (_, value) => (value === null ? Number.NaN : value));
-      yield statisticsOf(iteration, values);
-    } catch {
-      throw new CredenceError("BAD_INPUT", `${path}, line ${i + 1} is damaged: train from a checkpoint before it`);
-    }
-  }
+function* statisticsIn(directory: string, iterations?: number): Generator<StepStatistics> {
+  for (const { iteration, values } of readPpoLines(directory, iterations)) yield statisticsOf(iteration, values);
 }
 
 /** A watch that knows the iterations before this one. */
@@ -48,4 +34,4 @@ export function watchFrom(directory: string, iterations: number): AlarmWatch {
  * @throws CredenceError "FILE_NOT_FOUND" where nothing was trained there, "BAD_INPUT" for a line that is damaged
  */
 export const ppoAlarms = (directory: string, thresholds: Partial<AlarmThresholds> = {}): Alarm[] =>
-  alarmsOf(statisticsIn(directory, Number.POSITIVE_INFINITY), thresholds, unit);
+  alarmsOf(statisticsIn(directory), thresholds, unit);
