@@ -1,10 +1,8 @@
 /** What reinforcement did: rows of confidences for the same questions, differences between them, the choice among tries. */
-import { join } from "node:path";
 import { type BootstrapOptions, evaluate, type MetricValue, pairedBootstrap } from "../../evaluation/bootstrap.js";
 import { direction, type MetricName } from "../../evaluation/metrics.js";
 import type { Prediction } from "../../evaluation/rows.js";
-import { readText } from "../../files.js";
-import { metricsName } from "../../tracking/metrics.js";
+import { readPpoLines } from "../../training/ppo/lines.js";
 import type { PpoRecipe, Try } from "./recipe.js";
 import type { Said } from "./speaking.js";
 
@@ -41,11 +39,12 @@ export interface Evaluated {
   comparisons: Comparison[];
 }
 
-const stated = (said: readonly Said[], { unstated }: Evaluation): Prediction[] =>
+/** Confidences as they were stated; `unstated` where none was. */
+export const statedPredictions = (said: readonly Said[], { unstated }: Evaluation): Prediction[] =>
   said.map(({ confidence, correct, group }) => ({ confidence: confidence ?? unstated, correct, group }));
 
 /** The same answers with other confidences. */
-const with_ = (said: readonly Said[], confidence: (one: Said) => number): Prediction[] =>
+const beliefs = (said: readonly Said[], confidence: (one: Said) => number): Prediction[] =>
   said.map((one) => ({ confidence: confidence(one), correct: one.correct, group: one.group }));
 
 const rateOf = (said: readonly Said[]): number => {
@@ -66,11 +65,11 @@ export function evaluatePpo(
   const overall = rateOf(labelled);
   const kinds = new Map(labelled.map(({ kind }) => [kind, rateOf(labelled.filter((one) => one.kind === kind))]));
   const predictions: Record<RowName, Prediction[]> = {
-    after: stated(after, settings),
-    before: stated(before, settings),
-    "sequence-probability": with_(before, ({ probability }) => Math.min(1, probability)),
-    "rate-of-kind": with_(before, ({ kind }) => kinds.get(kind) ?? overall),
-    constant: with_(before, () => overall),
+    after: statedPredictions(after, settings),
+    before: statedPredictions(before, settings),
+    "sequence-probability": beliefs(before, ({ probability }) => Math.min(1, probability)),
+    "rate-of-kind": beliefs(before, ({ kind }) => kinds.get(kind) ?? overall),
+    constant: beliefs(before, () => overall),
   };
   const options = { bins: settings.bins, bootstrap: bootstrapOf(settings) };
   const missing = (said: Said[]) => said.filter(({ confidence }) => confidence === null).length;
@@ -107,7 +106,6 @@ function outcomeOf(difference: MetricValue, better: 1 | -1): Comparison["outcome
 /** What a try came to, on the validation questions. */
 export interface TryResult {
   name: string;
-  /** Of the settings, those that are not the first try's; of one alone, none. */
   accuracy: number;
   accuracyBefore: number;
   brier: number;
@@ -127,14 +125,14 @@ export function tryResult(
   { evaluation }: Pick<PpoRecipe, "evaluation">,
 ): TryResult {
   const measured = (answers: Said[]) => {
-    const { accuracy, brier, auroc } = evaluate(stated(answers, evaluation), {
+    const { accuracy, brier, auroc } = evaluate(statedPredictions(answers, evaluation), {
       bins: evaluation.bins,
       bootstrap: { samples: 0, seed: 0 },
     });
     return { accuracy: accuracy.value!, brier: brier.value!, auroc: auroc.value };
   };
   const [then, now] = [measured(before), measured(said)];
-  const lines = readMetrics(folder);
+  const lines = [...readPpoLines(folder)];
   const last = lines.slice(-Math.ceil(lines.length / 10));
   return {
     name,
@@ -142,17 +140,10 @@ export function tryResult(
     accuracyBefore: then.accuracy,
     brierBefore: then.brier,
     unstated: said.filter(({ confidence }) => confidence === null).length,
-    kl: last.reduce((sum, { klOfCompletion }) => sum + klOfCompletion!, 0) / last.length,
+    kl: last.reduce((sum, { values }) => sum + values.klOfCompletion!, 0) / last.length,
     iterations: lines.length,
   };
 }
-
-/** A training's numbers, an iteration a line. */
-export const readMetrics = (folder: string): Record<string, number>[] =>
-  readText(join(folder, metricsName))
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Record<string, number>);
 
 /** Of the tries that keep to the limits the one with the least Brier score; where none does, that which loses least accuracy. */
 export function chooseTry(results: readonly TryResult[], { accuracyLoss, kl }: PpoRecipe["limits"]): string {

@@ -31,7 +31,7 @@ export const ppoRecipeSchema = z.strictObject({
     .prefault({}),
   prompt: promptSchema.prefault({
     user: "{question}",
-    system: { text: "Answer the question. Then state your confidence that the answer is right, from 0.0 to 1.0." },
+    system: { text: "Answer, then state your confidence." },
   }),
   /** Longest answer with its confidence, in tokens. */
   newTokens: positive.default(24),
@@ -52,8 +52,8 @@ export const ppoRecipeSchema = z.strictObject({
    */
   sft: z
     .strictObject({
-      epochs: positive.default(2),
-      learningRate: z.number().positive().default(5e-4),
+      epochs: positive.default(1),
+      learningRate: z.number().positive().default(1e-3),
       weightDecay: z.number().min(0).default(0.01),
       warmup: share.default(0.1),
       batchTokens: positive.default(1024),

@@ -211,7 +211,7 @@ export function ppoStages(job: PpoJob): Stage[] {
         const summary = summarize(context.runDirectory, job);
         writeJsonAtomic(join(context.runDirectory, "summary.json"), summary);
         const { ppoReport } = await import("./report.js");
-        writeFileAtomic(join(context.runDirectory, "report.html"), await ppoReport(context.runDirectory, summary));
+        writeFileAtomic(join(context.runDirectory, "report.html"), ppoReport(context.runDirectory, summary));
       },
     },
   ];

@@ -19,7 +19,7 @@ export interface PpoSummary extends Evaluated {
   tries: TryResult[];
   chosen: string;
   /** What was asked of the run, and whether it came out. */
-  verdict: { says: string; holds: boolean }[];
+  verdict: { says: string; found: string; holds: boolean }[];
   stages: RunState["stages"];
 }
 
@@ -56,7 +56,8 @@ export function summarize(runDirectory: string, { recipe, model }: PpoJob): PpoS
 function verdictOf({ comparisons }: Evaluated, { kl }: TryResult, limits: PpoRecipe["limits"]): PpoSummary["verdict"] {
   const of = (metric: MetricName) => comparisons.find((one) => one.against === "before" && one.metric === metric)!;
   const better = (says: string, { outcome, difference }: Comparison) => ({
-    says: `${says}: ${shownDifference(difference)}`,
+    says,
+    found: shownDifference(difference),
     holds: outcome === "better",
   });
   const accuracy = of("accuracy").difference;
@@ -64,10 +65,15 @@ function verdictOf({ comparisons }: Evaluated, { kl }: TryResult, limits: PpoRec
     better("the Brier score falls", of("brier")),
     better("AUROC rises", of("auroc")),
     {
-      says: `accuracy loses at most ${points(limits.accuracyLoss)}: ${shownDifference(accuracy)}`,
+      says: `accuracy loses at most ${points(limits.accuracyLoss)}`,
+      found: shownDifference(accuracy),
       holds: accuracy.value !== null && accuracy.value >= -limits.accuracyLoss,
     },
-    { says: `the divergence stays under ${limits.kl} nats a completion: ${kl.toFixed(2)}`, holds: kl <= limits.kl },
+    {
+      says: `the divergence stays under ${limits.kl} nats a completion`,
+      found: kl.toFixed(2),
+      holds: kl <= limits.kl,
+    },
   ];
 }
 
@@ -100,7 +106,7 @@ export function ppoSummaryText(summary: PpoSummary, directory: string): string {
     verdict.every(({ holds }) => holds)
       ? "Came out: confidence is better after reinforcement, and nothing else was lost."
       : "Did NOT come out as hoped; what holds and what does not:",
-    ...verdict.map(({ says, holds }) => `  ${holds ? "yes" : "NO "}  ${says}`),
+    ...verdict.map(({ says, found, holds }) => `  ${holds ? "yes" : "NO "}  ${says}: ${found}`),
     "",
     `${model.name}: ${questions.test} held-out questions, ${questions.train} learnt from`,
     line("", ["Brier", "AUROC", "ECE", "accuracy"]),
