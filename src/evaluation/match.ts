@@ -54,6 +54,12 @@ export function hasAnswer(answers: readonly string[], text: string): boolean {
   return answers.some((answer) => within(norm(answer), words));
 }
 
+/** Whether the text is one of the answers, in the same words and no others. An answer without words never is. */
+export function isAnswer(answers: readonly string[], text: string): boolean {
+  const words = norm(text).join(" ");
+  return words !== "" && answers.some((answer) => norm(answer).join(" ") === words);
+}
+
 /** The words of an answer without the question's and those that frame it: sentences restate the question. */
 export function ownWords(text: string, question: string): string[] {
   const asked = new Set(norm(question));

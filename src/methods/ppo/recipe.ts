@@ -35,6 +35,11 @@ export const ppoRecipeSchema = z.strictObject({
   }),
   /** Longest answer with its confidence, in tokens. */
   newTokens: positive.default(24),
+  /**
+   * When an answer is right: where it is a wording of the expected one and nothing else, or where it holds one. What holds one may
+   * hold several, and a policy that is paid for being right learns to give several.
+   */
+  right: z.enum(["whole", "contained"]).default("whole"),
   adapter: z
     .strictObject({
       rank: positive.default(16),

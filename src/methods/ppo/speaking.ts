@@ -1,6 +1,6 @@
 /** How answer and confidence are written in one completion, and what a policy says to questions. */
 import { NumpyRandom } from "../../data/random.js";
-import { hasAnswer } from "../../evaluation/match.js";
+import { hasAnswer, isAnswer } from "../../evaluation/match.js";
 import { confidenceFormats } from "../../evaluation/stated.js";
 import type { Prompt } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
@@ -9,6 +9,7 @@ import type { Message } from "../../text/chat.js";
 import { spansOfTokens, tokensBetween } from "../../text/spans.js";
 import type { Progress } from "../../tracking/progress.js";
 import type { AskedQuestion } from "../questions.js";
+import type { PpoRecipe } from "./recipe.js";
 
 /** "Paris\nConfidence: 0.7". */
 const written = (answer: string, confidence: number): string => `${answer}\nConfidence: ${confidence.toFixed(1)}`;
@@ -42,6 +43,12 @@ export function formRows(questions: readonly AskedQuestion[], prompt: Prompt, se
   }));
 }
 
+/** Whether an answer is right, as the recipe has it. */
+export const rightAs: Record<PpoRecipe["right"], (answers: readonly string[], answer: string) => boolean> = {
+  whole: isAnswer,
+  contained: hasAnswer,
+};
+
 /** An answer with the confidence stated behind it. */
 export interface Said extends AskedQuestion {
   text: string;
@@ -63,7 +70,7 @@ const logSum = (values: Float32Array, from: number, to: number): number => {
 export async function say(
   policy: Policy,
   questions: readonly AskedQuestion[],
-  { prompt, newTokens }: { prompt: Prompt; newTokens: number },
+  { prompt, newTokens, right }: Pick<PpoRecipe, "prompt" | "newTokens" | "right">,
   { progress, signal, label }: { progress: Progress; signal?: AbortSignal; label: string },
 ): Promise<Said[]> {
   const { model } = policy;
@@ -78,7 +85,7 @@ export async function say(
       const spans = spansOfTokens(model.tokenizer, tokens, text);
       const of = spans ? tokensBetween(spans, 0, answer.length) : { from: 0, to: tokens.length };
       const probability = Math.exp(logSum(logprobs, of.from, of.to));
-      const correct = hasAnswer(question.answer, answer) ? 1 : 0;
+      const correct = rightAs[right](question.answer, answer) ? 1 : 0;
       said.push({ ...question, text, said: answer, confidence, correct, probability, finish });
       task.advance(1, tokens.length);
     }

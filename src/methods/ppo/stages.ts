@@ -2,7 +2,6 @@
 import { join } from "node:path";
 import { recordsOf, toJsonLines } from "../../data/readers.js";
 import { splitByGroup } from "../../data/splits.js";
-import { hasAnswer } from "../../evaluation/match.js";
 import { readJson, readText, writeFileAtomic, writeJsonAtomic } from "../../files.js";
 import type { HeadSpec } from "../../native.js";
 import type { Model } from "../../policy/model.js";
@@ -15,7 +14,7 @@ import { trainSft } from "../../training/sft.js";
 import { type AskedQuestion, prepareQuestions, readStageQuestions, writeQuestions } from "../questions.js";
 import { chooseTry, evaluatePpo, type TryResult, tryResult } from "./evaluate.js";
 import { type PpoRecipe, type Try, triesOf } from "./recipe.js";
-import { formRows, partsOf, promptsOf, type Said, say } from "./speaking.js";
+import { formRows, partsOf, promptsOf, rightAs, type Said, say } from "./speaking.js";
 import { type PpoSummary, summarize } from "./summary.js";
 
 export interface PpoJob {
@@ -115,7 +114,7 @@ async function reinforce(context: StageContext, job: PpoJob, { name, settings }:
   const reward = confidenceReward<AskedQuestion>({
     ...recipe.reward,
     confidence: (completion) => partsOf(completion).confidence,
-    correct: (_, completion, { answer }) => hasAnswer(answer, partsOf(completion).answer),
+    correct: (_, completion, { answer }) => rightAs[recipe.right](answer, partsOf(completion).answer),
     answerEnd: (completion) => partsOf(completion).answer.length,
   });
   await using reference = await model.policy({ adapter: start });
