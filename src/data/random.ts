@@ -88,6 +88,15 @@ const mask64 = (1n << 64n) - 1n;
 const mask128 = (1n << 128n) - 1n;
 const pcgMultiplier = 0x2360ed051fc65da44385df649fccf645n;
 
+/** In [0, n): as many low bits of a 32-bit draw as n - 1 has, until they are below n. */
+function maskedBelow(n: number, draw: () => number): number {
+  if (n <= 1) return 0;
+  const mask = 2 ** (32 - Math.clz32(n - 1)) - 1;
+  let value = (draw() & mask) >>> 0;
+  while (value >= n) value = (draw() & mask) >>> 0;
+  return value;
+}
+
 /** numpy.random.default_rng(seed): PCG64, a 128-bit congruential generator with the XSL-RR output. (O'Neill 2014.) */
 export class NumpyRandom implements RandomSource {
   private state: bigint;
@@ -133,11 +142,7 @@ export class NumpyRandom implements RandomSource {
 
   /** As many low bits of a 32-bit draw as n - 1 has, until they are below n. n at most 2^32. */
   below(n: number): number {
-    if (n <= 1) return 0;
-    const mask = 2 ** (32 - Math.clz32(n - 1)) - 1;
-    let value = (this.uint32() & mask) >>> 0;
-    while (value >= n) value = (this.uint32() & mask) >>> 0;
-    return value;
+    return maskedBelow(n, () => this.uint32());
   }
 
   /** `Generator.permutation`. */
@@ -148,7 +153,7 @@ export class NumpyRandom implements RandomSource {
 
 // ---- Mersenne Twister
 
-/** MT19937 from a 32-bit seed (Matsumoto & Nishimura 1998); PyTorch's CPU generator for such a seed. */
+/** MT19937 from a 32-bit seed (Matsumoto & Nishimura 1998); PyTorch's CPU generator for such a seed, and NumPy's older one. */
 export class MersenneTwister {
   protected readonly state = new Uint32Array(624);
   private index = 624;
@@ -173,6 +178,27 @@ export class MersenneTwister {
     y ^= (y << 7) & 0x9d2c5680;
     y ^= (y << 15) & 0xefc60000;
     return (y ^ (y >>> 18)) >>> 0;
+  }
+
+  /** In [0, 1), of 53 bits from two draws, as Python and NumPy take them. */
+  random(): number {
+    const high = this.uint32() >>> 5;
+    const low = this.uint32() >>> 6;
+    return (high * 2 ** 26 + low) / 2 ** 53;
+  }
+}
+
+/** numpy.random.RandomState(seed), for a seed below 2^32: NumPy's older generator. */
+export class NumpyRandomState extends MersenneTwister implements RandomSource {
+  constructor(seed: number) {
+    if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 32)
+      throw new RangeError(`a seed is ${seed}; expected an integer from 0 below 2^32`);
+    super(seed);
+  }
+
+  /** As many low bits of a draw as n - 1 has, until they are below n. n at most 2^32. */
+  below(n: number): number {
+    return maskedBelow(n, () => this.uint32());
   }
 }
 
@@ -203,12 +229,6 @@ export class PythonRandom extends MersenneTwister implements RandomSource {
       next();
     }
     mt[0] = 0x80000000;
-  }
-
-  random(): number {
-    const high = this.uint32() >>> 5;
-    const low = this.uint32() >>> 6;
-    return (high * 2 ** 26 + low) / 2 ** 53;
   }
 
   /** `getrandbits`, for 1 to 53 bits. */
