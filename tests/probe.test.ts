@@ -14,7 +14,6 @@ import {
   elicit,
   elicitedAgreement,
   labelParts,
-  spearman,
 } from "../src/methods/elical/probe.js";
 import { sigmoid } from "../src/model/calibrator.js";
 import { fitLogistic as fit } from "./fixtures/fit-logistic.js";
@@ -224,7 +223,4 @@ test("what the answer tells by itself", async (t) => {
     rateOfKind(["a", "a", "b", "c"], [1, 1, 0, 0], [0, 1, 2], [0, 2, 3]),
     Float64Array.of((2 + 2 / 3) / 3, 2 / 3 / 2, 2 / 3),
   );
-  t.equal(spearman(Float64Array.of(1, 2, 3), Float64Array.of(2, 4, 9)), 1);
-  t.equal(spearman(Float64Array.of(1, 2, 3), Float64Array.of(5, 5, 5)), null);
-  t.ok(Math.abs(spearman(Float64Array.of(1, 2, 3, 4), Float64Array.of(1, 1, 2, 2))! - 0.8944271909999159) < 1e-12);
 });

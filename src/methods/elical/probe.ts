@@ -10,6 +10,7 @@
  */
 import { CredenceError } from "../../errors.js";
 import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
+import { spearman } from "../../evaluation/correlation.js";
 import { shuffled } from "../../evaluation/random.js";
 import { sigmoid } from "../../model/calibrator.js";
 
@@ -138,35 +139,6 @@ function logits(data: Float64Array, weights: Float64Array, rows: readonly number
     for (let j = 0; j < width; j++) sum += data[row * width + j]! * weights[j]!;
     return sum;
   });
-}
-
-/** Positions in ascending order, from 0; ties share their mean. */
-function ranks(values: Float64Array): Float64Array {
-  const order = Array.from(values.keys()).sort((a, b) => values[a]! - values[b]!);
-  const out = new Float64Array(values.length);
-  for (let start = 0; start < order.length; ) {
-    let end = start + 1;
-    while (end < order.length && values[order[end]!] === values[order[start]!]) end++;
-    for (let i = start; i < end; i++) out[order[i]!] = (start + end - 1) / 2;
-    start = end;
-  }
-  return out;
-}
-
-/** Spearman's rank correlation; null where one side is constant. */
-export function spearman(a: Float64Array, b: Float64Array): number | null {
-  const x = ranks(a);
-  const y = ranks(b);
-  const middle = (a.length - 1) / 2;
-  let xy = 0;
-  let xx = 0;
-  let yy = 0;
-  for (let i = 0; i < x.length; i++) {
-    xy += (x[i]! - middle) * (y[i]! - middle);
-    xx += (x[i]! - middle) ** 2;
-    yy += (y[i]! - middle) ** 2;
-  }
-  return xx > 0 && yy > 0 ? xy / Math.sqrt(xx * yy) : null;
 }
 
 /** Mean of those that are defined; null where none is. */

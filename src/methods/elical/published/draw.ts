@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { z } from "zod";
 import { readRecords } from "../../../data/readers.js";
 import { CredenceError } from "../../../errors.js";
+import { spearman } from "../../../evaluation/correlation.js";
 import { readJson, writeFileAtomic } from "../../../files.js";
 import { figure, type Mark, type Panel } from "../../../report/figures.js";
-import { spearman } from "../probe.js";
 import {
   confidencesPath,
   type Evaluation,
