@@ -87,7 +87,15 @@ export {
   readTensors,
   type WrittenFiles,
 } from "./policy/model-files.js";
-export { type Answer, type GenerateSettings, Policy, type PromptInput, type Sample } from "./policy/policy.js";
+export {
+  type Answer,
+  type AnswerOptions,
+  type GenerateSettings,
+  Policy,
+  type PromptInput,
+  type RetrievalOptions,
+  type Sample,
+} from "./policy/policy.js";
 export {
   type FeatureBatch,
   type OpenPass,

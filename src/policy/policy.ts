@@ -71,11 +71,41 @@ export interface Sample {
 
 export interface Answer {
   text: string;
-  /** In [0, 1]; null where the policy has no card that says how to read it. */
+  /** In [0, 1]; null where the policy has no card that says how to read it, or the text states none. */
   confidence: number | null;
   finish: "stop" | "length";
   tokens: number;
+  /** What was looked up for this answer, and the answer that was not sure enough without it. */
+  retrieved?: { evidence: string; before: { text: string; confidence: number | null } };
 }
+
+export interface AnswerOptions {
+  /** Turns before the question. */
+  history?: Message[];
+  signal?: AbortSignal;
+  /** Default: what the card says, else 256. */
+  maxNewTokens?: number;
+  /** As `GenerateSettings.fastDecode`. */
+  fastDecode?: boolean;
+  /**
+   * Reads the confidence from the answer's text instead of as the card says, for policies that state it:
+   * `new ConfidenceReader("conqord", ...).read`. null: it states none.
+   */
+  readConfidence?: (text: string) => number | null;
+}
+
+/** Looking things up where the policy is not sure (CONQORD's adaptive retrieval). */
+export interface RetrievalOptions {
+  /** An answer that is less sure than this, from 0 to 1, or states no confidence, is given again with evidence. */
+  retrieveBelow: number;
+  /** What is known about the question; null: nothing, and the first answer stays. */
+  retrieve: (question: string, signal?: AbortSignal) => Promise<string | null> | string | null;
+  /** The question with its evidence. Default: the evidence under a heading behind it, as CONQORD puts it. */
+  withEvidence?: (question: string, evidence: string) => string;
+}
+
+/** The heading under which evidence follows a question. */
+export const evidenceHeading = "\n\n### Retrieved Evidences: ";
 
 /** The heads that a card reads while the answer is made, its own first. */
 function headsInPass({ confidence: { head, beside } }: Card): Pick<GenerateSettings, "answerHeads" | "promptHeads"> {
@@ -318,24 +348,41 @@ export class Policy implements AsyncDisposable {
   }
 
   /**
-   * Answers as the card says, with its confidence from the same pass where the head reads the answer.
+   * Answers as the card says, with its confidence from the same pass where the head reads the answer. With `retrieveBelow`
+   * and `retrieve` an answer that is not that sure is given once more, with what was looked up.
    *
-   * @param options.history turns before the question
-   * @param options.fastDecode as `GenerateSettings.fastDecode`
+   * @throws CredenceError "BAD_OPTION" for one of the two without the other, or no number from 0 to 1; "NO_CARD" where
+   *   nothing says how the confidence is read that decides
    */
   async answer(
     question: string,
-    {
-      history = [],
-      signal,
-      maxNewTokens,
-      fastDecode,
-    }: { history?: Message[]; signal?: AbortSignal; maxNewTokens?: number; fastDecode?: boolean } = {},
+    options: AnswerOptions & (RetrievalOptions | { retrieveBelow?: undefined; retrieve?: undefined }) = {},
+  ): Promise<Answer> {
+    const { retrieveBelow, retrieve, ...asked } = options;
+    if (retrieveBelow === undefined && retrieve === undefined) return this.answerOnce(question, asked);
+    if (retrieve === undefined || !(retrieveBelow !== undefined && retrieveBelow >= 0 && retrieveBelow <= 1))
+      throw new CredenceError(
+        "BAD_OPTION",
+        `retrieveBelow is ${retrieveBelow}${retrieve === undefined ? ", and retrieve is missing" : ""}; expected a confidence from 0 to 1 and a function`,
+      );
+    if (!asked.readConfidence) this.needCard();
+    const first = await this.answerOnce(question, asked);
+    if (first.confidence !== null && first.confidence >= retrieveBelow) return first;
+    const evidence = await retrieve(question, asked.signal);
+    if (evidence === null) return first;
+    const put = options.withEvidence ?? ((text: string, found: string) => text + evidenceHeading + found);
+    const second = await this.answerOnce(put(question, evidence), asked);
+    return { ...second, retrieved: { evidence, before: { text: first.text, confidence: first.confidence } } };
+  }
+
+  private async answerOnce(
+    question: string,
+    { history = [], signal, maxNewTokens, fastDecode, readConfidence }: AnswerOptions,
   ): Promise<Answer> {
     const card = this.card;
     const room = maxNewTokens ?? card?.answer.newTokens ?? 256;
     const tokens = await this.tokens(question, card?.prompt, room, history);
-    const reads = card?.confidence.at === "answer-mean";
+    const reads = !readConfidence && card?.confidence.at === "answer-mean";
     const settings: GenerateSettings = {
       maxNewTokens: room,
       fastDecode,
@@ -345,6 +392,7 @@ export class Policy implements AsyncDisposable {
     };
     for await (const sample of this.generate([tokens], settings)) {
       const answer = { text: sample.text, finish: sample.finish, tokens: sample.tokens.length };
+      if (readConfidence) return { ...answer, confidence: readConfidence(sample.text) };
       if (!card) return { ...answer, confidence: null };
       const { head, prompt } = card.confidence;
       const logit = reads

@@ -10,6 +10,7 @@ import {
   type ReadingOptions,
   type Stated,
 } from "../../evaluation/stated.js";
+import { evidenceHeading } from "../../policy/policy.js";
 import { spansOfTokens, tokensBetween } from "../../text/spans.js";
 import type { Tokenizer } from "../../text/tokenizer.js";
 import type { ConqordCompat } from "./compat.js";
@@ -22,7 +23,7 @@ export const headings = {
   explanation: "\n\n### Explanation: ",
   answer: "\n\n### Answer: ",
   confidence: "\n\n### Confidence: ",
-  evidences: "\n\n### Retrieved Evidences: ",
+  evidences: evidenceHeading,
 } as const;
 
 /** A confidence as it is written: a full stop ends it, and at least one decimal stands before that. */
