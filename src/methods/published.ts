@@ -1,4 +1,7 @@
-/** What published code does otherwise than it should, as data: a row has an ID by which `--compat` brings it back. */
+/**
+ * What published code does otherwise than it should, as data: a row has an ID by which `--compat` brings it back. And how
+ * its files write numbers.
+ */
 
 /** One row. */
 export interface CompatRow<Id extends string = string> {
@@ -14,3 +17,6 @@ export interface CompatRow<Id extends string = string> {
 
 /** Rows whose published behaviour is asked for. */
 export type Compat<Id extends string = string> = ReadonlySet<Id>;
+
+/** A number as Python prints a float: 1 is "1.0". */
+export const pythonFloat = (value: number): string => (Number.isInteger(value) ? value.toFixed(1) : String(value));

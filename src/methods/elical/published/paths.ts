@@ -5,6 +5,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { CredenceError } from "../../../errors.js";
+import { pythonFloat } from "../../published.js";
 import type { ElicalCompat } from "./compat.js";
 
 export type Split = "train" | "test";
@@ -17,9 +18,6 @@ export type TrainedPart = "lora" | "mlp";
 
 /** Which prompt the answers were asked for with; MMLU has `long_mc_qa`. */
 export type QuestionType = "long_qa" | "long_mc_qa" | "short_qa";
-
-/** A number as Python prints a float: 1 is "1.0". */
-export const pythonFloat = (value: number): string => (Number.isInteger(value) ? value.toFixed(1) : String(value));
 
 /** `data/<dataset>/<split>.jsonl`. Five of the published sets are tested on their split dev. */
 export const questionsPath = (data: string, dataset: string, split: "train" | "dev" | "test"): string =>
