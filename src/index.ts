@@ -37,6 +37,18 @@ export {
   type Stated,
   withoutConfidence,
 } from "./evaluation/stated.js";
+export {
+  type AnswerPair,
+  formatRows,
+  type PhaseData,
+  phaseTexts,
+  preApproachPairs,
+} from "./methods/conqord/data.js";
+export { type ConqordMetrics, conqordMetrics, type RatedRow } from "./methods/conqord/metrics.js";
+export { type RetrievalPoint, type RetrievalRow, retrievalSweep } from "./methods/conqord/retrieval.js";
+export type { RecordTexts } from "./methods/conqord/sources.js";
+export { writeIndices } from "./methods/conqord/splits.js";
+export { confidenceLine, labelledRow, scoredText } from "./methods/conqord/wire.js";
 export type { JudgeNote, JudgingOptions, PlannedJudging } from "./methods/elical/judging.js";
 export type { ElicalPlan, PlanOptions, StagePlan } from "./methods/elical/preflight.js";
 export type { ElicalSummary } from "./methods/elical/summary.js";

@@ -4,6 +4,7 @@ import { version } from "../version.js";
 import * as ask from "./ask.js";
 import * as bench from "./bench.js";
 import * as calibrate from "./calibrate.js";
+import * as conqord from "./conqord.js";
 import * as convert from "./convert.js";
 import * as doctor from "./doctor.js";
 import * as elical from "./elical.js";
@@ -39,6 +40,7 @@ const commands = [
   exports,
   convert,
   elical,
+  conqord,
   golden,
   bench,
   doctor,
@@ -51,7 +53,7 @@ const commands = [
  */
 export async function main(args: readonly string[]): Promise<number> {
   try {
-    await parser(publishedSpelling(args, { elical: elical.scripts })).parseAsync();
+    await parser(publishedSpelling(args, { elical: elical.scripts, conqord: conqord.scripts })).parseAsync();
     return 0;
   } catch (error) {
     return report(error);

@@ -5,16 +5,10 @@ import { CredenceError } from "../../../errors.js";
 import type { Responder } from "../../../evaluation/judges/responder.js";
 import { sha256File } from "../../../files.js";
 import type { Policy } from "../../../policy/policy.js";
+import type { PassContext } from "../../passes.js";
 import { publishedShots, verbalRequest } from "../asking.js";
 import { writeConsistencyRequests } from "./consistency.js";
-import {
-  type GenerationSettings,
-  generationPass,
-  judgePass,
-  type PassContext,
-  type PassRow,
-  type PassRows,
-} from "./infer.js";
+import { type GenerationSettings, generationPass, judgePass, type PassRow, type PassRows } from "./infer.js";
 import { type AnswersPlace, answersPaths, type Split, statedPath } from "./paths.js";
 import { judgePrompts, questionPrompts } from "./prompts.js";
 import { openAnswers, readAnswers, readVerdicts, type VerdictOptions } from "./verdicts.js";

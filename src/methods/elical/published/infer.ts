@@ -1,16 +1,12 @@
-/**
- * Passes of generation and of judging over a file of questions, a line each in their order. A pass that was stopped goes on
- * from where it was; `FILE.pass.json` beside its output says what made it, and a pass by other settings is refused.
- */
-import { existsSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
-import { toJsonLines, writeRecords } from "../../../data/readers.js";
+/** Passes of generation and of judging over a file of questions, a line each in their order; see passes.ts. */
+import { readFileSync } from "node:fs";
+import { writeRecords } from "../../../data/readers.js";
 import { CredenceError } from "../../../errors.js";
 import type { Responder } from "../../../evaluation/judges/responder.js";
-import { makeFolder, readJson, writeFileAtomic, writeFileFrom, writeJsonAtomic } from "../../../files.js";
+import { writeFileFrom } from "../../../files.js";
 import type { Prompt } from "../../../model/card.js";
 import type { Policy, Sample } from "../../../policy/policy.js";
-import type { Progress } from "../../../tracking/progress.js";
+import { inParts, isDone, type PassContext } from "../../passes.js";
 
 /** A line of the input, with what the model is asked. */
 export interface PassRow {
@@ -44,44 +40,8 @@ export interface GenerationSettings {
   system: Prompt["system"];
 }
 
-export interface PassContext {
-  output: string;
-  progress: Progress;
-  /** Name of the pass, as progress shows it. */
-  label: string;
-  /** Flags that were given and make no difference: recorded. */
-  notNeeded?: Record<string, unknown>;
-  signal?: AbortSignal;
-}
-
 /** Questions answered together, and written together, unless told. */
 export const passChunk = 64;
-
-const shown = (setting: unknown): string => JSON.stringify(setting) ?? "not given";
-
-/** Whether an output is there already, made as is asked for now. */
-function isDone({ output, notNeeded = {} }: PassContext, made: Record<string, unknown>): boolean {
-  const path = `${output}.pass.json`;
-  if (existsSync(path)) {
-    const { notNeeded: _, ...before } = readJson(path) as Record<string, unknown>;
-    const differs = [...new Set([...Object.keys(made), ...Object.keys(before)])].filter(
-      (name) => JSON.stringify(made[name]) !== JSON.stringify(before[name]),
-    );
-    if (differs.length > 0)
-      throw new CredenceError(
-        "OTHER_RUN",
-        `${output} was made, or begun, with other settings: ${differs.map((name) => `${name} was ${shown(before[name])} and is ${shown(made[name])}`).join("; ")}. Remove ${path}${existsSync(output) ? " and the output" : ""}, or write elsewhere`,
-      );
-    return existsSync(output);
-  }
-  if (existsSync(output))
-    throw new CredenceError(
-      "EXISTS",
-      `${output} is there, and nothing beside it says what made it. Remove it, or write elsewhere`,
-    );
-  writeJsonAtomic(path, { ...made, ...(Object.keys(notNeeded).length > 0 ? { notNeeded } : {}) });
-  return false;
-}
 
 /**
  * Answers every row and writes, for each, the row with `instruction`, `prompt` (the whole text that the model read),
@@ -95,38 +55,20 @@ export async function generationPass(
   context: PassContext,
   chunk = passChunk,
 ): Promise<void> {
-  const { output, signal, progress, label } = context;
+  const { output, signal } = context;
   const { model } = policy;
   if (isDone(context, { model: model.sha256, input: rows.digest, ...settings })) return;
-  const parts = `${output}.parts`;
-  makeFolder(parts);
-  const task = progress.task(label, rows.count, "questions", "tokens");
-  const paths: string[] = [];
-  try {
-    for (let from = 0; from < rows.count; from += chunk) {
-      const to = Math.min(rows.count, from + chunk);
-      // Named by what it holds: a part of another size is not taken for this one.
-      const path = join(parts, `${String(from).padStart(9, "0")}-${to}.jsonl`);
-      paths.push(path);
-      let tokens = 0;
-      if (!existsSync(path)) {
-        const part: PassRow[] = [];
-        for await (const row of rows.read(from, to)) part.push(row);
-        const records = await answerPart(policy, part, settings, signal, (count) => {
-          tokens = count;
-        });
-        writeFileAtomic(path, toJsonLines(records));
-      }
-      task.advance(to - from, tokens);
+  const make = async (from: number, to: number, onTokens: (count: number) => void) => {
+    const part: PassRow[] = [];
+    for await (const row of rows.read(from, to)) part.push(row);
+    return answerPart(policy, part, settings, signal, onTokens);
+  };
+  await inParts(context, { count: rows.count, chunk }, make, async (paths) => {
+    async function* whole() {
+      for (const path of paths) yield readFileSync(path);
     }
-  } finally {
-    task.end();
-  }
-  async function* whole() {
-    for (const path of paths) yield readFileSync(path);
-  }
-  await writeFileFrom(output, whole());
-  rmSync(parts, { recursive: true, force: true });
+    await writeFileFrom(output, whole());
+  });
 }
 
 async function answerPart(
