@@ -160,7 +160,7 @@ t.test("the published evaluation on a toy: answers, ratings, scores, and what lo
     writeFileSync(join(root, name), content);
     return join(root, name);
   };
-  const asked = tinyQuestions(10);
+  const asked = tinyQuestions(5);
   const questions = put("nq.json", JSON.stringify(asked.map(({ question, answer }) => ({ question, answer }))));
   const looked = put(
     "rag.json",
@@ -171,7 +171,7 @@ t.test("the published evaluation on a toy: answers, ratings, scores, and what lo
     if (ended.status !== 0) throw new Error(`${args.join(" ")}: ${ended.told}`);
     return ended.out;
   };
-  const engine = ["--dtype", "f32", "--threads", "2", "--gpu", "-1", "--max-new-tokens", "6"];
+  const engine = ["--dtype", "f32", "--threads", "2", "--gpu", "-1", "--max-new-tokens", "4"];
   const infer = (suffix: string, file: string, ...more: string[]) =>
     run("infer", "--data_name", "nq", "--suffix", suffix, "--path", model, "--questions", file, ...engine, ...more);
   const place = (suffix: string, mode = "tiny") => ({ root, data: "nq", mode, suffix, step: "0" });
@@ -179,36 +179,53 @@ t.test("the published evaluation on a toy: answers, ratings, scores, and what lo
   await infer("plain", questions, "--mode=tiny");
   await infer("rag", looked, "--mode=tiny");
   const answers = await readAnswers(answersPath(place("plain")));
-  t.equal(answers.length, 10);
+  t.equal(answers.length, 5);
   t.equal(answers[0]!.prompt, evaluationPrompt("nq", "answer", asked[0]!.question));
   t.ok(answers.every(({ output }) => output !== ""));
   const before = readFileSync(answersPath(place("plain")), "utf8");
   await infer("plain", questions, "--mode=tiny");
   t.equal(readFileSync(answersPath(place("plain")), "utf8"), before, "what is there is not made again");
   await t.rejects(infer("plain", looked, "--mode=tiny"), /was made, or begun, with other settings: input/);
+  const other = writeTinyModel(join(root, "other"), { seed: 2 });
+  writeFileSync(join(other, "config.json"), readFileSync(join(model, "config.json")));
+  await t.rejects(
+    run(
+      "infer",
+      "--data_name=nq",
+      "--mode=tiny",
+      "--suffix=plain",
+      "--path",
+      other,
+      "--questions",
+      questions,
+      ...engine,
+    ),
+    /with other settings: policy/,
+    "nor taken for another policy's",
+  );
 
-  const sampled = ["--samples", "3", "--by", "count", "--seed", "1"];
+  const sampled = ["--samples", "2", "--by", "count", "--seed", "1"];
   await infer("agg", questions, "--mode=tiny_cot", ...sampled);
   const [first] = await readAnswers(answersPath(place("agg", "tiny_cot")));
   t.match(first!.output, /^\n\n### Answer: .+\n\n### Confidence: (0\.\d+|1\.0)\.$/s);
   const kept = JSON.parse(readFileSync(`${answersPath(place("agg", "tiny_cot"))}.samples.json`, "utf8"));
-  t.equal(kept[0].responses.length, 3);
+  t.equal(kept[0].responses.length, 2);
 
   for (const suffix of ["plain", "rag"]) {
     await run("rate", "--data_name", "nq", "--mode", "tiny", "--suffix", suffix);
-    t.equal((await readRatings(ratingsPath(place(suffix)))).length, 10);
+    t.equal((await readRatings(ratingsPath(place(suffix)))).length, 5);
   }
   const metrics = (...more: string[]) =>
     run("metrics", "--data_name", "nq", "--mode", "tiny", "--suffix", "plain", ...more);
-  await t.rejects(metrics(), /10 of 10 answers state no confidence/);
+  await t.rejects(metrics(), /5 of 5 answers state no confidence/);
   const { name, rows, unparsed } = JSON.parse(await metrics("--unparsed", "0.5", "--json"));
-  t.same([name, rows, unparsed], ["plaintiny", 10, 10]);
+  t.same([name, rows, unparsed], ["plaintiny", 5, 5]);
   t.match(await metrics("--compat", "all"), /name +rows +accuracy +ECE/);
   for (const path of scoresPaths(place("plain"))) t.equal((await readTable(path)).rows.length, 2, path);
   const aggregate = JSON.parse(
     await run("rate", "--data_name", "nq", "--mode", "tiny_cot", "--suffix", "agg", "--json"),
   );
-  t.equal(aggregate.answers, 10);
+  t.equal(aggregate.answers, 5);
   const [plain, rag] = ["plain", "rag"].map((suffix) => ratingsPath(place(suffix)));
   const table = await credence(
     "conqord",
@@ -221,7 +238,7 @@ t.test("the published evaluation on a toy: answers, ratings, scores, and what lo
     "--log-level",
     "error",
   );
-  t.equal(JSON.parse(table.out).questions, 10, table.told);
+  t.equal(JSON.parse(table.out).questions, 5, table.told);
 
   const pairs = put("pairs.csv", 'Question,llama\n"what, is that ?",red\nwhat colour ?,blue\n');
   const twice = ["--input_path", pairs, "--suffix", "prob", "--model_path", model, ...engine];

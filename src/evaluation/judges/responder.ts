@@ -98,8 +98,8 @@ export function localResponder(
   };
 }
 
-/** What a local reply depends on beside the request. */
-function whoAnswers({ model, native, hasAdapter }: Policy): unknown {
+/** What a policy's answers depend on beside what it is asked. */
+export function whoAnswers({ model, native, hasAdapter }: Policy): unknown {
   const hash = createHash("sha256");
   for (const { name, data } of hasAdapter ? native.tensors().adapter : []) hash.update(name).update(data);
   const { dtype, isa } = model.info;

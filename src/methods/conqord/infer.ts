@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { columnsOf, readTable, writeTable } from "../../data/tables.js";
 import { CredenceError } from "../../errors.js";
+import { whoAnswers } from "../../evaluation/judges/responder.js";
 import { writeJsonAtomic } from "../../files.js";
 import type { Prompt } from "../../model/card.js";
 import type { Policy, Sample } from "../../policy/policy.js";
@@ -31,6 +32,8 @@ export interface AnswerSettings {
   seed: number;
 }
 
+const digest = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
+
 /** A question's answers, as a part's file keeps them. */
 interface Answered {
   prompt: string;
@@ -57,8 +60,8 @@ export async function answerQuestions(
   const { output, signal } = context;
   const { data, asked, maxTokens, sampled, seed } = settings;
   const told = { unparsed: 0 };
-  const digest = createHash("sha256").update(JSON.stringify(questions)).digest("hex");
-  if (isDone(context, { model: policy.model.sha256, input: digest, ...settings })) return told;
+  const made = { policy: digest(whoAnswers(policy)), input: digest(questions), ...settings };
+  if (isDone(context, made)) return told;
   const prompt = asText(policy);
   const make = async (from: number, to: number, onTokens: (count: number) => void): Promise<Answered[]> => {
     const some = questions.slice(from, to);
@@ -76,7 +79,7 @@ export async function answerQuestions(
     return some.map(({ reference }, i) => ({
       prompt: prompts[i]!,
       reference,
-      responses: samples[i]!.map((sample) => sample.text),
+      responses: samples[i]!.map((sample) => written(policy, sample)),
     }));
   };
   await inParts(context, { count: questions.length, chunk }, make, async (paths) => {
@@ -99,6 +102,10 @@ export async function answerQuestions(
   });
   return told;
 }
+
+/** An answer as it was written, space at its ends included, up to a question that follows it. */
+const written = ({ model }: Policy, { tokens }: Sample): string =>
+  ownAnswer(model.tokenizer.decode(tokens, { skipSpecials: true }));
 
 /** Sampled replies as one reply of the form that was asked for. */
 export function aggregatedReply(
