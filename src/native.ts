@@ -124,6 +124,8 @@ export interface GenerateOptions {
   prompts: Int32Array[];
   /** Samples of each prompt; the prompt is evaluated once. */
   samples: number;
+  /** The number of each prompt's first sample, which its random numbers follow from; default 0. */
+  firstSamples?: number[];
   /** 0: greedy. */
   temperature: number;
   topK?: number;
@@ -429,6 +431,12 @@ export interface NativePolicy {
     options: GenerateOptions,
     onSamples: (samples: NativeSample[]) => void,
     signal?: AbortSignal,
+    /**
+     * Told of each step's tokens, without stop tokens, before the samples they end: [row, token, row, token, ..], where a row is
+     * prompt * samples + place among them. The rows it gives end soon, as stopped; nothing waits for it, so that a row may have
+     * some tokens more by then. Not with hidden states or heads.
+     */
+    onTokens?: (tokens: Int32Array) => Int32Array | undefined,
   ): Promise<GenerateStats>;
   forward(
     batch: NativeBatch,

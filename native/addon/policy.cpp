@@ -77,6 +77,7 @@ GenerateOptions generate_options(const Napi::Object& options) {
   const Napi::Array list = prompts.As<Napi::Array>();
   for (uint32_t i = 0; i < list.Length(); ++i) out.prompts.push_back(int32s(list.Get(i), "prompts"));
   out.samples = integer_of(options.Get("samples"), "samples");
+  out.first_samples = integers_or_none(options, "firstSamples");
   out.temperature = number_of(options.Get("temperature"), "temperature");
   out.top_k = integer_or(options, "topK", 0);
   out.top_p = number_or(options, "topP", 1);
@@ -94,6 +95,20 @@ GenerateOptions generate_options(const Napi::Object& options) {
   return out;
 }
 
+/// A step's tokens as [row, token, row, token, ..] to JavaScript, which gives the rows to end, if any: nothing waits for it.
+void tell(Job& job, const std::shared_ptr<Napi::FunctionReference>& watch, const GenerateOptions& options,
+          const std::vector<Chosen>& tokens) {
+  auto told = std::make_shared<std::vector<int32_t>>();
+  for (const auto [row, token] : tokens) told->insert(told->end(), {row, token});
+  job.call([watch, told, ended = options.ended](Napi::Env env) {
+    guarded(env, [&] {
+      const Napi::Value rows = watch->Value().Call({int_array(env, *told)});
+      if (absent(rows)) return;
+      for (const int32_t row : int32s(rows, "rows to end")) ended->at(row) = true;
+    });
+  });
+}
+
 }  // namespace
 
 Napi::Value PolicyObject::generate(const Napi::CallbackInfo& call) {
@@ -101,13 +116,23 @@ Napi::Value PolicyObject::generate(const Napi::CallbackInfo& call) {
   return guarded(env, [&]() -> Napi::Value {
     const auto policy = policy_.get("policy");
     auto options = std::make_shared<GenerateOptions>(generate_options(object_of(call[0], "options")));
-    if (!call[1].IsFunction()) fail("BAD_OPTION", "generate: expected a function that takes finished samples");
-    auto callback = std::make_shared<Napi::FunctionReference>(Napi::Persistent(call[1].As<Napi::Function>()));
-    callback->SuppressDestruct();
+    const auto kept = [](const Napi::Value& function) {
+      if (!function.IsFunction()) fail("BAD_OPTION", "generate: expected functions that take samples and tokens");
+      auto reference = std::make_shared<Napi::FunctionReference>(Napi::Persistent(function.As<Napi::Function>()));
+      reference->SuppressDestruct();
+      return reference;
+    };
+    auto callback = kept(call[1]);
+    const auto watch = absent(call[3]) ? nullptr : kept(call[3]);
+    if (watch) {
+      options->ended =
+          std::make_shared<std::vector<std::atomic<bool>>>(options->prompts.size() * std::max(options->samples, 0));
+    }
     return start<GenerateStats>(
         env, *worker_, call[2],
-        [policy, options, callback](Job& job) {
+        [policy, options, callback, watch](Job& job) {
           std::lock_guard lock(policy->base()->mutex());
+          if (watch) options->chosen = [&](const std::vector<Chosen>& tokens) { tell(job, watch, *options, tokens); };
           return credence::generate(
               policy, *options,
               [&](std::vector<Sample>&& samples) {
@@ -119,8 +144,9 @@ Napi::Value PolicyObject::generate(const Napi::CallbackInfo& call) {
               },
               job.abort());
         },
-        [callback](Napi::Env to, GenerateStats& stats) -> Napi::Value {
+        [callback, watch](Napi::Env to, GenerateStats& stats) -> Napi::Value {
           callback->Reset();
+          if (watch) watch->Reset();
           Napi::Object out = Napi::Object::New(to);
           out.Set("promptTokens", static_cast<double>(stats.prompt_tokens));
           out.Set("newTokens", static_cast<double>(stats.new_tokens));

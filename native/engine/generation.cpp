@@ -32,6 +32,7 @@ struct Group {
 
 struct Sequence {
   Sample out;
+  int row = 0;  // as Chosen has it
   std::vector<int32_t> pages;
   int keys = 0;            // tokens whose keys are in the pages
   int32_t next = -1;       // sampled, not yet fed
@@ -63,8 +64,9 @@ class Generator {
     max_batch_ = options.max_batch;
     adapter_ = options.adapter ? policy.get() : nullptr;
     for (size_t p = 0; p < options.prompts.size(); ++p) {
+      const int first = first_sample(static_cast<int>(p));
       for (int s = 0; s < options.samples; s += max_batch_) {
-        waiting_.push_back({static_cast<int>(p), s, std::min(max_batch_, options.samples - s)});
+        waiting_.push_back({static_cast<int>(p), first + s, std::min(max_batch_, options.samples - s)});
       }
     }
     std::reverse(waiting_.begin(), waiting_.end());  // taken from the back
@@ -79,7 +81,8 @@ class Generator {
     const auto start = std::chrono::steady_clock::now();
     while (!waiting_.empty() || !active_.empty()) {
       check_abort(abort);
-      step(abort);
+      end_flagged();
+      if (!waiting_.empty() || !active_.empty()) step(abort);
     }
     stats_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return stats_;
@@ -97,6 +100,18 @@ class Generator {
     if (o.top_k < 0) fail("BAD_OPTION", "topK: expected 0 (all) or more but received %d", o.top_k);
     if (!(o.repetition_penalty > 0))
       fail("BAD_OPTION", "repetitionPenalty: expected above 0 but received %g", o.repetition_penalty);
+    if (!o.first_samples.empty() && o.first_samples.size() != o.prompts.size()) {
+      fail("BAD_OPTION", "firstSamples: expected %zu, one a prompt, but received %zu", o.prompts.size(),
+           o.first_samples.size());
+    }
+    if (o.ended && o.ended->size() != o.prompts.size() * o.samples) {
+      fail("BAD_OPTION", "ended: expected %zu flags, one a sample, but received %zu", o.prompts.size() * o.samples,
+           o.ended->size());
+    }
+    if (o.ended && !(o.collect.empty() && o.answer_heads.empty() && o.prompt_heads.empty())) {
+      fail("BAD_OPTION",
+           "what ends an answer by its text does not go with hidden states or heads: read them afterwards");
+    }
     if (!o.stop_strings.empty() && base_->vocabulary_pieces.empty()) {
       fail("BAD_OPTION", "stopStrings need the tokenizer's pieces: call setVocabulary first");
     }
@@ -127,6 +142,8 @@ class Generator {
       }
     }
   }
+
+  int first_sample(int prompt) const { return options_.first_samples.empty() ? 0 : options_.first_samples[prompt]; }
 
   void open_pools(int longest) {
     const Family& f = base_->family();
@@ -266,8 +283,25 @@ class Generator {
     for (Sequence& sequence : closing) finish(sequence);
     active_ = std::move(going);
     take(told, capacity);
+    tell();
+  }
+
+  void tell() {
     if (!done_.empty()) finished_(std::move(done_));
     done_.clear();
+  }
+
+  /// Ends those that were said to have enough.
+  void end_flagged() {
+    if (!options_.ended) return;
+    std::vector<Sequence> going;
+    for (Sequence& sequence : active_) {
+      sequence.out.stopped = (*options_.ended)[sequence.row];
+      if (sequence.out.stopped) finish(sequence);
+      else going.push_back(std::move(sequence));
+    }
+    active_ = std::move(going);
+    tell();
   }
 
   void write(const HostBatch& host, const std::vector<int32_t>& key_start,
@@ -367,6 +401,7 @@ class Generator {
       Sequence sequence;
       sequence.out.prompt = group.prompt;
       sequence.out.sample = group.first_sample + s;
+      sequence.row = group.prompt * options_.samples + sequence.out.sample - first_sample(group.prompt);
       sequence.keys = length;
       sequence.key = key;
       sequence.segment = segment;
@@ -432,6 +467,7 @@ class Generator {
     if (n) std::memcpy(tokens.data(), told.data(), n * sizeof(int32_t));
 
     std::vector<Sequence> going;
+    std::vector<Chosen> chosen;
     for (size_t i = 0; i < n; ++i) {
       Sequence& sequence = active_[i];
       Sample& out = sequence.out;
@@ -444,6 +480,7 @@ class Generator {
         out.stop_token = tokens[i];
       } else {
         out.tokens.push_back(tokens[i]);
+        if (options_.chosen) chosen.push_back({sequence.row, tokens[i]});
         sequence.next = tokens[i];
         if (options_.repetition_penalty != 1) sequence.seen.insert(tokens[i]);
         out.stopped = hits_stop_string(sequence, tokens[i]);
@@ -459,6 +496,7 @@ class Generator {
       }
     }
     active_ = std::move(going);
+    if (!chosen.empty()) options_.chosen(chosen);
   }
 
   bool hits_stop_string(Sequence& sequence, int32_t token) const {
@@ -552,6 +590,7 @@ GenerateStats generate(const std::shared_ptr<Policy>& policy, const GenerateOpti
     const Rehearsal rehearsal(*policy);
     GenerateOptions tried = fitted;
     tried.stop_strings.clear();  // the twin has no vocabulary, and needs none
+    tried.chosen = nullptr;      // it writes nothing
     for (;; tried.max_batch /= 2) {
       const size_t need =
           rehearsal.peak([&] { Generator(rehearsal.policy(), tried, [](std::vector<Sample>&&) {}).run(nullptr); });

@@ -1,6 +1,7 @@
 // Generation: continuous batching over paged keys and values, each prompt evaluated once for all its samples.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,11 +12,17 @@
 
 namespace credence {
 
+/// A token of an answer, as it is chosen; rows count prompts' samples: prompt * samples + place among them.
+struct Chosen {
+  int32_t row = 0, token = 0;
+};
+
 struct GenerateOptions {
   std::vector<std::vector<int32_t>> prompts;
   int samples = 1;
-  double temperature = 1;  // 0: greedy
-  int top_k = 0;           // 0: all
+  std::vector<int> first_samples;  // [prompts] the number of each one's first sample; empty: 0
+  double temperature = 1;          // 0: greedy
+  int top_k = 0;                   // 0: all
   double top_p = 1;
   double repetition_penalty = 1;
   int max_new_tokens = 16;
@@ -29,6 +36,10 @@ struct GenerateOptions {
   // Decoding may divide a sequence's keys among work items (credence_attention, split_keys): faster where they are many and sequences
   // few. Samples still depend on nothing beside them, but their log-probabilities and states are those of scoring to rounding alone.
   bool fast_decode = false;
+  // Told of each step's tokens, on the generating thread. Whoever has seen enough of a row sets its flag, from any thread: it ends
+  // as stopped before the next step. Not with collect or heads, whose means are over all that was written until then.
+  std::function<void(const std::vector<Chosen>&)> chosen;
+  std::shared_ptr<std::vector<std::atomic<bool>>> ended;  // [rows]
   bool record = true;  // steps that only decode are recorded and replayed where the device can, which changes no bit
 };
 
@@ -49,7 +60,7 @@ struct GenerateStats {
   int max_batch = 0;  // sequences decoded together at most
 };
 
-/// Samples arrive as they finish. A sample's numbers depend on (seed, prompt, sample index) alone: not on what else is being
+/// Samples arrive as they finish. A sample's numbers depend on (seed, prompt, sample number) alone: not on what else is being
 /// generated, in which order, or on how many threads.
 GenerateStats generate(const std::shared_ptr<Policy>& policy, const GenerateOptions& options,
                        const std::function<void(std::vector<Sample>&&)>& finished, const AbortFlag* abort = nullptr);

@@ -178,6 +178,59 @@ TEST(stop_tokens_strings_and_lengths) {
   EXPECT_EQ(string_stopped.tokens.size(), 3u);
 }
 
+TEST(a_row_ends_when_it_is_told_to_and_the_others_go_on) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 1});
+  GenerateOptions options = options_for_tests();
+  options.first_samples.assign(options.prompts.size(), 0);
+  options.first_samples[3] = 5;  // numbers and rows are told apart
+  for (const int max_batch : {3, 0}) {
+    options.max_batch = max_batch;
+    options.ended = nullptr;
+    options.chosen = nullptr;
+    const auto free = run(policy, options);
+    // Each row's tokens as they come; those of odd rows are enough after 1 to 7 of them.
+    std::map<int32_t, std::vector<int32_t>> heard;
+    const auto enough = [](int32_t row) { return row % 2 ? static_cast<size_t>(1 + row % 7) : size_t{1000}; };
+    options.ended = std::make_shared<std::vector<std::atomic<bool>>>(options.prompts.size() * options.samples);
+    options.chosen = [&](const std::vector<Chosen>& tokens) {
+      for (const auto [row, token] : tokens) {
+        heard[row].push_back(token);
+        if (heard[row].size() == enough(row)) (*options.ended)[row] = true;
+      }
+    };
+    int ended = 0;
+    const auto told = run(policy, options);
+    EXPECT_EQ(told.size(), free.size());
+    for (const auto& [key, whole] : free) {
+      const Sample& sample = told.at(key);
+      const int32_t row = key.first * options.samples + key.second - options.first_samples[key.first];
+      const size_t length = std::min(whole.tokens.size(), enough(row));
+      EXPECT(sample.tokens == heard[row]);
+      EXPECT(
+          std::equal(sample.tokens.begin(), sample.tokens.end(), whole.tokens.begin(), whole.tokens.begin() + length));
+      const bool early = length < whole.tokens.size();
+      const size_t scored = early ? length : whole.logprobs.size();
+      EXPECT(sample.logprobs == std::vector<float>(whole.logprobs.begin(), whole.logprobs.begin() + scored));
+      EXPECT_EQ(sample.stopped, early || whole.stopped);
+      ended += early;
+    }
+    EXPECT(ended > 10);
+  }
+}
+
+TEST(a_sample_is_its_numbers_whichever_comes_first) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 1});
+  GenerateOptions options = options_for_tests();
+  const auto all = run(policy, options);
+  options.samples = 1;
+  for (size_t p = 0; p < options.prompts.size(); ++p) options.first_samples.push_back(static_cast<int>(p % 4));
+  for (const auto& [key, sample] : run(policy, options)) EXPECT(same(sample, all.at(key)));
+}
+
 TEST(greedy_takes_the_largest_and_a_repetition_penalty_changes_it) {
   TemporaryFolder folder;
   write_small_model(folder.path());
@@ -217,6 +270,14 @@ TEST(an_abort_stops_and_bad_options_are_named) {
   EXPECT_THROWS(generate(policy, with([](auto& o) { o.collect = {3}; }), ignore), "depth 3");
   EXPECT_THROWS(generate(policy, with([](auto& o) { o.answer_heads = {"none"}; }), ignore), "no head \"none\"");
   EXPECT_THROWS(generate(policy, with([](auto& o) { o.stop_strings = {"x"}; }), ignore), "setVocabulary");
+  EXPECT_THROWS(generate(policy, with([](auto& o) { o.first_samples = {1}; }), ignore), "firstSamples: expected 13");
+  const auto flags = [](int count) { return std::make_shared<std::vector<std::atomic<bool>>>(count); };
+  EXPECT_THROWS(generate(policy, with([&](auto& o) { o.ended = flags(13); }), ignore), "expected 52 flags");
+  const auto collecting = with([&](auto& o) {
+    o.ended = flags(52);
+    o.collect = {1};
+  });
+  EXPECT_THROWS(generate(policy, collecting, ignore), "does not go with hidden states");
 }
 
 TESTING_MAIN

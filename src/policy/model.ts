@@ -234,10 +234,16 @@ export class Model implements AsyncDisposable {
     return this.chat.supervise(messages);
   }
 
-  /** The text of an answer's tokens, without special ones and without what a stop string cut off. */
-  text(tokens: Int32Array, stop: string[] = []): string {
-    const text = this.tokenizer.decode(tokens, { skipSpecials: true });
-    const cuts = stop.map((string) => text.indexOf(string)).filter((at) => at >= 0);
+  /**
+   * The text of an answer's tokens, without special ones and without what a stop string cut off.
+   *
+   * @param begun tokens that the answer begins with before these: no stop string is looked for there
+   */
+  text(tokens: Int32Array, stop: string[] = [], begun: Int32Array = new Int32Array()): string {
+    const decode = (ids: Int32Array) => this.tokenizer.decode(ids, { skipSpecials: true });
+    const text = decode(begun.length > 0 ? Int32Array.of(...begun, ...tokens) : tokens);
+    const from = begun.length > 0 ? decode(begun).replace(/\ufffd+$/, "").length : 0; // a character's other bytes may follow
+    const cuts = stop.map((string) => text.indexOf(string, from)).filter((at) => at >= 0);
     return (cuts.length ? text.slice(0, Math.min(...cuts)) : text).trim();
   }
 

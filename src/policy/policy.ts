@@ -6,9 +6,18 @@ import { answerStatisticNames, answerStatistics } from "../model/answer-statisti
 import { confidenceOf } from "../model/calibrator.js";
 import type { AnyCard, Card, Prompt, RewardCard } from "../model/card.js";
 import { adapterConfig, policyFiles } from "../model/policy-folder.js";
-import type { AdapterSpec, ForwardResult, GenerateStats, HeadSpec, NativePolicy, ReadSpan } from "../native.js";
+import type {
+  AdapterSpec,
+  ForwardResult,
+  GenerateStats,
+  HeadSpec,
+  NativePolicy,
+  NativeSample,
+  ReadSpan,
+} from "../native.js";
 import type { Message } from "../text/chat.js";
 import type { Model } from "./model.js";
+import { TextEnds } from "./text-ends.js";
 import { Trainer, type TrainerOptions } from "./trainer.js";
 
 /** A question (put as the card says, else as a user's turn), a conversation, or token ids as they are. */
@@ -17,6 +26,13 @@ export type PromptInput = string | Message[] | Int32Array;
 export interface GenerateSettings {
   /** Samples of each prompt; the prompt is evaluated once. Default 1. */
   samples?: number;
+  /** The number of each prompt's first sample; default 0. A sample follows from seed, prompt and number alone. */
+  firstSamples?: number[];
+  /**
+   * Tokens that each prompt's answer begins with, to be gone on with: `text` and `stopWhen` read them too, a `stop` text is looked
+   * for behind them, and what else comes back is of new tokens alone.
+   */
+  begun?: Int32Array[];
   /** 0 (default): the likeliest token each time. */
   temperature?: number;
   topK?: number;
@@ -26,6 +42,12 @@ export interface GenerateSettings {
   maxNewTokens?: number;
   /** Texts that end an answer; they are cut off. */
   stop?: string[];
+  /**
+   * Whether a text so far needs no more behind it: asked of each answer after each of its tokens, it ends the answer with the
+   * first for which it is true (`stopWhen`). The answer is the same however long that takes to be heard; what was made of it in
+   * the meantime counts in `onStats` alone. Not together with `collect` and heads.
+   */
+  stopWhen?: (text: string) => boolean;
   /** Token ids that end an answer; default the model's. */
   stopTokens?: number[];
   seed?: number;
@@ -59,7 +81,7 @@ export interface Sample {
   /** Natural logarithms, the stop token's last when one was chosen. */
   logprobs: Float32Array;
   finish: "stop" | "length";
-  /** The stop token that was chosen; absent where the length ran out or a stop string ended it. */
+  /** The stop token that was chosen; absent where the length ran out or the text ended it. */
   stopToken?: number;
   /** [depths, hidden size] at the prompt's last token, and the mean over the answer's tokens, when collected. */
   promptHidden?: Float32Array;
@@ -128,6 +150,13 @@ function passLogit({ confidence: { beside } }: Card, { answerHeads, promptHeads,
   return logit;
 }
 
+/** A sample up to where its text ended it. */
+function cutAt(end: number | undefined, sample: NativeSample): NativeSample {
+  if (end === undefined) return sample;
+  const { prompt, sample: number, tokens, logprobs } = sample;
+  return { prompt, sample: number, tokens: tokens.slice(0, end), logprobs: logprobs.slice(0, end), finish: "stop" };
+}
+
 /** How many prompts are scored in one forward pass. */
 const scoreBatch = 32;
 
@@ -191,20 +220,29 @@ export class Policy implements AsyncDisposable {
    */
   async *generate(prompts: PromptInput[], settings: GenerateSettings = {}): AsyncGenerator<Sample, void, undefined> {
     this.checkAlive();
-    const samples = settings.samples ?? 1;
+    const { samples = 1, firstSamples, begun } = settings;
     const maxNewTokens = settings.maxNewTokens ?? 256;
-    const tokens = await Promise.all(prompts.map((input) => this.tokens(input, this.card?.prompt, maxNewTokens)));
+    const tokens = await Promise.all(
+      prompts.map(async (input, i) => {
+        const first = begun?.[i] ?? new Int32Array();
+        const prompt = await this.tokens(input, this.card?.prompt, first.length + maxNewTokens);
+        return first.length > 0 ? Int32Array.of(...prompt, ...first) : prompt;
+      }),
+    );
     if (!tokens.length) return;
     const ready = new Map<number, Sample>();
     let wake: (() => void) | undefined;
     let ended = false;
     const stop = new AbortController();
     const signal = settings.signal ? AbortSignal.any([settings.signal, stop.signal]) : stop.signal;
+    const beginning = (row: number): Int32Array | undefined => begun?.[Math.floor(row / samples)];
+    const ends = settings.stopWhen && new TextEnds(this.model.tokenizer, settings.stopWhen, beginning);
     const work = this.native
       .generate(
         {
           prompts: tokens,
           samples,
+          firstSamples,
           temperature: settings.temperature ?? 0,
           topK: settings.topK,
           topP: settings.topP,
@@ -222,14 +260,14 @@ export class Policy implements AsyncDisposable {
         },
         (finished) => {
           for (const sample of finished) {
-            ready.set(sample.prompt * samples + sample.sample, {
-              ...sample,
-              text: this.model.text(sample.tokens, settings.stop),
-            });
+            const row = sample.prompt * samples + sample.sample - (firstSamples?.[sample.prompt] ?? 0);
+            const own = cutAt(ends?.take(row), sample);
+            ready.set(row, { ...own, text: this.model.text(own.tokens, settings.stop, beginning(row)) });
           }
           wake?.();
         },
         signal,
+        ends?.add,
       )
       .finally(() => {
         ended = true;

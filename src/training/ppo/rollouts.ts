@@ -1,6 +1,7 @@
 /** Rollouts: what a policy says to an iteration's prompts, with the log-probabilities it was sampled with. */
 import { NumpyRandom, permutation } from "../../data/random.js";
 import type { Policy } from "../../policy/policy.js";
+import { stopWhen } from "../../rewards/retries.js";
 import type { PpoSettings } from "./settings.js";
 
 /** One completion of a prompt. */
@@ -50,7 +51,7 @@ export async function* sampleRollouts(
   iteration: number,
   signal?: AbortSignal,
 ): AsyncGenerator<Rollout, void, undefined> {
-  const { samples, temperature, topK, topP, newTokens, stop, stopTokens } = rollout;
+  const { samples, temperature, topK, topP, newTokens, stop, stopPattern, stopTokens } = rollout;
   const settings = {
     samples,
     temperature,
@@ -58,6 +59,7 @@ export async function* sampleRollouts(
     topP,
     maxNewTokens: newTokens,
     stop,
+    stopWhen: stopPattern === null ? undefined : stopWhen(new RegExp(stopPattern)),
     stopTokens: stopTokens ?? undefined,
     seed: samplingSeed(seed, iteration),
     signal,

@@ -2,6 +2,14 @@
 import { z } from "zod";
 
 const positive = z.int().positive();
+/** A regular expression as JavaScript writes it, without slashes and flags. */
+const pattern = z.string().check(({ value, issues }) => {
+  try {
+    new RegExp(value);
+  } catch (error) {
+    issues.push({ code: "custom", input: value, message: (error as Error).message });
+  }
+});
 const share = z.number().min(0).max(1);
 
 export const ppoSchema = z.strictObject({
@@ -19,7 +27,12 @@ export const ppoSchema = z.strictObject({
       newTokens: positive.default(64),
       /** Texts that end a completion; they are part of it. */
       stop: z.array(z.string()).default([]),
-      /** Token ids that end a completion; null: the model's. With none and no `stop`, every completion is `newTokens` long. */
+      /**
+       * A completion also ends, on its own, as soon as nothing to come would change its first match of this regular expression
+       * (`stopWhen`). The match stays part of it.
+       */
+      stopPattern: pattern.nullable().default(null),
+      /** Token ids that end a completion; null: the model's. Without any end, every completion is `newTokens` long. */
       stopTokens: z.array(z.int().min(0)).nullable().default(null),
     })
     .prefault({}),
