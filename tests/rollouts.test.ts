@@ -1,9 +1,15 @@
-/** Rollouts: rows that end by their text, on their own, and answers that are gone on with. */
+/** Rollouts: rows that end by their text, on their own; completions that are gone on with, and what is learnt from them. */
 import { join } from "node:path";
 import t from "tap";
 import { Model } from "../src/policy/model.js";
 import type { GenerateSettings } from "../src/policy/policy.js";
 import { stopWhen } from "../src/rewards/retries.js";
+import { advantagesOf, type Episode } from "../src/training/ppo/advantages.js";
+import { scoreRollouts } from "../src/training/ppo/passes.js";
+import { type PpoTraining, trainPpo } from "../src/training/ppo/ppo.js";
+import { type Rollout, sampleRollouts } from "../src/training/ppo/rollouts.js";
+import { type PpoOptions, ppoSchema } from "../src/training/ppo/settings.js";
+import { metricsOf, runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
@@ -84,4 +90,182 @@ t.test("samples of a number are the same whichever else there are", async (t) =>
   const firstSamples = [3, 0, 2, 1];
   const one = await all(policy.generate(prompts, { ...settings, firstSamples }));
   for (const [i, sample] of one.entries()) t.same(sample, four[4 * i + firstSamples[i]!]);
+});
+
+const retry = { complete: "(?:says|kai|cup) \\w+", retries: 2, cue: " says", newTokens: 3 };
+const rollouts = (options: PpoOptions["rollout"], iteration = 0): Promise<Rollout[]> => {
+  const settings = ppoSchema.parse({ seed: 4, rollout: { samples: 6, newTokens: 6, ...options } });
+  return all(sampleRollouts(policy, prompts, settings, iteration)).then((list) =>
+    list.sort((a, b) => a.group - b.group || a.sample - b.sample),
+  );
+};
+
+t.test("a completion that lacks something is gone on with, and gets its cue at last", async (t) => {
+  const found = await rollouts({ retry });
+  t.equal(found.length, 24);
+  const [says] = await model.tokenizer.encode("says");
+  const plain = await rollouts({});
+  const scored = await scoreRollouts(policy, groupsOf(found), { logprobs: true, budget: 500 });
+  for (const [i, rollout] of found.entries()) {
+    const { tokens, logprobs, sampled, text } = rollout;
+    const { tries, complete } = rollout.retry!;
+    t.equal(complete, /(?:says|kai|cup) \w+/.test(text), text);
+    t.equal(text, model.text(tokens));
+    t.equal(sampled !== undefined, tries === 3, "the cue comes after two tries");
+    if (!complete) t.equal(tries, 3);
+    const { tokens: first } = plain[i]!;
+    const own = first.at(-1) === 2 && tries > 0 ? first.subarray(0, -1) : first;
+    t.same(tokens.subarray(0, own.length), own, "it begins with what was sampled at first");
+    const places = Array.from(tokens.keys()).filter((at) => sampled && !sampled[at]);
+    t.same(
+      places.map((at) => tokens[at]),
+      sampled ? [says] : [],
+    );
+    const wanted = scored.get(rollout)!.logprobs!.map((value, at) => (places.includes(at) ? 0 : value));
+    t.same(logprobs, wanted, "a later pass gives the log-probabilities it was sampled with");
+  }
+  const count = (tries: number) => found.filter((one) => one.retry!.tries === tries).length;
+  t.ok(
+    [0, 1, 3].every((tries) => count(tries) > 0),
+    `${[0, 1, 2, 3].map(count)}`,
+  );
+  const third = found.filter(({ retry }) => retry!.tries === 3).map(({ tokens }) => tokens.join());
+  t.equal(new Set(third).size, third.length, "each goes on in its own way");
+  const drawn = (list: Rollout[]) => list.map((one) => [...one.tokens, ...one.logprobs].join()).join("\n");
+  t.equal(drawn(await rollouts({ retry })), drawn(found), "again the same");
+  t.not(drawn(await rollouts({ retry }, 1)), drawn(found));
+});
+
+t.test("the text a row ends by may begin in an earlier continuation", async (t) => {
+  const found = await rollouts({ samples: 20, stopPattern: "says \\w+", retry });
+  const written = (tokens: Int32Array) => tokens.filter((token) => !model.tokenizer.isSpecial(token)).length;
+  let ended = 0;
+  for (const { tokens, sampled, text } of found) {
+    if (!sampled || !/says \w+ \S+$/.test(text) || /says says/.test(text)) continue;
+    // Of the word behind the cue more may come, so that one token more says that none does.
+    t.equal(written(tokens.subarray(sampled.indexOf(0))), 3, text);
+    ended += 1;
+  }
+  t.ok(ended > 3, `${ended} rows`);
+});
+
+t.test("continuations that have no room are refused before anything is sampled", async (t) => {
+  await t.rejects(rollouts({ newTokens: 100, retry: { ...retry, newTokens: null } }), {
+    code: "TOO_LONG",
+    message: /completion of up to 401, .* longer than the context \(256 tokens\)/,
+  });
+  t.throws(() => ppoSchema.parse({ rollout: { stopPattern: "(" } }), /Invalid regular expression/);
+  t.throws(() => ppoSchema.parse({ rollout: { retry: { complete: "[" } } }), /Invalid regular expression/);
+});
+
+t.test("a token that was put in is none of the policy's", async (t) => {
+  const settings = ppoSchema.parse({ advantage: { lambda: 0.9, gamma: 0.95 }, kl: { coefficient: 0.1 } });
+  const list = (...numbers: number[]) => Float32Array.from(numbers);
+  const plain: Episode[] = [
+    {
+      logprobs: list(-1, -2, -3),
+      reference: list(-1.5, -1, -2),
+      values: list(0.1, 0.2, 0.3),
+      reward: 2,
+      settled: [{ at: 1, reward: 0.5 }],
+      group: 0,
+      mask: Uint8Array.of(1, 1, 1),
+    },
+    { logprobs: list(-1, -1), reference: list(-2, -1), values: list(0.4, 0.5), reward: -1, group: 1 },
+  ];
+  const cued: Episode[] = [
+    {
+      ...plain[0]!,
+      logprobs: list(-1, -2, 0, 0, -3),
+      reference: list(-1.5, -1, -9, -9, -2),
+      values: list(0.1, 0.2, 7, 7, 0.3),
+      mask: Uint8Array.of(1, 1, 0, 0, 1),
+      sampled: Uint8Array.of(1, 1, 0, 0, 1),
+    },
+    plain[1]!,
+  ];
+  const expected = await advantagesOf(model, plain, settings, 0.1);
+  const found = await advantagesOf(model, cued, settings, 0.1);
+  const [first] = expected.worth;
+  const spread = ([a, b, c]: Float32Array) => list(a!, b!, 0, 0, c!);
+  t.same(found.worth[0], { advantages: spread(first!.advantages), returns: spread(first!.returns) });
+  t.same(found.worth[1], expected.worth[1]);
+  t.same([found.kl, found.klOfCompletion], [expected.kl, expected.klOfCompletion]);
+});
+
+const groupsOf = (found: Rollout[]) =>
+  prompts.map((prompt, group) => ({ prompt, rollouts: found.filter((one) => one.group === group) }));
+
+async function job(directory: string, more: Partial<PpoTraining<null>> = {}): Promise<PpoTraining<null>> {
+  const adapter = { rank: 4, alpha: 8, targets: ["q", "v", "down"] as ("q" | "v" | "down")[], seed: 3 };
+  const heads = [{ name: "value", kind: "linear" as const }];
+  return {
+    directory,
+    policy: (checkpoint) => model.policy({ adapter: checkpoint ?? adapter, heads }),
+    reference: "base",
+    prompts: prompts.map((tokens) => ({ tokens, text: "", data: null })),
+    reward: (_prompt, completion) => completion.split(" ").filter((word) => word === "red").length,
+    settings: ppoSchema.parse({
+      iterations: 4,
+      rollout: { prompts: 3, samples: 4, newTokens: 6, stopPattern: "says \\w+", retry },
+      miniBatches: 2,
+      microBatchTokens: 80,
+      checkpointEvery: 2,
+      optimizer: { learningRate: 1e-2 },
+      seed: 11,
+    }),
+    valueHead: "value",
+    ...more,
+  };
+}
+
+t.test("a training counts continuations, learns nothing from cues, and goes on to the same bytes", async (t) => {
+  const whole = join(folder, "whole");
+  const training = await job(whole);
+  const [says] = await model.tokenizer.encode("says");
+  let cues = 0;
+  const trained = await trainPpo({
+    ...training,
+    mask: ({ tokens, sampled }) => {
+      if (sampled) cues += 1;
+      return new Uint8Array(tokens.length).fill(1);
+    },
+    policy: async (checkpoint) => {
+      const own = await training.policy(checkpoint);
+      const make = own.trainer.bind(own);
+      own.trainer = (options) => {
+        const trainer = make(options);
+        const step = trainer.step.bind(trainer);
+        trainer.step = (batch) => {
+          if (!("sequences" in batch) || batch.loss.kind !== "ppo") throw new Error("another loss");
+          const { weights, advantages, value } = batch.loss;
+          for (const [row, tokens] of batch.sequences.entries()) {
+            if (batch.prefixOf![row]! < 0) continue;
+            for (const [at, weight] of weights[row]!.entries()) {
+              if (weight === 0) t.equal(tokens[at], says, "the cue alone is not learnt from");
+              t.equal(value!.weights[row]![at], weight);
+              if (weight === 0) t.equal(advantages[row]![at], 0);
+            }
+          }
+          cues -= 0.5 * weights.filter((row, i) => batch.prefixOf![i]! >= 0 && row.includes(0)).length;
+          return step(batch);
+        };
+        return trainer;
+      };
+      return own;
+    },
+  });
+  await trained.dispose();
+  t.equal(cues, 0, "in each of two epochs each cue was passed over");
+  const lines = metricsOf(whole);
+  t.ok(lines.every(({ firstRatioChange }) => firstRatioChange === 0));
+  t.equal(lines[0]!.kl, 0, "the reference is where it begins");
+  for (const { retried, cued, incomplete } of lines)
+    t.ok(retried! >= cued! && cued! >= incomplete! && cued! > 0, `${retried} ${cued} ${incomplete}`);
+  const controller = new AbortController();
+  const stopped = join(folder, "stopped");
+  const told = (iteration: number) => iteration === 2 && controller.abort();
+  await t.rejects(job(stopped, { told, signal: controller.signal }).then(trainPpo), { code: "ABORTED" });
+  await (await trainPpo(await job(stopped))).dispose();
+  t.same(runBytes(stopped), runBytes(whole));
 });

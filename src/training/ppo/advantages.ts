@@ -13,6 +13,8 @@ export interface Episode {
   settled?: readonly PlacedReward[];
   group: number;
   mask?: Uint8Array;
+  /** 0 where a token was put in rather than sampled; absent: all were sampled. */
+  sampled?: Uint8Array;
 }
 
 export interface PlacedReward {
@@ -35,13 +37,17 @@ export interface Advantages {
   klOfCompletion: number;
 }
 
-/** The engine's advantage step over an iteration's completions. */
+/**
+ * The engine's advantage step over an iteration's completions. What was put into one belongs to what the policy acts in: an
+ * advantage goes on from the last sampled token before it to the next one behind it, and it has no divergence.
+ */
 export async function advantagesOf(
   model: Model,
-  episodes: Episode[],
+  given: Episode[],
   { kl, advantage: { gamma, lambda, whiten, estimator } }: PpoSettings,
   klCoefficient: number,
 ): Promise<Advantages> {
+  const episodes = given.map(sampledAlone);
   const offsets = new Int32Array(episodes.length + 1);
   episodes.forEach(({ logprobs }, b) => {
     offsets[b + 1] = offsets[b]! + logprobs.length;
@@ -80,13 +86,35 @@ export async function advantagesOf(
     trained += 1;
   }
   return {
-    worth: episodes.map((_, b) => ({
-      advantages: result.whitened.slice(offsets[b], offsets[b + 1]),
-      returns: result.returns.slice(offsets[b], offsets[b + 1]),
+    worth: given.map(({ sampled }, b) => ({
+      advantages: inPlaces(result.whitened.slice(offsets[b], offsets[b + 1]), sampled),
+      returns: inPlaces(result.returns.slice(offsets[b], offsets[b + 1]), sampled),
     })),
     kl: ratios / trained,
     klOfCompletion: ratios / episodes.length,
   };
+}
+
+function sampledAlone(episode: Episode): Episode {
+  const { sampled, logprobs, reference, values, mask, settled } = episode;
+  if (!sampled) return episode;
+  const own = <List extends Float32Array | Uint8Array>(list: List | undefined) =>
+    list?.filter((_, t) => sampled[t]) as List | undefined;
+  const before = (end: number) => own(sampled.subarray(0, end))!.length;
+  return {
+    ...episode,
+    logprobs: own(logprobs)!,
+    reference: own(reference),
+    values: own(values),
+    mask: own(mask),
+    settled: settled?.map(({ at, reward }) => ({ at: before(at + 1) - 1, reward })),
+  };
+}
+
+/** The sampled tokens' numbers, and 0 between them. */
+function inPlaces(numbers: Float32Array, sampled: Uint8Array | undefined): Float32Array {
+  let next = 0;
+  return sampled ? Float32Array.from(sampled, (one) => (one ? numbers[next++]! : 0)) : numbers;
 }
 
 const atTheEnd = ({ reward, settled = [] }: Episode): number =>

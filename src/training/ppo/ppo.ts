@@ -22,7 +22,7 @@ import { learningRate } from "../schedule.js";
 import { advantagesOf, type PlacedReward } from "./advantages.js";
 import { confidenceCounts } from "./lines.js";
 import { type Scored, scoreRollouts } from "./passes.js";
-import { type Group, promptsOf, type Rollout, sampleRollouts } from "./rollouts.js";
+import { type Group, promptsOf, type Rollout, retriesOf, sampleRollouts } from "./rollouts.js";
 import type { PpoSettings } from "./settings.js";
 import { placeSettled } from "./settled.js";
 import { type Target, updateOn } from "./update.js";
@@ -245,6 +245,7 @@ async function oneIteration<Data>(
     settled: settled[i] ?? [],
     group: rollout.group,
     mask: masks[i],
+    sampled: rollout.sampled,
   }));
   const shaped = await advantagesOf(policy.model, episodes, settings, standing.kl.coefficient);
   const targets = new Map<Rollout, Target>(
@@ -267,6 +268,7 @@ async function oneIteration<Data>(
     length: tokens / rollouts.length,
     ...placesOf(settled),
     cutOff: mean(rollouts.map(({ finish }) => Number(finish === "length"))),
+    ...retriesOf(rollouts),
     ...lossesOf(updates, head !== undefined),
     tokens,
   };
@@ -287,8 +289,8 @@ async function scoreAgain<Data>(
   policy: Policy,
   groups: Group<Data>[],
 ): Promise<void> {
-  for (const [rollout, { logprobs }] of await scoreRollouts(policy, groups, { logprobs: true, budget, signal }))
-    rollout.logprobs = logprobs!;
+  const asked = { logprobs: true, budget, signal };
+  for (const [rollout, { logprobs }] of await scoreRollouts(policy, groups, asked)) rollout.logprobs = logprobs!;
 }
 
 async function referenceOf<Data>(
@@ -337,12 +339,16 @@ async function rollOut<Data>(
   return { groups, scores };
 }
 
+/** Nothing is learnt from tokens that were put in, whatever the job's mask says. */
 function maskOf<Data>({ mask }: PpoTraining<Data>, rollout: Rollout, data: Data): Uint8Array | undefined {
   const own = mask?.(rollout, data);
-  if (!own || (own.length === rollout.tokens.length && own.some((one) => one !== 0))) return own;
+  const { sampled, tokens } = rollout;
+  const fits = !own || own.length === tokens.length;
+  const all = own && sampled && fits ? own.map((one, t) => (one && sampled[t] ? 1 : 0)) : (own ?? sampled);
+  if (fits && (!all || all.some((one) => one !== 0))) return all;
   throw new CredenceError(
     "BAD_INPUT",
-    `the mask of sample ${rollout.sample} of prompt ${rollout.group} has ${own.length} entries${own.length === rollout.tokens.length ? ", all of them 0" : ""}; expected one for each of ${rollout.tokens.length} tokens, and at least one that is not 0`,
+    `the mask of sample ${rollout.sample} of prompt ${rollout.group} has ${own!.length} entries${fits ? ", 0 at all tokens that were sampled" : ""}; expected one for each of ${tokens.length} tokens, and at least one of a sampled token that is not 0`,
   );
 }
 

@@ -34,6 +34,20 @@ export const ppoSchema = z.strictObject({
       stopPattern: pattern.nullable().default(null),
       /** Token ids that end a completion; null: the model's. Without any end, every completion is `newTokens` long. */
       stopTokens: z.array(z.int().min(0)).nullable().default(null),
+      /** What becomes of a completion that lacks what it should have; null: it stays as it is. */
+      retry: z
+        .strictObject({
+          /** A completion that matches this regular expression is complete. */
+          complete: pattern,
+          /** How often one that does not is gone on with from its own end, a stop token taken off, with other random numbers. */
+          retries: z.int().min(0).default(3),
+          /** Then put behind it, and gone on with once more; nothing is learnt from its tokens. null: it stays incomplete. */
+          cue: z.string().min(1).nullable().default(null),
+          /** Tokens of each continuation; null: `newTokens`. */
+          newTokens: positive.nullable().default(null),
+        })
+        .nullable()
+        .default(null),
     })
     .prefault({}),
   /** What a completion's score becomes before it is placed on its last trained token. */
