@@ -6,7 +6,15 @@ import { answerStatisticNames, answerStatistics } from "../model/answer-statisti
 import { confidenceOf } from "../model/calibrator.js";
 import type { AnyCard, Card, Prompt, RewardCard } from "../model/card.js";
 import { adapterConfig, policyFiles } from "../model/policy-folder.js";
-import type { AdapterSpec, ForwardResult, GenerateStats, HeadSpec, NativePolicy, ReadSpan } from "../native.js";
+import type {
+  AdapterSpec,
+  ForwardResult,
+  GenerateStats,
+  HeadSpec,
+  NativePolicy,
+  PolicyTensors,
+  ReadSpan,
+} from "../native.js";
 import type { Message } from "../text/chat.js";
 import type { Model } from "./model.js";
 import { Trainer, type TrainerOptions } from "./trainer.js";
@@ -377,10 +385,13 @@ export class Policy implements AsyncDisposable {
     return trainer;
   }
 
-  /** The files of this policy, for a folder that is written whole. */
-  files(card: AnyCard | undefined = this.card ?? this.rewardCard): ReturnType<typeof policyFiles> {
+  /** The files of this policy, or of one like it with other numbers, for a folder that is written whole. */
+  files(
+    card: AnyCard | undefined = this.card ?? this.rewardCard,
+    tensors: PolicyTensors = this.native.tensors(),
+  ): ReturnType<typeof policyFiles> {
     this.checkAlive();
-    return policyFiles(this.native.tensors(), this.config, card);
+    return policyFiles(tensors, this.config, card);
   }
 
   /** Writes a folder that `model.policy({ adapter })` and PEFT read: whole, or not at all. */

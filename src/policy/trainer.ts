@@ -19,6 +19,7 @@ import type {
   NativeTrainer,
   OptimizerSpec,
   PassSize,
+  PolicyTensors,
   PpoSums,
   ReadSpan,
   TensorData,
@@ -141,6 +142,16 @@ export interface PassReadouts extends BatchLayout {
   mask?: Uint8Array[];
   /** A head of one output, read before each token whose mark is not 0: one number a token, 0 elsewhere. */
   values?: { head: string; mask: Uint8Array[] };
+}
+
+/** What a trainer goes on from. */
+export interface TrainerState {
+  step: number;
+  /** Of dropout; absent: the trainer keeps its own. */
+  seed?: number;
+  /** The moments. */
+  tensors: TensorData[];
+  average?: PolicyTensors;
 }
 
 /** Read-outs of a forward pass that waits for its gradients. */
@@ -513,24 +524,52 @@ export class Trainer implements Disposable {
     return this.native.gradients();
   }
 
-  /** The optimiser's moments, step count and seed, for a checkpoint. */
-  state(): { step: number; seed: number; tensors: TensorData[] } {
+  /** The optimiser's moments, step count and seed, for a checkpoint, and the running average where one is kept. */
+  state(): TrainerState & { seed: number } {
     this.checkAlive();
-    return this.native.state();
+    const average = this.average();
+    return { ...this.native.state(), ...(average ? { average } : {}) };
   }
 
-  /** Goes on from a checkpoint's state. */
-  restore(state: { step: number; seed?: number; tensors: TensorData[] }): void {
+  /**
+   * The running average of the policy (`averageDecay`), under the names that `policy.native.setTensors` and a policy's folder
+   * have; undefined where none is kept. It is no more than read here: what is trained goes on from its own numbers.
+   */
+  average(): PolicyTensors | undefined {
     this.checkAlive();
-    const given = new Map(state.tensors.map((tensor) => [tensor.name, tensor]));
+    return this.native.average();
+  }
+
+  /**
+   * Goes on from a checkpoint's state.
+   *
+   * @throws CredenceError "BAD_CHECKPOINT" where it is another policy's, or an average is in one of the two alone
+   */
+  restore(state: TrainerState): void {
+    this.checkAlive();
     // The engine takes its tensors in its own order; a file has them by name.
-    const tensors = this.native.state().tensors.map(({ name }) => {
-      const tensor = given.get(name);
-      if (!tensor)
-        throw new CredenceError("BAD_CHECKPOINT", `the optimiser's state has no ${name}: it belongs to another policy`);
-      return tensor;
+    const inOrder = (own: TensorData[], from: TensorData[], what: string): TensorData[] => {
+      const given = new Map(from.map((tensor) => [tensor.name, tensor]));
+      return own.map(({ name }) => {
+        const tensor = given.get(name);
+        if (!tensor) throw new CredenceError("BAD_CHECKPOINT", `${what} has no ${name}: it belongs to another policy`);
+        return tensor;
+      });
+    };
+    const all = ({ adapter, heads }: PolicyTensors): TensorData[] => [...adapter, ...heads];
+    const own = this.native.average();
+    if (!own !== !state.average) {
+      const [there, here] = own ? ["no", "one"] : ["a", "none"];
+      throw new CredenceError(
+        "BAD_CHECKPOINT",
+        `the optimiser's state has ${there} running average, and ${here} is kept here: set averageDecay as it was`,
+      );
+    }
+    this.native.restore({
+      ...state,
+      tensors: inOrder(this.native.state().tensors, state.tensors, "the optimiser's state"),
+      average: own && inOrder(all(own), all(state.average!), "the running average"),
     });
-    this.native.restore({ ...state, tensors });
     this.steps = state.step;
   }
 

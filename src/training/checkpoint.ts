@@ -3,10 +3,11 @@ import { existsSync, readdirSync, realpathSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { CredenceError } from "../errors.js";
-import { isWholeFolder, linkAtomic, readJson, sweep, writeFolderAtomic } from "../files.js";
+import { type FileData, isWholeFolder, linkAtomic, readJson, sweep, writeFolderAtomic } from "../files.js";
 import type { AnyCard } from "../model/card.js";
+import { averageFolder, readPolicyTensors } from "../model/policy-folder.js";
 import { encodeSafetensors, readSafetensors } from "../model/safetensors.js";
-import type { TensorData } from "../native.js";
+import type { PolicyTensors, TensorData } from "../native.js";
 import type { Policy } from "../policy/policy.js";
 import type { Trainer } from "../policy/trainer.js";
 
@@ -60,15 +61,20 @@ const folderName = (step: number): string => `step-${String(step).padStart(6, "0
 /** How many checkpoints of a stage are kept, beside the best. */
 const kept = 2;
 
+const within = (folder: string, files: Record<string, FileData>): Record<string, FileData> =>
+  Object.fromEntries(Object.entries(files).map(([name, data]) => [`${folder}/${name}`, data]));
+
 /** Writes a checkpoint, points `best` at the best one, and removes those older than the one before. */
 export function writeCheckpoint(
   directory: string,
   parts: { policy: Policy; trainer: Trainer; card?: AnyCard; state: CheckpointState },
 ): void {
   const name = folderName(parts.state.step);
-  const { tensors } = parts.trainer.state();
+  const { policy, card } = parts;
+  const { tensors, average } = parts.trainer.state();
   writeFolderAtomic(join(directory, "checkpoints", name), {
-    ...parts.policy.files(parts.card),
+    ...policy.files(card),
+    ...(average ? within(averageFolder, policy.files(card, average)) : {}),
     "optimizer.safetensors": encodeSafetensors(tensors),
     "state.json": `${JSON.stringify(parts.state, null, 2)}\n`,
   });
@@ -101,6 +107,8 @@ export interface Checkpoint {
   directory: string;
   state: CheckpointState;
   moments: TensorData[];
+  /** The running average of the policy, where one was kept. */
+  average?: PolicyTensors;
 }
 
 /**
@@ -139,7 +147,14 @@ export function newestCheckpoint(directory: string): Checkpoint | undefined {
         `${path}: its state.json was written by another version. Delete the stage's folder to start it again`,
       );
     settle(directory, state.data);
-    return { directory: path, state: state.data, moments: readSafetensors(join(path, "optimizer.safetensors")) };
+    const moments = readSafetensors(join(path, "optimizer.safetensors"));
+    const average = join(path, averageFolder);
+    return {
+      directory: path,
+      state: state.data,
+      moments,
+      ...(existsSync(average) ? { average: readPolicyTensors(average) } : {}),
+    };
   }
   return undefined;
 }

@@ -79,6 +79,8 @@ const told = (settings: PpoSettings): Record<string, string> =>
  * Trains to the end, going on from the newest checkpoint in the folder; a run that was killed ends with the same bytes.
  * Abort stops before an iteration learns, after writing a checkpoint of those before it.
  *
+ * @returns the trained policy, or its running average where `settings.ema` keeps one. Both are in the folder: the trained one,
+ *   which a resumption goes on from, is `best`, the average `best/average`.
  * @throws CredenceError "OTHER_RECIPE" where the folder was begun with other settings; "REWARD_FAILED" where a completion
  *   got no finite reward; "BAD_RECIPE" for settings that do not go together
  */
@@ -127,11 +129,14 @@ async function iterate<Data>(
   const schedule = { kind: optimizer.schedule, peak: optimizer.learningRate, steps, warmup: optimizer.warmup };
   const { beta1, beta2, epsilon, weightDecay, maxGradientNorm } = optimizer;
   const trainer = policy.trainer({
-    optimizer: { beta1, beta2, epsilon, weightDecay, maxGradientNorm, seed },
+    optimizer: { beta1, beta2, epsilon, weightDecay, maxGradientNorm, seed, averageDecay: settings.ema?.decay },
     schedule: (step) => learningRate(schedule, step),
   });
   let step = checkpoint?.state.step ?? 0;
-  if (checkpoint) trainer.restore({ step, seed: checkpoint.state.seed, tensors: checkpoint.moments });
+  if (checkpoint) {
+    const { state, moments: tensors, average } = checkpoint;
+    trainer.restore({ step, seed: state.seed, tensors, average });
+  }
   const standing = stands(settings, checkpoint);
   if (checkpoint) job.batchTerm?.restore(checkpoint.state.ppo?.term ?? null);
   let saved = checkpoint ? standing.iteration : -1;
@@ -165,6 +170,8 @@ async function iterate<Data>(
       if (standing.iteration % settings.checkpointEvery === 0) save();
     }
     save();
+    const average = trainer.average();
+    if (average) policy.native.setTensors([...average.adapter, ...average.heads]);
   } finally {
     task.end();
     trainer.dispose();

@@ -93,6 +93,14 @@ export const ppoSchema = z.strictObject({
       maxGradientNorm: z.number().min(0).default(1),
     })
     .prefault({}),
+  /**
+   * A running average of the policy (Polyak & Juditsky 1992; exponential): after each optimiser step, average = decay * average +
+   * (1 - decay) * policy, from the policy that training starts from. The training itself goes on from the policy. null: none.
+   */
+  ema: z
+    .strictObject({ decay: z.number().gt(0).lt(1) })
+    .nullable()
+    .default(null),
   /** Tokens of one forward and backward pass at most (a prompt with its completions at least). */
   microBatchTokens: positive.default(4096),
   /** Iterations between checkpoints; the end always has one. */
