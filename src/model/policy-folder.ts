@@ -18,8 +18,10 @@ import { encodeSafetensors, readSafetensors } from "./safetensors.js";
 
 export const adapterFile = "adapter_model.safetensors";
 export const headsFile = "heads.safetensors";
-/** Within a checkpoint: the policy whose numbers are the running average, where one is kept. */
+/** What a checkpoint has beside the policy: the policy's running average, where one is kept, and a critic of its own. */
 export const averageFolder = "average";
+export const criticFolder = "critic";
+export const optimizerFile = "optimizer.safetensors";
 /** Where heads are looked for: first as they are written here, then as torch.save writes them. */
 const headsFiles = [headsFile, "heads.pt", "heads.pth", "heads.bin"];
 
@@ -131,8 +133,8 @@ export function restoreHeads(policy: NativePolicy, folder: PolicyFolder): void {
   if (folder.headTensors.length) policy.setTensors(folder.headTensors);
 }
 
-/** What a checkpoint has beside the policy; a copy of the policy is no checkpoint. */
-const notThePolicy = new Set([manifestName, "optimizer.safetensors", "state.json", averageFolder]);
+/** A copy of the policy is no checkpoint. */
+const notThePolicy = new Set([manifestName, optimizerFile, "state.json", averageFolder, criticFolder]);
 
 /**
  * Copies a policy's folder, its card with a calibrator that was fitted to the policy's predictions.

@@ -5,7 +5,7 @@ import { z } from "zod";
 import { CredenceError } from "../errors.js";
 import { type FileData, isWholeFolder, linkAtomic, readJson, sweep, writeFolderAtomic } from "../files.js";
 import type { AnyCard } from "../model/card.js";
-import { averageFolder, readPolicyTensors } from "../model/policy-folder.js";
+import { averageFolder, criticFolder, optimizerFile, readPolicyTensors } from "../model/policy-folder.js";
 import { encodeSafetensors, readSafetensors } from "../model/safetensors.js";
 import type { PolicyTensors, TensorData } from "../native.js";
 import type { Policy } from "../policy/policy.js";
@@ -64,18 +64,31 @@ const kept = 2;
 const within = (folder: string, files: Record<string, FileData>): Record<string, FileData> =>
   Object.fromEntries(Object.entries(files).map(([name, data]) => [`${folder}/${name}`, data]));
 
+/** A policy and what trains it. */
+export interface Trained {
+  policy: Policy;
+  trainer: Trainer;
+}
+
+function trainedFiles({ policy, trainer }: Trained, card?: AnyCard): Record<string, FileData> {
+  const { tensors, average } = trainer.state();
+  return {
+    ...policy.files(card),
+    ...(average ? within(averageFolder, policy.files(card, average)) : {}),
+    [optimizerFile]: encodeSafetensors(tensors),
+  };
+}
+
 /** Writes a checkpoint, points `best` at the best one, and removes those older than the one before. */
 export function writeCheckpoint(
   directory: string,
-  parts: { policy: Policy; trainer: Trainer; card?: AnyCard; state: CheckpointState },
+  parts: Trained & { card?: AnyCard; critic?: Trained; state: CheckpointState },
 ): void {
   const name = folderName(parts.state.step);
-  const { policy, card } = parts;
-  const { tensors, average } = parts.trainer.state();
+  const { critic } = parts;
   writeFolderAtomic(join(directory, "checkpoints", name), {
-    ...policy.files(card),
-    ...(average ? within(averageFolder, policy.files(card, average)) : {}),
-    "optimizer.safetensors": encodeSafetensors(tensors),
+    ...trainedFiles(parts, parts.card),
+    ...(critic ? within(criticFolder, trainedFiles(critic)) : {}),
     "state.json": `${JSON.stringify(parts.state, null, 2)}\n`,
   });
   settle(directory, parts.state);
@@ -109,6 +122,8 @@ export interface Checkpoint {
   moments: TensorData[];
   /** The running average of the policy, where one was kept. */
   average?: PolicyTensors;
+  /** Of a critic of its own, where there was one. */
+  critic?: { directory: string; moments: TensorData[] };
 }
 
 /**
@@ -132,6 +147,8 @@ export function checkSame(
   );
 }
 
+const momentsIn = (directory: string): TensorData[] => readSafetensors(join(directory, optimizerFile));
+
 /** The newest checkpoint that is whole; what a dying process left half-written is swept away. */
 export function newestCheckpoint(directory: string): Checkpoint | undefined {
   sweep(directory);
@@ -147,13 +164,13 @@ export function newestCheckpoint(directory: string): Checkpoint | undefined {
         `${path}: its state.json was written by another version. Delete the stage's folder to start it again`,
       );
     settle(directory, state.data);
-    const moments = readSafetensors(join(path, "optimizer.safetensors"));
-    const average = join(path, averageFolder);
+    const [average, critic] = [join(path, averageFolder), join(path, criticFolder)];
     return {
       directory: path,
       state: state.data,
-      moments,
+      moments: momentsIn(path),
       ...(existsSync(average) ? { average: readPolicyTensors(average) } : {}),
+      ...(existsSync(critic) ? { critic: { directory: critic, moments: momentsIn(critic) } } : {}),
     };
   }
   return undefined;

@@ -16,7 +16,7 @@ import { RunningMoments } from "../../rewards/running-moments.js";
 import { rewardStream } from "../../rewards/stream.js";
 import { Metrics } from "../../tracking/metrics.js";
 import { type Progress, silent } from "../../tracking/progress.js";
-import { type Checkpoint, checkSame, newestCheckpoint, writeCheckpoint } from "../checkpoint.js";
+import { type Checkpoint, checkSame, newestCheckpoint, type Trained, writeCheckpoint } from "../checkpoint.js";
 import { lockFolder } from "../lock.js";
 import { learningRate } from "../schedule.js";
 import { advantagesOf, type PlacedReward } from "./advantages.js";
@@ -55,6 +55,12 @@ export interface PpoTraining<Data> {
   settings: PpoSettings;
   /** Name of the head that says a completion's value so far; not needed where completions are held against each other. */
   valueHead?: string;
+  /**
+   * A critic of its own, which has that head: a policy with an adapter of its own on the same base, fresh or from the folder of
+   * another (a reward model's), given its folder in a checkpoint to resume or undefined for a fresh start. Absent: the head is
+   * the policy's.
+   */
+  critic?(checkpoint: string | undefined): Promise<Policy>;
   card?: Card;
   label?: string;
   progress?: Progress;
@@ -71,9 +77,17 @@ interface Standing {
   readonly moments: RunningMoments;
 }
 
+/** What learns: the policy, and its critic where that is one of its own. */
+interface Learners {
+  actor: Trained;
+  critic?: Trained;
+}
+
 /** Settings by the names they differ in. */
-const told = (settings: PpoSettings): Record<string, string> =>
-  Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, JSON.stringify(value)]));
+const told = <Data>({ settings, critic }: PpoTraining<Data>): Record<string, string> => ({
+  ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, JSON.stringify(value)])),
+  critic: critic ? "of its own" : "the policy's head",
+});
 
 /**
  * Trains to the end, going on from the newest checkpoint in the folder; a run that was killed ends with the same bytes.
@@ -90,21 +104,25 @@ export async function trainPpo<Data>(job: PpoTraining<Data>): Promise<Policy> {
   const unlock = lockFolder(job.directory);
   try {
     const checkpoint = newestCheckpoint(job.directory);
-    checkSame(job.directory, checkpoint?.state, told(job.settings));
+    checkSame(job.directory, checkpoint?.state, told(job));
     const policy = await job.policy(checkpoint?.directory);
+    let critic: Policy | undefined;
     try {
-      await iterate(job, policy, checkpoint);
+      critic = await job.critic?.(checkpoint?.critic?.directory);
+      await iterate(job, policy, critic, checkpoint);
       return policy;
     } catch (error) {
       await policy.dispose();
       throw error;
+    } finally {
+      await critic?.dispose();
     }
   } finally {
     unlock();
   }
 }
 
-function check<Data>({ settings, valueHead, prompts, batchTerm }: PpoTraining<Data>): void {
+function check<Data>({ settings, valueHead, critic, prompts, batchTerm }: PpoTraining<Data>): void {
   const { advantage, rollout } = settings;
   const bad = (what: string) => new CredenceError("BAD_RECIPE", what);
   if (prompts.length === 0) throw bad("there are no prompts to learn from");
@@ -114,6 +132,10 @@ function check<Data>({ settings, valueHead, prompts, batchTerm }: PpoTraining<Da
     throw bad(
       `advantage.estimator ${advantage.estimator} holds a prompt's completions against each other; rollout.samples is ${rollout.samples}, expected 2 or more`,
     );
+  if (critic && advantage.estimator !== "gae")
+    throw bad(`advantage.estimator ${advantage.estimator} asks no critic; leave critic out, or take gae`);
+  if (settings.criticOptimizer && !critic)
+    throw bad("criticOptimizer is of a critic of its own; give one (critic), or leave it out");
   if (batchTerm && rollout.prompts * rollout.samples < 2)
     throw bad(`${batchTerm.name} compares completions; expected two or more in an iteration`);
 }
@@ -121,21 +143,21 @@ function check<Data>({ settings, valueHead, prompts, batchTerm }: PpoTraining<Da
 async function iterate<Data>(
   job: PpoTraining<Data>,
   policy: Policy,
+  ownCritic: Policy | undefined,
   checkpoint: Checkpoint | undefined,
 ): Promise<void> {
   const { directory, settings, card, signal, progress = silent } = job;
-  const { seed, iterations, optimizer, epochs, miniBatches } = settings;
-  const steps = iterations * epochs * miniBatches;
-  const schedule = { kind: optimizer.schedule, peak: optimizer.learningRate, steps, warmup: optimizer.warmup };
-  const { beta1, beta2, epsilon, weightDecay, maxGradientNorm } = optimizer;
-  const trainer = policy.trainer({
-    optimizer: { beta1, beta2, epsilon, weightDecay, maxGradientNorm, seed, averageDecay: settings.ema?.decay },
-    schedule: (step) => learningRate(schedule, step),
-  });
+  const { seed, iterations, optimizer, criticOptimizer } = settings;
+  const trainer = trainerOf(policy, optimizer, settings, settings.ema?.decay);
+  const learners: Learners = { actor: { policy, trainer } };
+  if (ownCritic)
+    learners.critic = { policy: ownCritic, trainer: trainerOf(ownCritic, criticOptimizer ?? optimizer, settings) };
+  const { critic } = learners;
   let step = checkpoint?.state.step ?? 0;
   if (checkpoint) {
     const { state, moments: tensors, average } = checkpoint;
     trainer.restore({ step, seed: state.seed, tensors, average });
+    critic?.trainer.restore({ step, seed: state.seed, tensors: checkpoint.critic!.moments });
   }
   const standing = stands(settings, checkpoint);
   if (checkpoint) job.batchTerm?.restore(checkpoint.state.ppo?.term ?? null);
@@ -146,15 +168,15 @@ async function iterate<Data>(
     if (saved === standing.iteration) return;
     const { iteration, kl, moments } = standing;
     const ppo = { iteration, kl: kl.state(), moments: moments.state(), term: job.batchTerm?.state() ?? null };
-    const state = { step, seed, metricsBytes: metrics.sync(), settings: told(settings), ppo };
-    writeCheckpoint(directory, { policy, trainer, card, state });
+    const state = { step, seed, metricsBytes: metrics.sync(), settings: told(job), ppo };
+    writeCheckpoint(directory, { policy, trainer, card, critic, state });
     saved = standing.iteration;
   };
   const task = progress.task(job.label ?? "reinforcing", iterations, "iterations", "tokens");
   task.advance(standing.iteration);
   try {
     while (standing.iteration < iterations) {
-      const done = await oneIteration(job, policy, trainer, standing).catch((error) => {
+      const done = await oneIteration(job, learners, standing).catch((error) => {
         // Nothing can stop an iteration once it learns: this one has moved nothing.
         if (signal?.aborted) save();
         throw error;
@@ -175,7 +197,21 @@ async function iterate<Data>(
   } finally {
     task.end();
     trainer.dispose();
+    critic?.trainer.dispose();
   }
+}
+
+function trainerOf(
+  policy: Policy,
+  { schedule: kind, learningRate: peak, warmup, ...optimizer }: PpoSettings["optimizer"],
+  { seed, iterations, epochs, miniBatches }: PpoSettings,
+  averageDecay?: number,
+): Trainer {
+  const schedule = { kind, peak, steps: iterations * epochs * miniBatches, warmup };
+  return policy.trainer({
+    optimizer: { ...optimizer, seed, averageDecay },
+    schedule: (step) => learningRate(schedule, step),
+  });
 }
 
 function stands({ kl: { controller, coefficient, target, horizon } }: PpoSettings, from?: Checkpoint): Standing {
@@ -210,13 +246,9 @@ function bins(values: readonly number[]): number[] {
   return Array.from({ length: 21 }, (_, i) => least + ((most - least || 1) * i) / 20);
 }
 
-async function oneIteration<Data>(
-  job: PpoTraining<Data>,
-  policy: Policy,
-  trainer: Trainer,
-  standing: Standing,
-): Promise<Iteration> {
+async function oneIteration<Data>(job: PpoTraining<Data>, learners: Learners, standing: Standing): Promise<Iteration> {
   const { settings, signal } = job;
+  const { policy } = learners.actor;
   if (signal?.aborted)
     throw new CredenceError(
       "ABORTED",
@@ -232,7 +264,8 @@ async function oneIteration<Data>(
   const budget = settings.microBatchTokens;
   const head = settings.advantage.estimator === "gae" ? job.valueHead : undefined;
   const reference = await referenceOf(job, policy, groups);
-  const values = head === undefined ? undefined : await scoreRollouts(policy, groups, { head, budget, signal });
+  const critic = learners.critic?.policy ?? policy;
+  const values = head === undefined ? undefined : await scoreRollouts(critic, groups, { head, budget, signal });
   const scoringSeconds = watch();
 
   const placed = placedRewards(job, scores, standing.moments);
@@ -258,7 +291,7 @@ async function oneIteration<Data>(
       return [rollout, { ...shaped.worth[i]!, values, mask }];
     }),
   );
-  const updates = await learn(job, trainer, groups, targets, standing, head);
+  const updates = await learn(job, learners, groups, targets, standing, head);
   const updateSeconds = watch();
 
   const tokens = rollouts.reduce((sum, rollout) => sum + rollout.tokens.length, 0);
@@ -272,12 +305,12 @@ async function oneIteration<Data>(
     length: tokens / rollouts.length,
     ...placesOf(settled),
     cutOff: mean(rollouts.map(({ finish }) => Number(finish === "length"))),
-    ...lossesOf(updates, head !== undefined),
+    ...lossesOf(updates, head === undefined ? "none" : learners.critic ? "own" : "shared"),
     tokens,
   };
   if (reference) standing.kl.update(shaped.klOfCompletion, rollouts.length);
   return {
-    steps: updates.filter(({ ppo }) => ppo!.accepted).length,
+    steps: updates.filter(({ actor }) => actor.ppo!.accepted).length,
     tokens,
     values: result,
     measured: { rolloutSeconds, scoringSeconds, updateSeconds },
@@ -381,14 +414,19 @@ function noConfidence({ name }: BatchTerm, { confidence }: LimitedScore): never 
 }
 
 /** What the iteration's optimiser steps were like; those that were not taken count in the statistics that stopped them. */
-function lossesOf(updates: StepResult[], critic: boolean): Record<string, number> {
-  const told = updates.map(({ ppo }) => ppo!);
-  const taken = updates.filter(({ ppo }) => ppo!.accepted);
+function lossesOf(updates: Update[], critic: "none" | "own" | "shared"): Record<string, number> {
+  const told = updates.map(({ actor }) => actor.ppo!);
+  const taken = updates.map(({ actor }) => actor).filter(({ ppo }) => ppo!.accepted);
   const over = (of: (one: PpoStatistics) => number) => mean(told.map(of));
+  const own = updates.flatMap(({ critic }) => critic ?? []);
+  const values = { none: [], own: own.map(({ ppo }) => ppo!), shared: told }[critic];
   return {
     policyLoss: over((one) => one.policyLoss),
-    ...(critic
-      ? { valueLoss: over((one) => one.valueLoss), valueClipFraction: over((one) => one.valueClipFraction) }
+    ...(values.length
+      ? {
+          valueLoss: mean(values.map((one) => one.valueLoss)),
+          valueClipFraction: mean(values.map((one) => one.valueClipFraction)),
+        }
       : {}),
     entropy: told[0]!.entropy,
     ratio: over((one) => one.ratio),
@@ -398,6 +436,12 @@ function lossesOf(updates: StepResult[], critic: boolean): Record<string, number
     ratioChange: Math.max(...told.map((one) => one.ratioChange)),
     gradientNorm: taken.length ? mean(taken.map((one) => one.gradientNorm)) : 0,
     learningRate: taken.at(-1)?.learningRate ?? 0,
+    ...(own.length
+      ? {
+          criticGradientNorm: mean(own.map((one) => one.gradientNorm)),
+          criticLearningRate: own.at(-1)!.learningRate,
+        }
+      : {}),
     steps: taken.length,
   };
 }
@@ -433,25 +477,36 @@ function partsOf(scores: LimitedScore[]): Record<string, number> {
   return Object.fromEntries([...sums].map(([name, { sum, count }]) => [name, sum / count]));
 }
 
+/** One optimiser step: the policy's, and that of a critic of its own, which is not taken where the policy's is not. */
+interface Update {
+  actor: StepResult;
+  critic?: StepResult;
+}
+
 /** The iteration's epochs; each is cut anew, by prompts, into its optimiser steps. */
 async function learn<Data>(
   job: PpoTraining<Data>,
-  trainer: Trainer,
+  { actor, critic }: Learners,
   groups: Group<Data>[],
   targets: Map<Rollout, Target>,
   { iteration }: Standing,
   head: string | undefined,
-): Promise<StepResult[]> {
+): Promise<Update[]> {
   const { settings } = job;
   const { epochs, miniBatches, seed } = settings;
-  const updates: StepResult[] = [];
+  const updates: Update[] = [];
   const random = new NumpyRandom([seed, iteration, 1]);
   const each = Math.ceil(groups.length / miniBatches);
   for (let epoch = 0; epoch < epochs; epoch++) {
     const order = permutation(groups, random);
     for (let from = 0; from < order.length; from += each) {
-      updates.push(await updateOn(trainer, order.slice(from, from + each), targets, settings, head));
-      if (!updates.at(-1)!.ppo!.accepted) return updates;
+      const part = order.slice(from, from + each);
+      const update: Update = {
+        actor: await updateOn(actor.trainer, part, targets, settings, critic ? undefined : head),
+      };
+      updates.push(update);
+      if (!update.actor.ppo!.accepted) return updates;
+      if (critic) update.critic = await updateOn(critic.trainer, part, targets, settings, head, false);
     }
   }
   return updates;

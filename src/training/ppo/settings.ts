@@ -4,6 +4,20 @@ import { z } from "zod";
 const positive = z.int().positive();
 const share = z.number().min(0).max(1);
 
+const optimizer = z.strictObject({
+  learningRate: z.number().positive().default(1e-4),
+  /** A straight line to zero over all iterations, or the same rate throughout. */
+  schedule: z.enum(["constant", "linear"]).default("constant"),
+  /** Share of the optimiser steps that warm up. */
+  warmup: share.default(0),
+  weightDecay: z.number().min(0).default(0),
+  beta1: share.default(0.9),
+  beta2: share.default(0.999),
+  epsilon: z.number().positive().default(1e-8),
+  /** 0: no clipping. */
+  maxGradientNorm: z.number().min(0).default(1),
+});
+
 export const ppoSchema = z.strictObject({
   /** Rollout batches; each is sampled, scored, and learnt from. */
   iterations: positive.default(50),
@@ -71,6 +85,7 @@ export const ppoSchema = z.strictObject({
       clip: z.number().positive().default(0.2),
       /** Values are clipped to so much around those of the rollout; null: not at all. */
       valueClip: z.number().positive().nullable().default(0.2),
+      /** Of the critic's loss; of a critic of its own it matters beside `maxGradientNorm` and `epsilon` alone. */
       valueCoefficient: z.number().min(0).default(0.1),
       entropyCoefficient: z.number().min(0).default(0),
     })
@@ -78,21 +93,9 @@ export const ppoSchema = z.strictObject({
   /** Passes over an iteration's completions, and into how many optimiser steps each is cut. */
   epochs: positive.default(2),
   miniBatches: positive.default(1),
-  optimizer: z
-    .strictObject({
-      learningRate: z.number().positive().default(1e-4),
-      /** A straight line to zero over all iterations, or the same rate throughout. */
-      schedule: z.enum(["constant", "linear"]).default("constant"),
-      /** Share of the optimiser steps that warm up. */
-      warmup: share.default(0),
-      weightDecay: z.number().min(0).default(0),
-      beta1: share.default(0.9),
-      beta2: share.default(0.999),
-      epsilon: z.number().positive().default(1e-8),
-      /** 0: no clipping. */
-      maxGradientNorm: z.number().min(0).default(1),
-    })
-    .prefault({}),
+  optimizer: optimizer.prefault({}),
+  /** Of a critic of its own (`PpoTraining.critic`), which has an adapter, gradients and moments of its own; null: as the policy's. */
+  criticOptimizer: optimizer.nullable().default(null),
   /**
    * A running average of the policy (Polyak & Juditsky 1992; exponential): after each optimiser step, average = decay * average +
    * (1 - decay) * policy, from the policy that training starts from. The training itself goes on from the policy. null: none.

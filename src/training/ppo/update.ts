@@ -16,7 +16,7 @@ export interface Target extends Worth {
  * Takes the step, unless the policy has moved farther from the one that sampled than `kl.stop` allows.
  *
  * @param head the critic's; absent: none
- * @param policy false: the critic learns alone, as one that has an adapter of its own does
+ * @param policy false: the critic learns alone, as one that has an adapter of its own does; nothing stops it
  */
 export function updateOn(
   trainer: Trainer,
@@ -58,7 +58,7 @@ export function updateOn(
               clip: loss.valueClip ?? 0,
               coefficient: loss.valueCoefficient,
             },
-      accept: stop === null ? undefined : ({ approximateKl }) => approximateKl <= stop,
+      accept: stop === null || !policy ? undefined : ({ approximateKl }) => approximateKl <= stop,
     },
   });
 }
