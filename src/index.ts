@@ -67,6 +67,7 @@ export type {
   KlEstimator,
   OptimizerSpec,
   PassSize,
+  PolicyTensors,
   ReadSpan,
   TensorData,
   Upstream,
@@ -95,6 +96,7 @@ export {
   type StepResult,
   Trainer,
   type TrainerOptions,
+  type TrainerState,
   type TrainingBatch,
 } from "./policy/trainer.js";
 export { AnswerStore, type StoredReply } from "./remote/answer-store.js";

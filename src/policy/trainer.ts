@@ -63,6 +63,11 @@ export interface PpoLoss {
   /** What the policy's loss is divided by; default the sum of its weights. */
   count?: number;
   /**
+   * Language modelling beside it, of rows of its own (PPO-ptx: Ouyang et al. 2022, eq. 2): coefficient times the mean negative
+   * log-likelihood by the rows' weights is added to the loss.
+   */
+  ptx?: { sequences: Int32Array[]; weights: Float32Array[]; coefficient: number };
+  /**
    * Told what the step is like before anything is updated; false: nothing is, and the gradients are forgotten. The schedule does
    * not go on then.
    */
@@ -90,6 +95,8 @@ export interface PpoStatistics {
   /** Mean (value - return)^2, and the share of the tokens whose gradient clipping takes. */
   valueError: number;
   valueClipFraction: number;
+  /** Mean negative log-likelihood of the rows of `PpoLoss.ptx`; absent without them, and where the step was not taken. */
+  ptxLoss?: number;
   /** Whether the step was taken (see `PpoLoss.accept`). */
   accepted: boolean;
 }
@@ -273,6 +280,12 @@ function ppoStatistics(sums: PpoSums, count: number, criticCount: number): Omit<
   };
 }
 
+/** What the sums of a step's tokens come to, without the rows of `ptx`. */
+function ownLoss(sums: PpoSums, { entropy = 0, kl, value }: PpoLoss, count: number, criticCount: number): number {
+  const policy = sums.policy - entropy * sums.entropy + (kl?.coefficient ?? 0) * sums.referenceKl;
+  return value ? policy + (value.coefficient ?? 1) * (count / (criticCount || 1)) * sums.value : policy;
+}
+
 /** The part of a loss that some rows have. */
 function lossOf(
   { sequences, loss }: TrainingBatch & { loss: Exclude<TrainingBatch["loss"], PpoLoss> },
@@ -429,6 +442,7 @@ export class Trainer implements Disposable {
       ...ppoStatistics(sums, count, criticCount(loss, prefixOf)),
       accepted,
     });
+    const { ptx } = loss;
     if (loss.accept) {
       // Who judges the step first makes the device be waited for once more.
       const sums = await this.native.ppoSums();
@@ -437,8 +451,31 @@ export class Trainer implements Disposable {
         return { loss: sums.loss / count, gradientNorm: 0, learningRate: 0, ppo: statistics(sums, false) };
       }
     }
+    if (ptx) await this.accumulatePtx(ptx, batch.microBatchTokens, count);
     const { step, ppo } = await this.divide(count);
-    return { ...step, ppo: statistics(ppo, true) };
+    const told = statistics(ppo, true);
+    if (ptx)
+      told.ptxLoss = (ppo.loss - ownLoss(ppo, loss, count, criticCount(loss, prefixOf))) / count / ptx.coefficient;
+    return { ...step, ppo: told };
+  }
+
+  /** Everything is divided by `count` in the end: the rows' weights are brought to it. */
+  private async accumulatePtx(
+    { sequences, weights, coefficient }: NonNullable<PpoLoss["ptx"]>,
+    microBatchTokens = Number.POSITIVE_INFINITY,
+    count: number,
+  ): Promise<void> {
+    const sum = sumOfWeights(weights, undefined);
+    if (sum === 0)
+      throw new CredenceError("NOTHING_SUPERVISED", `the ${sequences.length} rows of ptx supervise no token`);
+    const scale = (coefficient * count) / sum;
+    const scaled = weights.map((row) => row.map((weight) => weight * scale));
+    const lengths = sequences.map(({ length }) => length);
+    for (const part of microBatches(lengths, microBatchTokens))
+      await this.native.accumulate(flatten(part.map((row) => sequences[row]!)), {
+        kind: "nll",
+        weights: flattenValues(part.map((row) => scaled[row]!)),
+      });
   }
 
   private async featureStep({ features, loss: { head, targets } }: FeatureBatch): Promise<StepResult> {

@@ -13,6 +13,23 @@ import type { Trainer } from "../policy/trainer.js";
 
 const whole = z.int().min(0);
 
+/** Of rows that are not all known at the start. */
+const rowsSchema = z.strictObject({
+  /** The next pack: of an epoch's window, after so many rows and tokens in all. */
+  position: z.strictObject({ epoch: whole, window: whole, pack: whole, rows: whole, tokens: whole }),
+  /** What going through the rows found. */
+  data: z.strictObject({
+    records: whole,
+    rows: whole,
+    tokens: whole,
+    weight: z.number(),
+    longest: whole,
+    dropped: whole,
+    cut: whole,
+    unsupervised: whole,
+  }),
+});
+
 const stateSchema = z.strictObject({
   /** Optimiser steps taken; the order of the rows follows from the stage's seed and this number. */
   step: z.int().min(0),
@@ -24,24 +41,8 @@ const stateSchema = z.strictObject({
   validation: z.strictObject({ losses: z.array(z.number()), bestStep: whole }).optional(),
   /** Of a training that is not a recipe's: what the order and the size of its steps follow from. */
   settings: z.record(z.string(), z.union([z.string(), z.number()])).optional(),
-  /** Of supervised fine-tuning, whose rows are not all known at the start. */
-  sft: z
-    .strictObject({
-      /** The next pack: of an epoch's window, after so many rows and tokens in all. */
-      position: z.strictObject({ epoch: whole, window: whole, pack: whole, rows: whole, tokens: whole }),
-      /** What going through the rows found. */
-      data: z.strictObject({
-        records: whole,
-        rows: whole,
-        tokens: whole,
-        weight: z.number(),
-        longest: whole,
-        dropped: whole,
-        cut: whole,
-        unsupervised: whole,
-      }),
-    })
-    .optional(),
+  /** Of supervised fine-tuning. */
+  sft: rowsSchema.optional(),
   /** Of reinforcement: where it stands. */
   ppo: z
     .strictObject({
@@ -50,6 +51,8 @@ const stateSchema = z.strictObject({
       kl: z.strictObject({ coefficient: z.number() }),
       moments: z.strictObject({ count: z.number(), mean: z.number(), variance: z.number() }),
       term: z.strictObject({ average: z.number() }).nullable(),
+      /** Of the rows of language modelling beside it. */
+      ptx: rowsSchema.optional(),
     })
     .optional(),
 });

@@ -3,9 +3,11 @@
  * log-probabilities are the old ones, since a later pass of the same policy has the same bits.
  */
 import { NumpyRandom, permutation } from "../../data/random.js";
+import type { RecordFile } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import { makeFolder } from "../../files.js";
 import type { Card } from "../../model/card.js";
+import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import type { PpoStatistics, StepResult, Trainer } from "../../policy/trainer.js";
 import type { BatchTerm } from "../../rewards/batch-terms.js";
@@ -14,6 +16,7 @@ import type { LimitedReward, LimitedScore } from "../../rewards/limited.js";
 import type { Reward } from "../../rewards/reward.js";
 import { RunningMoments } from "../../rewards/running-moments.js";
 import { rewardStream } from "../../rewards/stream.js";
+import type { Message } from "../../text/chat.js";
 import { Metrics } from "../../tracking/metrics.js";
 import { type Progress, silent } from "../../tracking/progress.js";
 import { type Checkpoint, checkSame, newestCheckpoint, type Trained, writeCheckpoint } from "../checkpoint.js";
@@ -21,6 +24,7 @@ import { lockFolder } from "../lock.js";
 import { learningRate } from "../schedule.js";
 import { advantagesOf, type PlacedReward } from "./advantages.js";
 import { type Scored, scoreRollouts } from "./passes.js";
+import { PtxRows } from "./ptx.js";
 import { type Group, promptsOf, type Rollout, sampleRollouts } from "./rollouts.js";
 import type { PpoSettings } from "./settings.js";
 import { placeSettled } from "./settled.js";
@@ -53,6 +57,8 @@ export interface PpoTraining<Data> {
   /** [tokens] which of a completion's tokens are learnt from, 1 or 0; absent: all. The reward stands on the last of them. */
   mask?(rollout: Rollout, data: Data): Uint8Array;
   settings: PpoSettings;
+  /** Conversations that the policy goes on modelling beside what it is rewarded for, as `settings.ptx` says. */
+  ptx?: RecordFile<{ messages: Message[] }>;
   /** Name of the head that says a completion's value so far; not needed where completions are held against each other. */
   valueHead?: string;
   /**
@@ -75,6 +81,7 @@ interface Standing {
   readonly kl: KlController;
   /** Of all rewards so far. */
   readonly moments: RunningMoments;
+  readonly ptx?: PtxRows;
 }
 
 /** What learns: the policy, and its critic where that is one of its own. */
@@ -84,9 +91,10 @@ interface Learners {
 }
 
 /** Settings by the names they differ in. */
-const told = <Data>({ settings, critic }: PpoTraining<Data>): Record<string, string> => ({
+const told = <Data>({ settings, critic, ptx }: PpoTraining<Data>): Record<string, string | number> => ({
   ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, JSON.stringify(value)])),
   critic: critic ? "of its own" : "the policy's head",
+  ...(ptx ? { ptxRecords: ptx.records } : {}),
 });
 
 /**
@@ -122,7 +130,7 @@ export async function trainPpo<Data>(job: PpoTraining<Data>): Promise<Policy> {
   }
 }
 
-function check<Data>({ settings, valueHead, critic, prompts, batchTerm }: PpoTraining<Data>): void {
+function check<Data>({ settings, valueHead, critic, ptx, prompts, batchTerm }: PpoTraining<Data>): void {
   const { advantage, rollout } = settings;
   const bad = (what: string) => new CredenceError("BAD_RECIPE", what);
   if (prompts.length === 0) throw bad("there are no prompts to learn from");
@@ -136,6 +144,9 @@ function check<Data>({ settings, valueHead, critic, prompts, batchTerm }: PpoTra
     throw bad(`advantage.estimator ${advantage.estimator} asks no critic; leave critic out, or take gae`);
   if (settings.criticOptimizer && !critic)
     throw bad("criticOptimizer is of a critic of its own; give one (critic), or leave it out");
+  if (ptx && !settings.ptx) throw bad("ptx has rows, and settings.ptx does not say how much they count: set it");
+  if (settings.ptx && !ptx)
+    throw bad("settings.ptx is of rows of language modelling; give some (ptx), or leave it out");
   if (batchTerm && rollout.prompts * rollout.samples < 2)
     throw bad(`${batchTerm.name} compares completions; expected two or more in an iteration`);
 }
@@ -159,15 +170,21 @@ async function iterate<Data>(
     trainer.restore({ step, seed: state.seed, tensors, average });
     critic?.trainer.restore({ step, seed: state.seed, tensors: checkpoint.critic!.moments });
   }
-  const standing = stands(settings, checkpoint);
+  const standing = await stands(job, policy.model, checkpoint);
   if (checkpoint) job.batchTerm?.restore(checkpoint.state.ppo?.term ?? null);
   let saved = checkpoint ? standing.iteration : -1;
   const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step);
   const watch = watchFrom(directory, standing.iteration);
   const save = () => {
     if (saved === standing.iteration) return;
-    const { iteration, kl, moments } = standing;
-    const ppo = { iteration, kl: kl.state(), moments: moments.state(), term: job.batchTerm?.state() ?? null };
+    const { iteration, kl, moments, ptx } = standing;
+    const ppo = {
+      iteration,
+      kl: kl.state(),
+      moments: moments.state(),
+      term: job.batchTerm?.state() ?? null,
+      ...(ptx ? { ptx: ptx.state() } : {}),
+    };
     const state = { step, seed, metricsBytes: metrics.sync(), settings: told(job), ppo };
     writeCheckpoint(directory, { policy, trainer, card, critic, state });
     saved = standing.iteration;
@@ -196,6 +213,7 @@ async function iterate<Data>(
     if (average) policy.native.setTensors([...average.adapter, ...average.heads]);
   } finally {
     task.end();
+    await standing.ptx?.close();
     trainer.dispose();
     critic?.trainer.dispose();
   }
@@ -214,7 +232,9 @@ function trainerOf(
   });
 }
 
-function stands({ kl: { controller, coefficient, target, horizon } }: PpoSettings, from?: Checkpoint): Standing {
+async function stands<Data>(job: PpoTraining<Data>, model: Model, from?: Checkpoint): Promise<Standing> {
+  const { seed, ptx } = job.settings;
+  const { controller, coefficient, target, horizon } = job.settings.kl;
   const kl =
     controller === "fixed"
       ? klController({ kind: "fixed", coefficient })
@@ -225,7 +245,11 @@ function stands({ kl: { controller, coefficient, target, horizon } }: PpoSetting
     kl.restore(then.kl);
     moments.restore(then.moments);
   }
-  return { iteration: then?.iteration ?? 0, kl, moments };
+  const standing = { iteration: then?.iteration ?? 0, kl, moments };
+  if (!job.ptx || !ptx) return standing;
+  const { signal, progress } = job;
+  const rows = await PtxRows.open(model, job.ptx, ptx, { seed, from: then?.ptx, signal, progress });
+  return { ...standing, ptx: rows };
 }
 
 interface Iteration {
@@ -428,6 +452,7 @@ function lossesOf(updates: Update[], critic: "none" | "own" | "shared"): Record<
           valueClipFraction: mean(values.map((one) => one.valueClipFraction)),
         }
       : {}),
+    ...ptxOf(taken),
     entropy: told[0]!.entropy,
     ratio: over((one) => one.ratio),
     clipFraction: over((one) => one.clipFraction),
@@ -444,6 +469,11 @@ function lossesOf(updates: Update[], critic: "none" | "own" | "shared"): Record<
       : {}),
     steps: taken.length,
   };
+}
+
+function ptxOf(taken: StepResult[]): Record<string, number> {
+  const losses = taken.flatMap(({ ppo }) => ppo!.ptxLoss ?? []);
+  return losses.length ? { ptxLoss: mean(losses) } : {};
 }
 
 /** Where parts are settled early: the share of completions in which they are not placed, and in which no token has earned one. */
@@ -489,7 +519,7 @@ async function learn<Data>(
   { actor, critic }: Learners,
   groups: Group<Data>[],
   targets: Map<Rollout, Target>,
-  { iteration }: Standing,
+  { iteration, ptx }: Standing,
   head: string | undefined,
 ): Promise<Update[]> {
   const { settings } = job;
@@ -501,12 +531,14 @@ async function learn<Data>(
     const order = permutation(groups, random);
     for (let from = 0; from < order.length; from += each) {
       const part = order.slice(from, from + each);
+      const rows = await ptx?.next();
+      const beside = rows && { ...rows, coefficient: settings.ptx!.coefficient };
       const update: Update = {
-        actor: await updateOn(actor.trainer, part, targets, settings, critic ? undefined : head),
+        actor: await updateOn(actor.trainer, part, targets, settings, critic ? undefined : head, { beside }),
       };
       updates.push(update);
       if (!update.actor.ppo!.accepted) return updates;
-      if (critic) update.critic = await updateOn(critic.trainer, part, targets, settings, head, false);
+      if (critic) update.critic = await updateOn(critic.trainer, part, targets, settings, head, { policy: false });
     }
   }
   return updates;

@@ -90,6 +90,24 @@ export const ppoSchema = z.strictObject({
       entropyCoefficient: z.number().min(0).default(0),
     })
     .prefault({}),
+  /**
+   * Language modelling beside it (PPO-ptx, Ouyang et al. 2022), of the rows of `PpoTraining.ptx`: each optimiser step has a pack of
+   * them, and coefficient times its mean negative log-likelihood is added to the policy's loss. null: none.
+   */
+  ptx: z
+    .strictObject({
+      coefficient: z.number().positive().default(1),
+      /** Tokens of a pack at most: rows are packed into it by best fit, and none is split. */
+      batchTokens: positive.default(2048),
+      /** Records that are shuffled and packed together: what is held in memory. */
+      windowRecords: positive.default(8192),
+      /** What to do with a row longer than the context or a pack: fail, leave it out, keep its end or its beginning. */
+      truncate: z.enum(["error", "drop", "left", "right"]).default("error"),
+      /** What to do with a row of which nothing counts. */
+      unsupervised: z.enum(["error", "drop"]).default("error"),
+    })
+    .nullable()
+    .default(null),
   /** Passes over an iteration's completions, and into how many optimiser steps each is cut. */
   epochs: positive.default(2),
   miniBatches: positive.default(1),
