@@ -49,8 +49,8 @@ function checkExports() {
   const out = lines("nm", ["-D", "--defined-only", library])
     .filter(Boolean)
     .map((line) => line.split(" ").at(-1));
-  if (out.join() !== "credence_backend_v3")
-    fail(`${library} exports ${out.join(", ")}; expected credence_backend_v3 alone`);
+  if (out.join() !== "credence_backend_v4")
+    fail(`${library} exports ${out.join(", ")}; expected credence_backend_v4 alone`);
   const needed = lines("objdump", ["-p", library]).filter((line) => /NEEDED.*(cuda|cublas|nccl)/.test(line));
   if (needed.length > 0) fail(`${library} is linked against\n${needed.join("\n")}`);
 }

@@ -200,7 +200,7 @@ export function writeJsonAtomic(path: string, value: unknown): void {
 
 /**
  * Writes a folder of files whole, with a manifest of their lengths and checksums, and renames it into place. A folder that
- * is there already is replaced.
+ * is there already is replaced. A name may be of a file in a folder within it: "average/heads.safetensors".
  */
 export function writeFolderAtomic(directory: string, files: Record<string, FileData>): void {
   const folder = dirname(resolve(directory));
@@ -210,8 +210,12 @@ export function writeFolderAtomic(directory: string, files: Record<string, FileD
     rmSync(temporary, { recursive: true, force: true });
     mkdirSync(temporary);
     const manifest: Manifest = { files: {} };
+    const folders = new Set<string>();
     for (const [name, data] of Object.entries(files)) {
       const pieces = listed(data);
+      const within = dirname(name);
+      if (within !== ".") folders.add(within);
+      mkdirSync(join(temporary, within), { recursive: true });
       writeNew(join(temporary, name), pieces);
       const bytes = pieces.reduce(
         (sum, piece) => sum + (typeof piece === "string" ? Buffer.byteLength(piece) : piece.length),
@@ -220,6 +224,7 @@ export function writeFolderAtomic(directory: string, files: Record<string, FileD
       manifest.files[name] = { bytes, sha256: sha256(pieces) };
     }
     writeNew(join(temporary, manifestName), [`${JSON.stringify(manifest, null, 2)}\n`]);
+    for (const within of folders) syncFolder(join(temporary, within));
     syncFolder(temporary);
     if (existsSync(directory)) rmSync(directory, { recursive: true, force: true });
     rename(temporary, directory);

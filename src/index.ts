@@ -81,6 +81,7 @@ export type {
   KlEstimator,
   OptimizerSpec,
   PassSize,
+  PolicyTensors,
   ReadSpan,
   TensorData,
   Upstream,
@@ -117,6 +118,7 @@ export {
   type StepResult,
   Trainer,
   type TrainerOptions,
+  type TrainerState,
   type TrainingBatch,
 } from "./policy/trainer.js";
 export { AnswerStore, type StoredReply } from "./remote/answer-store.js";

@@ -230,6 +230,11 @@ export interface OptimizerSpec {
   maxGradientNorm: number;
   /** Of the adapter's dropout; default 0. */
   seed?: number;
+  /**
+   * After each step average = averageDecay * average + (1 - averageDecay) * number, over every number that is trained; above 0
+   * and below 1. The average begins as what the policy is when its trainer is made. Default: none is kept.
+   */
+  averageDecay?: number;
 }
 
 /** The loss of one optimiser step is divided once, by `count` at update(): pass the step's global count there. */
@@ -417,14 +422,22 @@ export interface NativeTrainer {
   clearGradients(): void;
   /** Moments, step count and the seed of dropout; without a seed, restore keeps the trainer's own. */
   state(): { step: number; seed: number; tensors: TensorData[] };
-  restore(state: { step: number; seed?: number; tensors: TensorData[] }): void;
+  /** The running average, under the names of `NativePolicy.tensors`; undefined where none is kept. */
+  average(): PolicyTensors | undefined;
+  /** `average`: in the order of `average()`, the adapter's first; without it the trainer's own goes on. */
+  restore(state: { step: number; seed?: number; tensors: TensorData[]; average?: TensorData[] }): void;
   dispose(): void;
+}
+
+export interface PolicyTensors {
+  adapter: TensorData[];
+  heads: TensorData[];
 }
 
 export interface NativePolicy {
   readonly trainable: number;
   /** PEFT names for the adapter's tensors, `NAME.weight`, `NAME.bias` (or `NAME.0.weight`, ...) for a head's, a bias where it has one. */
-  tensors(): { adapter: TensorData[]; heads: TensorData[] };
+  tensors(): PolicyTensors;
   /** Replaces the tensors named; an unknown name or another shape throws. */
   setTensors(tensors: TensorData[]): void;
   generate(

@@ -302,7 +302,7 @@ t.test("a program's use", async (t) => {
     const rows = await Promise.all(questions.map((question) => model.promptTokens(question)));
     const step = { sequences: rows, loss: { kind: "confidence" as const, head: "confidence", targets: [0, 1, 0] } };
     const whole = await model.policy({ adapter: dropping, heads: [head] });
-    const trainer = whole.trainer({ schedule: 1e-2, optimizer: { seed: 4 } });
+    const trainer = whole.trainer({ schedule: 1e-2, optimizer: { seed: 4, averageDecay: 0.9 } });
     for (let i = 0; i < 3; i++) await trainer.step(step);
     const directory = t.testdir();
     const folder = join(directory, "dropping");
@@ -324,10 +324,16 @@ t.test("a program's use", async (t) => {
     writeFileSync(path, Buffer.concat(encodeSafetensors(state.tensors)));
     const resumed = await model.policy({ adapter: dropping, heads: [head] });
     resumed.native.setTensors([...lora, ...heads]);
-    const again = resumed.trainer({ schedule: 1e-2 });
+    const again = resumed.trainer({ schedule: 1e-2, optimizer: { averageDecay: 0.9 } });
+    const { average, ...others } = state;
+    t.throws(() => again.restore(others), { code: "BAD_CHECKPOINT", message: /no running average/ });
+    t.throws(() => resumed.trainer({ schedule: 0 }).restore(state), { message: /a running average, and none is kept/ });
     again.restore({ ...state, tensors: readSafetensors(path) });
     for (let i = 0; i < 3; i++) t.same(await again.step(step), await trainer.step(step));
     t.same(resumed.native.tensors(), whole.native.tensors());
+    t.same(again.average(), trainer.average());
+    t.notSame(again.average(), average);
+    t.notSame(again.average(), resumed.native.tensors());
     await t.rejects(model.policy({ adapter: { ...adapter, dropout: 1 } }), { code: "BAD_OPTION" });
   });
 

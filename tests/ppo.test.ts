@@ -5,9 +5,7 @@ import { Worker } from "node:worker_threads";
 import t from "tap";
 import { native } from "../src/native.js";
 import { Model } from "../src/policy/model.js";
-import type { Policy } from "../src/policy/policy.js";
 import { conqordTerm } from "../src/rewards/batch-terms.js";
-import type { RewardFunction } from "../src/rewards/reward.js";
 import { silent } from "../src/tracking/progress.js";
 import { advantagesOf } from "../src/training/ppo/advantages.js";
 import { type PpoTraining, trainPpo } from "../src/training/ppo/ppo.js";
@@ -19,6 +17,7 @@ import { plantedWords } from "./fixtures/planted.js";
 import type { PlantedJob, PlantedOutcome } from "./fixtures/planted-worker.js";
 import { metricsOf, runBytes } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
+import { lateRed, red, type TinyPpoData, tinyPpo } from "./fixtures/tiny-ppo.js";
 
 const folder = t.testdir();
 // Of one instruction set wherever it can be: what a seed's noise comes to is then the same everywhere.
@@ -60,50 +59,9 @@ t.test("what a proper reward teaches is the planted probability", { timeout: 30 
   t.ok(flipped!.error > 0.2, `with the sign flipped: states ${flipped!.stated.join(", ")}`);
 });
 
-type Data = { id: number };
-const words = "what colour is that hat of ada says loudly ?".split(" ");
-const red: RewardFunction<Data> = (_prompt, completion) =>
-  completion.split(" ").filter((word) => word === "red").length;
-
-/** A few iterations on sentences of the tiny model, with completions of several tokens. */
-async function job(directory: string, options: PpoOptions = {}, more: Partial<PpoTraining<Data>> = {}) {
-  const prompts = await Promise.all(
-    [...Array(7).keys()].map(async (id) => {
-      const text = words.slice(0, 3 + id).join(" ");
-      return { tokens: await model.promptTokens(text), text, data: { id } };
-    }),
-  );
-  const adapter = {
-    rank: 4,
-    alpha: 8,
-    targets: ["q", "v", "gate", "down"] as ("q" | "v" | "gate" | "down")[],
-    seed: 3,
-  };
-  const heads = [{ name: "value", kind: "linear" as const }];
-  return {
-    directory,
-    policy: (checkpoint: string | undefined): Promise<Policy> =>
-      model.policy({ adapter: checkpoint ?? adapter, heads }),
-    reference: "base" as const,
-    prompts,
-    reward: red,
-    settings: ppoSchema.parse({
-      iterations: 5,
-      rollout: { prompts: 3, samples: 4, newTokens: 6 },
-      miniBatches: 2,
-      microBatchTokens: 60,
-      checkpointEvery: 2,
-      optimizer: { learningRate: 1e-2 },
-      kl: { controller: "adaptive", target: 0.5, horizon: 100 },
-      score: { normalise: "full", clamp: 2 },
-      seed: 11,
-      ...options,
-    }),
-    valueHead: "value",
-    ...more,
-  } satisfies PpoTraining<Data>;
-}
-
+type Data = TinyPpoData;
+const job = (directory: string, options: PpoOptions = {}, more: Partial<PpoTraining<Data>> = {}) =>
+  tinyPpo(model, directory, options, more);
 const run = async (training: PpoTraining<Data>) => (await trainPpo(training)).dispose();
 
 t.test("ratios begin at 1 in every iteration, and the reward rises", async (t) => {
@@ -124,10 +82,6 @@ t.test("ratios begin at 1 in every iteration, and the reward rises", async (t) =
 });
 
 t.test("a run that stopped goes on to the same bytes, though rewards come late and out of order", async (t) => {
-  const late: RewardFunction<Data> = async (prompt, completion, record, context) => {
-    await new Promise((resolve) => setTimeout(resolve, ((context.question * 7 + context.sample * 13) % 5) * 2));
-    return red(prompt, completion, record, context);
-  };
   const whole = join(folder, "whole");
   await run(await job(whole));
   const expected = runBytes(whole);
@@ -137,10 +91,10 @@ t.test("a run that stopped goes on to the same bytes, though rewards come late a
     const told = (iteration: number) => {
       if (iteration === after + 1) controller.abort();
     };
-    await t.rejects(job(stopped, {}, { reward: late, told, signal: controller.signal }).then(trainPpo), {
+    await t.rejects(job(stopped, {}, { reward: lateRed, told, signal: controller.signal }).then(trainPpo), {
       code: "ABORTED",
     });
-    await run(await job(stopped, {}, { reward: late }));
+    await run(await job(stopped, {}, { reward: lateRed }));
     t.same(runBytes(stopped), expected, `stopped after iteration ${after + 1}`);
   }
   // As if it had been killed in iteration 5: the newest checkpoint is of iteration 4, the metrics are ahead of it.

@@ -4,18 +4,14 @@
  */
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { stringify } from "yaml";
 import { loadRecipe, type Setting } from "../src/methods/recipes.js";
+import { parallel, placesToDie } from "./fixtures/kills.js";
 import { runBytes, tinySettings } from "./fixtures/runs.js";
 import { writeTinyModel, writeTinyQuestions } from "./fixtures/tiny-model.js";
-
-/** Every one with CREDENCE_TEST_ALL=1, as the checks before a merge set it; else each fourth, from a place that changes daily. */
-const stride = process.env.CREDENCE_TEST_ALL === "1" ? 1 : 4;
-const offset = Math.floor(Date.now() / 86_400_000) % stride;
 
 /** All of some 250 kills take five minutes on two quiet cores, and a multiple of that on busy ones. */
 const patience = { timeout: 25 * 60_000 };
@@ -57,15 +53,6 @@ function run(
   });
 }
 
-/** Runs jobs, as many at a time as there are cores. */
-async function parallel(count: number, job: (i: number) => Promise<void>): Promise<void> {
-  let next = 0;
-  const worker = async () => {
-    while (next < count) await job(next++);
-  };
-  await Promise.all(Array.from({ length: availableParallelism() }, worker));
-}
-
 function recipeFile(folder: string, name: string, extra: Setting[]): string {
   const settings = tinySettings(join(folder, "model"), join(folder, "questions.jsonl"));
   const path = join(folder, `${name}.yaml`);
@@ -96,14 +83,15 @@ t.test("a run that dies", { skip, ...patience }, async (t) => {
     const operations = Number(readFileSync(join(folder, "count"), "utf8"));
     t.ok(operations > 100, `${operations} operations`);
     const wrong: string[] = [];
-    await parallel(Math.floor((operations - offset - 1) / stride) + 1, async (turn) => {
-      const i = turn * stride + offset;
-      const directory = join(folder, `short-${i}`);
-      const died = await run(recipe, directory, { env: { CREDENCE_FAULTS: "1", CREDENCE_DIE_AT: String(i + 1) } });
+    const places = placesToDie(operations);
+    await parallel(places.length, async (turn) => {
+      const place = places[turn]!;
+      const directory = join(folder, `short-${place}`);
+      const died = await run(recipe, directory, { env: { CREDENCE_FAULTS: "1", CREDENCE_DIE_AT: String(place) } });
       const resumed = await run(recipe, directory);
-      if (died.signal !== "SIGKILL") wrong.push(`${i + 1}: did not die (${died.errors})`);
-      else if (resumed.code !== 0) wrong.push(`${i + 1}: ${resumed.errors}`);
-      else if (JSON.stringify(runBytes(directory)) !== JSON.stringify(expected)) wrong.push(`${i + 1}: other bytes`);
+      if (died.signal !== "SIGKILL") wrong.push(`${place}: did not die (${died.errors})`);
+      else if (resumed.code !== 0) wrong.push(`${place}: ${resumed.errors}`);
+      else if (JSON.stringify(runBytes(directory)) !== JSON.stringify(expected)) wrong.push(`${place}: other bytes`);
       rmSync(directory, { recursive: true, force: true });
     });
     t.same(wrong, []);

@@ -281,6 +281,13 @@ Napi::Array tensor_array(Napi::Env env, const std::vector<Parameter>& parameters
   return out;
 }
 
+Napi::Object policy_tensors(Napi::Env env, const Policy& policy, const std::vector<float>& flat) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("adapter", tensor_array(env, policy.adapter_parameters(), flat));
+  out.Set("heads", tensor_array(env, policy.head_parameters(), flat));
+  return out;
+}
+
 Napi::Object pass_result(Napi::Env env, const PassResult& result, bool collected) {
   Napi::Object out = Napi::Object::New(env);
   if (!result.logprobs.empty()) out.Set("logprobs", float_array(env, result.logprobs));

@@ -74,6 +74,7 @@ class TrainerObject : public Napi::ObjectWrap<TrainerObject> {
   Napi::Value gradients(const Napi::CallbackInfo& info);
   void clear_gradients(const Napi::CallbackInfo& info);
   Napi::Value state(const Napi::CallbackInfo& info);
+  Napi::Value average(const Napi::CallbackInfo& info);
   void restore(const Napi::CallbackInfo& info);
   Napi::Value pass_size(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);

@@ -33,11 +33,7 @@ Napi::Value PolicyObject::tensors(const Napi::CallbackInfo& call) {
   return guarded(env, [&]() -> Napi::Value {
     const auto& policy = policy_.get("policy");
     std::lock_guard lock(policy->base()->mutex());
-    const std::vector<float> flat = policy->read_parameters();
-    Napi::Object out = Napi::Object::New(env);
-    out.Set("adapter", tensor_array(env, policy->adapter_parameters(), flat));
-    out.Set("heads", tensor_array(env, policy->head_parameters(), flat));
-    return out;
+    return policy_tensors(env, *policy, policy->read_parameters());
   });
 }
 
@@ -201,6 +197,7 @@ Napi::Value PolicyObject::trainer(const Napi::CallbackInfo& call) {
     optimizer.weight_decay = number_or(options, "weightDecay", 0);
     optimizer.max_gradient_norm = number_or(options, "maxGradientNorm", 0);
     optimizer.seed = static_cast<uint64_t>(number_or(options, "seed", 0));
+    optimizer.average_decay = number_or(options, "averageDecay", 0);
     std::lock_guard lock(policy->base()->mutex());
     return TrainerObject::create(env, std::make_shared<Trainer>(policy, optimizer), worker_);
   });

@@ -11,8 +11,9 @@ void TrainerObject::init(Napi::Env env) {
        InstanceMethod<&TrainerObject::forward>("forward"), InstanceMethod<&TrainerObject::backward>("backward"),
        InstanceMethod<&TrainerObject::update>("update"), InstanceMethod<&TrainerObject::gradients>("gradients"),
        InstanceMethod<&TrainerObject::clear_gradients>("clearGradients"),
-       InstanceMethod<&TrainerObject::state>("state"), InstanceMethod<&TrainerObject::restore>("restore"),
-       InstanceMethod<&TrainerObject::dispose>("dispose"), InstanceAccessor<&TrainerObject::pass_size>("passSize")}));
+       InstanceMethod<&TrainerObject::state>("state"), InstanceMethod<&TrainerObject::average>("average"),
+       InstanceMethod<&TrainerObject::restore>("restore"), InstanceMethod<&TrainerObject::dispose>("dispose"),
+       InstanceAccessor<&TrainerObject::pass_size>("passSize")}));
 }
 
 TrainerObject::TrainerObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<TrainerObject>(info) {}
@@ -212,31 +213,54 @@ Napi::Value TrainerObject::state(const Napi::CallbackInfo& call) {
   });
 }
 
+Napi::Value TrainerObject::average(const Napi::CallbackInfo& call) {
+  const Napi::Env env = call.Env();
+  return guarded(env, [&]() -> Napi::Value {
+    const auto& trainer = trainer_.get("trainer");
+    std::lock_guard lock(mutex_of(*trainer));
+    const std::vector<float> flat = trainer->average();
+    return flat.empty() ? env.Undefined() : policy_tensors(env, *trainer->policy(), flat);
+  });
+}
+
+namespace {
+/// The flat buffer's numbers from tensors in its order, each list of them with a prefix before the parameters' names.
+std::vector<std::vector<float>> flat_numbers(const std::vector<Parameter>& parameters,
+                                             const std::vector<NamedTensor>& tensors,
+                                             const std::vector<std::string>& prefixes) {
+  if (tensors.size() != prefixes.size() * parameters.size()) {
+    fail("WRONG_MODEL", "optimiser state: expected %zu tensors but received %zu. Was it saved by another recipe?",
+         prefixes.size() * parameters.size(), tensors.size());
+  }
+  std::vector<std::vector<float>> out(prefixes.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Parameter& p = parameters[i % parameters.size()];
+    const std::string name = prefixes[i / parameters.size()] + p.name;
+    if (tensors[i].name != name || tensors[i].shape != p.shape) {
+      fail("WRONG_MODEL", "optimiser state: expected %s %s but received %s %s", name.c_str(),
+           shape_text(p.shape).c_str(), tensors[i].name.c_str(), shape_text(tensors[i].shape).c_str());
+    }
+    auto& to = out[i / parameters.size()];
+    to.insert(to.end(), tensors[i].data.begin(), tensors[i].data.end());
+  }
+  return out;
+}
+}  // namespace
+
 void TrainerObject::restore(const Napi::CallbackInfo& call) {
   guarded(call.Env(), [&] {
     const auto& trainer = trainer_.get("trainer");
     const Napi::Object state = object_of(call[0], "state");
-    const std::vector<NamedTensor> tensors = tensors_of(state.Get("tensors"), "state.tensors");
     const std::vector<Parameter> parameters = all_parameters(*trainer->policy());
-    if (tensors.size() != 2 * parameters.size()) {
-      fail("WRONG_MODEL", "optimiser state: expected %zu tensors but received %zu. Was it saved by another recipe?",
-           2 * parameters.size(), tensors.size());
-    }
-    std::vector<float> moment[2];
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      const Parameter& p = parameters[i % parameters.size()];
-      const std::string name = (i < parameters.size() ? "m." : "v.") + p.name;
-      if (tensors[i].name != name || tensors[i].shape != p.shape) {
-        fail("WRONG_MODEL", "optimiser state: expected %s %s but received %s %s", name.c_str(),
-             shape_text(p.shape).c_str(), tensors[i].name.c_str(), shape_text(tensors[i].shape).c_str());
-      }
-      auto& to = moment[i / parameters.size()];
-      to.insert(to.end(), tensors[i].data.begin(), tensors[i].data.end());
-    }
+    const auto moments = flat_numbers(parameters, tensors_of(state.Get("tensors"), "state.tensors"), {"m.", "v."});
+    std::vector<std::vector<float>> average;
+    if (!absent(state.Get("average")))
+      average = flat_numbers(parameters, tensors_of(state.Get("average"), "state.average"), {""});
     std::lock_guard lock(mutex_of(*trainer));
+    if (!average.empty()) trainer->restore_average(average[0]);
     trainer->restore(static_cast<int64_t>(number_of(state.Get("step"), "state.step")),
-                     static_cast<uint64_t>(number_or(state, "seed", static_cast<double>(trainer->seed()))), moment[0],
-                     moment[1]);
+                     static_cast<uint64_t>(number_or(state, "seed", static_cast<double>(trainer->seed()))), moments[0],
+                     moments[1]);
   });
 }
 

@@ -29,6 +29,9 @@ void OperatorBench::adamw() {
   p.weight_decay = 0.01;
   p.step = 1;
   line("adamw", std::to_string(p.end) + " numbers", 0, 28.0 * p.end, [&] { device->adamw(p); }, true);
+  p.average = room.same(p.end, 0);
+  p.average_decay = 0.999;
+  line("adamw", std::to_string(p.end) + " numbers, averaged", 0, 36.0 * p.end, [&] { device->adamw(p); }, true);
 }
 
 // A rollout of 64 completions of up to 1,024 tokens, which caches hold, and 64 times as many, which they do not.

@@ -23,6 +23,14 @@ Trainer::Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer,
     *buffer = Buffer(device_, bytes);
     buffer->zero();
   }
+  if (optimizer.average_decay != 0) {
+    if (!(optimizer.average_decay > 0 && optimizer.average_decay < 1)) {
+      fail("BAD_OPTION", "averageDecay: expected a number above 0 and below 1 but received %g",
+           optimizer.average_decay);
+    }
+    average_ = Buffer(device_, bytes);
+    device_->check(device_->table().copy(device_->backend(), average_.f32(), policy_->parameters(), bytes), "copy");
+  }
   told_ = Buffer(device_, sizeof(Told));
   told_.zero();
   if (rehearsal_) twin_ = std::make_unique<Trainer>(rehearsal_->policy(), optimizer);
@@ -232,6 +240,8 @@ StepResult Trainer::update(double learning_rate, double count) {
   adamw.eps = optimizer_.epsilon;
   adamw.weight_decay = optimizer_.weight_decay;
   adamw.step = step_ + 1;
+  adamw.average = average_.f32();
+  adamw.average_decay = optimizer_.average_decay;
   device_->adamw(adamw);
   policy_->repack();
   const Told told = told_.download<Told>(1)[0];
@@ -252,6 +262,14 @@ void Trainer::restore(int64_t step, uint64_t seed, const std::vector<float>& m, 
   step_ = step;
   sequences_ = 0;
   optimizer_.seed = seed;
+}
+
+void Trainer::restore_average(const std::vector<float>& average) {
+  const size_t count = policy_->count();
+  if (!average_) fail("BAD_OPTION", "the optimiser keeps no average of what is learnt: make it with averageDecay");
+  if (average.size() != count)
+    fail("WRONG_MODEL", "running average: expected %zu numbers but received %zu", count, average.size());
+  average_.write(average.data(), count * sizeof(float));
 }
 
 }  // namespace credence

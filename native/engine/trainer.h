@@ -20,6 +20,7 @@ struct OptimizerSpec {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
   double max_gradient_norm = 0;  // 0: no clipping
   uint64_t seed = 0;             // of the adapter's dropout
+  double average_decay = 0;      // of the running average of what is learnt; 0: none is kept
 };
 
 struct StepResult {
@@ -62,6 +63,11 @@ class Trainer : public std::enable_shared_from_this<Trainer> {
   std::vector<float> first_moment() const { return m_.download<float>(policy_->count()); }
   std::vector<float> second_moment() const { return v_.download<float>(policy_->count()); }
   void restore(int64_t step, uint64_t seed, const std::vector<float>& m, const std::vector<float>& v);
+  /// The running average, which begins as what the policy is when its trainer is made; empty where none is kept.
+  std::vector<float> average() const {
+    return average_ ? average_.download<float>(policy_->count()) : std::vector<float>();
+  }
+  void restore_average(const std::vector<float>& average);
   const std::shared_ptr<Policy>& policy() const { return policy_; }
   /// How the latest batch was cut, and whether its blocks were recomputed.
   const PassSize& pass_size() const { return size_; }
@@ -111,7 +117,7 @@ class Trainer : public std::enable_shared_from_this<Trainer> {
   OptimizerSpec optimizer_;
   std::shared_ptr<Communicator> communicator_;
   Pass pass_;
-  Buffer gradients_, m_, v_, told_;
+  Buffer gradients_, m_, v_, average_, told_;
   int64_t step_ = 0;
   int64_t sequences_ = 0;  // seen in this step
   bool held_ = false;      // a forward is open

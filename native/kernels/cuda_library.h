@@ -8,7 +8,7 @@ extern "C" {
 /// The back end's table, or null and why there is none: a table of another version is of no use to the caller. Whether it runs
 /// on this machine its unavailable() says.
 typedef const credence_table* (*credence_open_library)(int32_t version, const char** reason);
-#define CREDENCE_OPEN_LIBRARY "credence_backend_v3"
+#define CREDENCE_OPEN_LIBRARY "credence_backend_v4"
 }
 
 namespace credence {

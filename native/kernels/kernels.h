@@ -475,7 +475,9 @@ typedef struct {
 // AdamW (Loshchilov & Hutter 2019, algorithm 2), over [begin, end) of the flat buffers:
 //   g' = g gradient_scale clip, clip = max_norm > 0 ? min(1, max_norm / (norm gradient_scale + 1e-6)) : 1
 //   m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2;  p = p (1 - lr wd);  p -= lr (m / c1) / (sqrt(v / c2) + eps)
-// Where the norm or the loss is not finite nothing moves: the host, which reads them after the step, finds p, m and v as they were.
+//   average += (1 - average_decay) (p - average), of the p just written: the exponential moving average of what is learnt
+// Where the norm or the loss is not finite nothing moves: the host, which reads them after the step, finds p, m, v and average as
+// they were.
 typedef struct {
   int64_t begin, end;
   float *p, *m, *v;
@@ -485,6 +487,8 @@ typedef struct {
   double lr, beta1, beta2, eps, weight_decay;
   int64_t step;        // 1 for the first: c1 = 1 - b1^step
   const double* loss;  // [1] or null
+  float* average;      // or null: none is kept
+  double average_decay;
 } credence_adamw;
 
 // The advantage step of proximal policy optimisation. Of segment b's completion, tokens f .. l, those whose mask is not 0 count:
@@ -662,7 +666,7 @@ typedef struct credence_table {
 #undef CREDENCE_ENTRY
 } credence_table;
 
-#define CREDENCE_TABLE_VERSION 3
+#define CREDENCE_TABLE_VERSION 4
 
 // The tables of the CPU that this build has, best first; count in *count. An operator a table does not have is null.
 const credence_table* const* credence_cpu_tables(int32_t* count);

@@ -7,7 +7,7 @@
 
 #include "backends.h"
 
-extern "C" const credence_table* credence_backend_v3(int32_t version, const char** reason);
+extern "C" const credence_table* credence_backend_v4(int32_t version, const char** reason);
 
 using namespace credence;
 using namespace credence::testing;
@@ -48,7 +48,7 @@ void expect_longest_first(const cuda::Item* items, int count, const std::vector<
 TEST(work_is_taken_longest_first_and_once) {
   NEEDS_FIBERS;
   const char* reason = nullptr;
-  Backend backend(credence_backend_v3(CREDENCE_TABLE_VERSION, &reason), CREDENCE_F32, 1);
+  Backend backend(credence_backend_v4(CREDENCE_TABLE_VERSION, &reason), CREDENCE_F32, 1);
   const std::vector<int> lengths = {5, 700, 64, 1, 130, 300, 65};
   std::vector<int32_t> ends = {0};
   for (int length : lengths) ends.push_back(ends.back() + length);

@@ -7,7 +7,7 @@
 #include "kernels/cuda/emulation/planted.h"
 #include "linear_support.h"
 
-extern "C" const credence_table* credence_backend_v3(int32_t version, const char** reason);
+extern "C" const credence_table* credence_backend_v4(int32_t version, const char** reason);
 
 using namespace credence;
 using namespace credence::testing;
@@ -16,7 +16,7 @@ namespace {
 
 const credence_table* table() {
   const char* reason = nullptr;
-  return named_table() ? named_table() : credence_backend_v3(CREDENCE_TABLE_VERSION, &reason);
+  return named_table() ? named_table() : credence_backend_v4(CREDENCE_TABLE_VERSION, &reason);
 }
 
 #if defined(__SANITIZE_THREAD__)

@@ -15,7 +15,7 @@
 #include "kernels/cuda/ptx.h"
 #include "testing.h"
 
-extern "C" const credence_table* credence_backend_v3(int32_t version, const char** reason);
+extern "C" const credence_table* credence_backend_v4(int32_t version, const char** reason);
 
 using namespace credence;
 using namespace credence::cuda;
@@ -156,7 +156,7 @@ struct Opened {
   explicit Opened(bool dry = false) {
     const char* reason = nullptr;
     char error[256] = "";
-    table = credence_backend_v3(CREDENCE_TABLE_VERSION, &reason);
+    table = credence_backend_v4(CREDENCE_TABLE_VERSION, &reason);
     handle = dry ? table->open_dry(error, sizeof error) : table->open(0, 1, error, sizeof error);
   }
   ~Opened() { table->close(handle); }
@@ -323,7 +323,7 @@ TEST(memory_is_one_arena_whose_pieces_are_used_again) {
 
 TEST(another_version_of_the_contract_is_refused) {
   const char* reason = nullptr;
-  EXPECT(!credence_backend_v3(CREDENCE_TABLE_VERSION + 1, &reason));
+  EXPECT(!credence_backend_v4(CREDENCE_TABLE_VERSION + 1, &reason));
   EXPECT(reason && std::string(reason).find("build both from one source") != std::string::npos);
 }
 

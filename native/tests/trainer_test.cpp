@@ -286,6 +286,7 @@ TEST(five_steps_saved_and_restored_in_the_middle_end_with_the_same_bytes) {
     OptimizerSpec optimizer;
     optimizer.weight_decay = 0.1;
     optimizer.max_gradient_norm = 1;
+    optimizer.average_decay = 0.75;
     auto step = [&](Trainer& trainer) {
       trainer.accumulate(p.batch, loss);
       return trainer.update(0.01, p.count);
@@ -294,7 +295,8 @@ TEST(five_steps_saved_and_restored_in_the_middle_end_with_the_same_bytes) {
     const auto policy = small_policy(folder.path(), device, heads);
     Trainer trainer(policy, optimizer);
     for (int i = 0; i < 2; ++i) step(trainer);
-    const auto parameters = policy->read_parameters(), m = trainer.first_moment(), v = trainer.second_moment();
+    const auto parameters = policy->read_parameters(), m = trainer.first_moment(), v = trainer.second_moment(),
+               average = trainer.average();
     for (int i = 0; i < 3; ++i) step(trainer);
     const auto resumed = small_policy(folder.path(), device, heads);
     std::vector<NamedTensor> tensors;
@@ -306,8 +308,40 @@ TEST(five_steps_saved_and_restored_in_the_middle_end_with_the_same_bytes) {
     resumed->set_parameters(tensors);
     Trainer again(resumed, optimizer);
     again.restore(2, 0, m, v);
+    again.restore_average(average);
     for (int i = 0; i < 3; ++i) step(again);
     EXPECT(policy->read_parameters() == resumed->read_parameters());
+    EXPECT(trainer.average() == again.average());
+  });
+}
+
+TEST(the_average_begins_as_the_policy_and_follows_it) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  each_device([&](const DeviceOptions& device) {
+    const Problem p = problem();
+    OptimizerSpec averaged;
+    averaged.average_decay = 0.75;
+    const auto policy = small_policy(folder.path(), device), plain = small_policy(folder.path(), device);
+    Trainer trainer(policy, averaged), without(plain, {});
+    std::vector<float> expected = policy->read_parameters();
+    EXPECT(trainer.average() == expected);
+    EXPECT(without.average().empty());
+    for (int i = 0; i < 3; ++i) {
+      for (Trainer* one : {&trainer, &without}) {
+        one->accumulate(p.batch, p.loss);
+        one->update(0.01, p.count);
+      }
+      const auto now = policy->read_parameters();
+      for (size_t j = 0; j < now.size(); ++j) expected[j] += 0.25f * (now[j] - expected[j]);
+    }
+    const auto got = trainer.average();
+    for (size_t j = 0; j < got.size(); ++j) EXPECT_NEAR(got[j], expected[j], 1e-7);
+    EXPECT(got != policy->read_parameters());
+    EXPECT(policy->read_parameters() == plain->read_parameters());  // who is averaged learns the same
+    EXPECT_THROWS(without.restore_average(got), "averageDecay");
+    averaged.average_decay = 1;
+    EXPECT_THROWS(Trainer(policy, averaged), "above 0 and below 1");
   });
 }
 

@@ -192,7 +192,7 @@ class Bench implements AsyncDisposable {
     for (const part of permutation(parts, new NumpyRandom([settings.seed, iteration])))
       updates.push({
         actor: await updateOn(this.trainers.actor, part, targets, settings, undefined),
-        critic: await updateOn(this.trainers.critic, part, targets, settings, "value", false),
+        critic: await updateOn(this.trainers.critic, part, targets, settings, "value", { policy: false }),
       });
     told("update");
 

@@ -8,6 +8,7 @@ import {
   type HeadSpec,
   type NativePolicy,
   native,
+  type PolicyTensors,
   type Projection,
   type TensorData,
 } from "../native.js";
@@ -17,6 +18,10 @@ import { encodeSafetensors, readSafetensors } from "./safetensors.js";
 
 export const adapterFile = "adapter_model.safetensors";
 export const headsFile = "heads.safetensors";
+/** What a checkpoint has beside the policy: the policy's running average, where one is kept, and a critic of its own. */
+export const averageFolder = "average";
+export const criticFolder = "critic";
+export const optimizerFile = "optimizer.safetensors";
 /** Where heads are looked for: first as they are written here, then as torch.save writes them. */
 const headsFiles = [headsFile, "heads.pt", "heads.pth", "heads.bin"];
 
@@ -54,7 +59,7 @@ export function adapterConfig(spec: AdapterSpec, baseName: string): Record<strin
 
 /** The files of a policy, for `writeFolderAtomic`. */
 export function policyFiles(
-  tensors: { adapter: TensorData[]; heads: TensorData[] },
+  tensors: PolicyTensors,
   config: Record<string, unknown> | undefined,
   card: AnyCard | undefined,
 ): Record<string, FileData> {
@@ -64,6 +69,15 @@ export function policyFiles(
     ...(tensors.heads.length ? { [headsFile]: encodeSafetensors(tensors.heads) } : {}),
     ...(card ? { [cardName]: json(card) } : {}),
   };
+}
+
+/** The numbers in a folder that `policyFiles` made. */
+export function readPolicyTensors(directory: string): PolicyTensors {
+  const read = (name: string) => {
+    const path = join(directory, name);
+    return existsSync(path) ? readSafetensors(path) : [];
+  };
+  return { adapter: read(adapterFile), heads: read(headsFile) };
 }
 
 /** What a folder holds of a policy. */
@@ -119,8 +133,8 @@ export function restoreHeads(policy: NativePolicy, folder: PolicyFolder): void {
   if (folder.headTensors.length) policy.setTensors(folder.headTensors);
 }
 
-/** What a checkpoint has beside the policy; a copy of the policy is no checkpoint. */
-const notThePolicy = new Set([manifestName, "optimizer.safetensors", "state.json"]);
+/** A copy of the policy is no checkpoint. */
+const notThePolicy = new Set([manifestName, optimizerFile, "state.json", averageFolder, criticFolder]);
 
 /**
  * Copies a policy's folder, its card with a calibrator that was fitted to the policy's predictions.

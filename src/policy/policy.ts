@@ -13,6 +13,7 @@ import type {
   HeadSpec,
   NativePolicy,
   NativeSample,
+  PolicyTensors,
   ReadSpan,
 } from "../native.js";
 import type { Message } from "../text/chat.js";
@@ -463,10 +464,13 @@ export class Policy implements AsyncDisposable {
     return trainer;
   }
 
-  /** The files of this policy, for a folder that is written whole. */
-  files(card: AnyCard | undefined = this.card ?? this.rewardCard): ReturnType<typeof policyFiles> {
+  /** The files of this policy, or of one like it with other numbers, for a folder that is written whole. */
+  files(
+    card: AnyCard | undefined = this.card ?? this.rewardCard,
+    tensors: PolicyTensors = this.native.tensors(),
+  ): ReturnType<typeof policyFiles> {
     this.checkAlive();
-    return policyFiles(this.native.tensors(), this.config, card);
+    return policyFiles(tensors, this.config, card);
   }
 
   /** Writes a folder that `model.policy({ adapter })` and PEFT read: whole, or not at all. */

@@ -19,6 +19,7 @@ import type {
   NativeTrainer,
   OptimizerSpec,
   PassSize,
+  PolicyTensors,
   PpoSums,
   ReadSpan,
   TensorData,
@@ -62,6 +63,11 @@ export interface PpoLoss {
   /** What the policy's loss is divided by; default the sum of its weights. */
   count?: number;
   /**
+   * Language modelling beside it, of rows of its own (PPO-ptx: Ouyang et al. 2022, eq. 2): coefficient times the mean negative
+   * log-likelihood by the rows' weights is added to the loss.
+   */
+  ptx?: { sequences: Int32Array[]; weights: Float32Array[]; coefficient: number };
+  /**
    * Told what the step is like before anything is updated; false: nothing is, and the gradients are forgotten. The schedule does
    * not go on then.
    */
@@ -89,6 +95,8 @@ export interface PpoStatistics {
   /** Mean (value - return)^2, and the share of the tokens whose gradient clipping takes. */
   valueError: number;
   valueClipFraction: number;
+  /** Mean negative log-likelihood of the rows of `PpoLoss.ptx`; absent without them, and where the step was not taken. */
+  ptxLoss?: number;
   /** Whether the step was taken (see `PpoLoss.accept`). */
   accepted: boolean;
 }
@@ -141,6 +149,16 @@ export interface PassReadouts extends BatchLayout {
   mask?: Uint8Array[];
   /** A head of one output, read before each token whose mark is not 0: one number a token, 0 elsewhere. */
   values?: { head: string; mask: Uint8Array[] };
+}
+
+/** What a trainer goes on from. */
+export interface TrainerState {
+  step: number;
+  /** Of dropout; absent: the trainer keeps its own. */
+  seed?: number;
+  /** The moments. */
+  tensors: TensorData[];
+  average?: PolicyTensors;
 }
 
 /** Read-outs of a forward pass that waits for its gradients. */
@@ -260,6 +278,12 @@ function ppoStatistics(sums: PpoSums, count: number, criticCount: number): Omit<
     valueError: meanValue(sums.valueError),
     valueClipFraction: meanValue(sums.valueClipped),
   };
+}
+
+/** What the sums of a step's tokens come to, without the rows of `ptx`. */
+function ownLoss(sums: PpoSums, { entropy = 0, kl, value }: PpoLoss, count: number, criticCount: number): number {
+  const policy = sums.policy - entropy * sums.entropy + (kl?.coefficient ?? 0) * sums.referenceKl;
+  return value ? policy + (value.coefficient ?? 1) * (count / (criticCount || 1)) * sums.value : policy;
 }
 
 /** The part of a loss that some rows have. */
@@ -418,6 +442,7 @@ export class Trainer implements Disposable {
       ...ppoStatistics(sums, count, criticCount(loss, prefixOf)),
       accepted,
     });
+    const { ptx } = loss;
     if (loss.accept) {
       // Who judges the step first makes the device be waited for once more.
       const sums = await this.native.ppoSums();
@@ -426,8 +451,31 @@ export class Trainer implements Disposable {
         return { loss: sums.loss / count, gradientNorm: 0, learningRate: 0, ppo: statistics(sums, false) };
       }
     }
+    if (ptx) await this.accumulatePtx(ptx, batch.microBatchTokens, count);
     const { step, ppo } = await this.divide(count);
-    return { ...step, ppo: statistics(ppo, true) };
+    const told = statistics(ppo, true);
+    if (ptx)
+      told.ptxLoss = (ppo.loss - ownLoss(ppo, loss, count, criticCount(loss, prefixOf))) / count / ptx.coefficient;
+    return { ...step, ppo: told };
+  }
+
+  /** Everything is divided by `count` in the end: the rows' weights are brought to it. */
+  private async accumulatePtx(
+    { sequences, weights, coefficient }: NonNullable<PpoLoss["ptx"]>,
+    microBatchTokens = Number.POSITIVE_INFINITY,
+    count: number,
+  ): Promise<void> {
+    const sum = sumOfWeights(weights, undefined);
+    if (sum === 0)
+      throw new CredenceError("NOTHING_SUPERVISED", `the ${sequences.length} rows of ptx supervise no token`);
+    const scale = (coefficient * count) / sum;
+    const scaled = weights.map((row) => row.map((weight) => weight * scale));
+    const lengths = sequences.map(({ length }) => length);
+    for (const part of microBatches(lengths, microBatchTokens))
+      await this.native.accumulate(flatten(part.map((row) => sequences[row]!)), {
+        kind: "nll",
+        weights: flattenValues(part.map((row) => scaled[row]!)),
+      });
   }
 
   private async featureStep({ features, loss: { head, targets } }: FeatureBatch): Promise<StepResult> {
@@ -513,24 +561,52 @@ export class Trainer implements Disposable {
     return this.native.gradients();
   }
 
-  /** The optimiser's moments, step count and seed, for a checkpoint. */
-  state(): { step: number; seed: number; tensors: TensorData[] } {
+  /** The optimiser's moments, step count and seed, for a checkpoint, and the running average where one is kept. */
+  state(): TrainerState & { seed: number } {
     this.checkAlive();
-    return this.native.state();
+    const average = this.average();
+    return { ...this.native.state(), ...(average ? { average } : {}) };
   }
 
-  /** Goes on from a checkpoint's state. */
-  restore(state: { step: number; seed?: number; tensors: TensorData[] }): void {
+  /**
+   * The running average of the policy (`averageDecay`), under the names that `policy.native.setTensors` and a policy's folder
+   * have; undefined where none is kept. It is no more than read here: what is trained goes on from its own numbers.
+   */
+  average(): PolicyTensors | undefined {
     this.checkAlive();
-    const given = new Map(state.tensors.map((tensor) => [tensor.name, tensor]));
+    return this.native.average();
+  }
+
+  /**
+   * Goes on from a checkpoint's state.
+   *
+   * @throws CredenceError "BAD_CHECKPOINT" where it is another policy's, or an average is in one of the two alone
+   */
+  restore(state: TrainerState): void {
+    this.checkAlive();
     // The engine takes its tensors in its own order; a file has them by name.
-    const tensors = this.native.state().tensors.map(({ name }) => {
-      const tensor = given.get(name);
-      if (!tensor)
-        throw new CredenceError("BAD_CHECKPOINT", `the optimiser's state has no ${name}: it belongs to another policy`);
-      return tensor;
+    const inOrder = (own: TensorData[], from: TensorData[], what: string): TensorData[] => {
+      const given = new Map(from.map((tensor) => [tensor.name, tensor]));
+      return own.map(({ name }) => {
+        const tensor = given.get(name);
+        if (!tensor) throw new CredenceError("BAD_CHECKPOINT", `${what} has no ${name}: it belongs to another policy`);
+        return tensor;
+      });
+    };
+    const all = ({ adapter, heads }: PolicyTensors): TensorData[] => [...adapter, ...heads];
+    const own = this.native.average();
+    if (!own !== !state.average) {
+      const [there, here] = own ? ["no", "one"] : ["a", "none"];
+      throw new CredenceError(
+        "BAD_CHECKPOINT",
+        `the optimiser's state has ${there} running average, and ${here} is kept here: set averageDecay as it was`,
+      );
+    }
+    this.native.restore({
+      ...state,
+      tensors: inOrder(this.native.state().tensors, state.tensors, "the optimiser's state"),
+      average: own && inOrder(all(own), all(state.average!), "the running average"),
     });
-    this.native.restore({ ...state, tensors });
     this.steps = state.step;
   }
 

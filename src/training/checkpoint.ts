@@ -3,14 +3,32 @@ import { existsSync, readdirSync, realpathSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { CredenceError } from "../errors.js";
-import { isWholeFolder, linkAtomic, readJson, sweep, writeFolderAtomic } from "../files.js";
+import { type FileData, isWholeFolder, linkAtomic, readJson, sweep, writeFolderAtomic } from "../files.js";
 import type { AnyCard } from "../model/card.js";
+import { averageFolder, criticFolder, optimizerFile, readPolicyTensors } from "../model/policy-folder.js";
 import { encodeSafetensors, readSafetensors } from "../model/safetensors.js";
-import type { TensorData } from "../native.js";
+import type { PolicyTensors, TensorData } from "../native.js";
 import type { Policy } from "../policy/policy.js";
 import type { Trainer } from "../policy/trainer.js";
 
 const whole = z.int().min(0);
+
+/** Of rows that are not all known at the start. */
+const rowsSchema = z.strictObject({
+  /** The next pack: of an epoch's window, after so many rows and tokens in all. */
+  position: z.strictObject({ epoch: whole, window: whole, pack: whole, rows: whole, tokens: whole }),
+  /** What going through the rows found. */
+  data: z.strictObject({
+    records: whole,
+    rows: whole,
+    tokens: whole,
+    weight: z.number(),
+    longest: whole,
+    dropped: whole,
+    cut: whole,
+    unsupervised: whole,
+  }),
+});
 
 const stateSchema = z.strictObject({
   /** Optimiser steps taken; the order of the rows follows from the stage's seed and this number. */
@@ -23,24 +41,8 @@ const stateSchema = z.strictObject({
   validation: z.strictObject({ losses: z.array(z.number()), bestStep: whole }).optional(),
   /** Of a training that is not a recipe's: what the order and the size of its steps follow from. */
   settings: z.record(z.string(), z.union([z.string(), z.number()])).optional(),
-  /** Of supervised fine-tuning, whose rows are not all known at the start. */
-  sft: z
-    .strictObject({
-      /** The next pack: of an epoch's window, after so many rows and tokens in all. */
-      position: z.strictObject({ epoch: whole, window: whole, pack: whole, rows: whole, tokens: whole }),
-      /** What going through the rows found. */
-      data: z.strictObject({
-        records: whole,
-        rows: whole,
-        tokens: whole,
-        weight: z.number(),
-        longest: whole,
-        dropped: whole,
-        cut: whole,
-        unsupervised: whole,
-      }),
-    })
-    .optional(),
+  /** Of supervised fine-tuning. */
+  sft: rowsSchema.optional(),
   /** Of reinforcement: where it stands. */
   ppo: z
     .strictObject({
@@ -49,6 +51,8 @@ const stateSchema = z.strictObject({
       kl: z.strictObject({ coefficient: z.number() }),
       moments: z.strictObject({ count: z.number(), mean: z.number(), variance: z.number() }),
       term: z.strictObject({ average: z.number() }).nullable(),
+      /** Of the rows of language modelling beside it. */
+      ptx: rowsSchema.optional(),
     })
     .optional(),
 });
@@ -60,16 +64,34 @@ const folderName = (step: number): string => `step-${String(step).padStart(6, "0
 /** How many checkpoints of a stage are kept, beside the best. */
 const kept = 2;
 
+const within = (folder: string, files: Record<string, FileData>): Record<string, FileData> =>
+  Object.fromEntries(Object.entries(files).map(([name, data]) => [`${folder}/${name}`, data]));
+
+/** A policy and what trains it. */
+export interface Trained {
+  policy: Policy;
+  trainer: Trainer;
+}
+
+function trainedFiles({ policy, trainer }: Trained, card?: AnyCard): Record<string, FileData> {
+  const { tensors, average } = trainer.state();
+  return {
+    ...policy.files(card),
+    ...(average ? within(averageFolder, policy.files(card, average)) : {}),
+    [optimizerFile]: encodeSafetensors(tensors),
+  };
+}
+
 /** Writes a checkpoint, points `best` at the best one, and removes those older than the one before. */
 export function writeCheckpoint(
   directory: string,
-  parts: { policy: Policy; trainer: Trainer; card?: AnyCard; state: CheckpointState },
+  parts: Trained & { card?: AnyCard; critic?: Trained; state: CheckpointState },
 ): void {
   const name = folderName(parts.state.step);
-  const { tensors } = parts.trainer.state();
+  const { critic } = parts;
   writeFolderAtomic(join(directory, "checkpoints", name), {
-    ...parts.policy.files(parts.card),
-    "optimizer.safetensors": encodeSafetensors(tensors),
+    ...trainedFiles(parts, parts.card),
+    ...(critic ? within(criticFolder, trainedFiles(critic)) : {}),
     "state.json": `${JSON.stringify(parts.state, null, 2)}\n`,
   });
   settle(directory, parts.state);
@@ -101,6 +123,10 @@ export interface Checkpoint {
   directory: string;
   state: CheckpointState;
   moments: TensorData[];
+  /** The running average of the policy, where one was kept. */
+  average?: PolicyTensors;
+  /** Of a critic of its own, where there was one. */
+  critic?: { directory: string; moments: TensorData[] };
 }
 
 /**
@@ -124,6 +150,8 @@ export function checkSame(
   );
 }
 
+const momentsIn = (directory: string): TensorData[] => readSafetensors(join(directory, optimizerFile));
+
 /** The newest checkpoint that is whole; what a dying process left half-written is swept away. */
 export function newestCheckpoint(directory: string): Checkpoint | undefined {
   sweep(directory);
@@ -139,7 +167,14 @@ export function newestCheckpoint(directory: string): Checkpoint | undefined {
         `${path}: its state.json was written by another version. Delete the stage's folder to start it again`,
       );
     settle(directory, state.data);
-    return { directory: path, state: state.data, moments: readSafetensors(join(path, "optimizer.safetensors")) };
+    const [average, critic] = [join(path, averageFolder), join(path, criticFolder)];
+    return {
+      directory: path,
+      state: state.data,
+      moments: momentsIn(path),
+      ...(existsSync(average) ? { average: readPolicyTensors(average) } : {}),
+      ...(existsSync(critic) ? { critic: { directory: critic, moments: momentsIn(critic) } } : {}),
+    };
   }
   return undefined;
 }

@@ -4,15 +4,21 @@ import { shuffle } from "../data/random.js";
 import type { RecordFile } from "../data/readers.js";
 import { shuffledWindows } from "../data/windows.js";
 import { CredenceError } from "../errors.js";
+import type { Model } from "../policy/model.js";
 import type { Message, SupervisedRow } from "../text/chat.js";
-import { type FitOptions, Fitting } from "../text/context.js";
+import { type FitOptions, Fitting, type Truncate } from "../text/context.js";
+import type { Progress } from "../tracking/progress.js";
 import type { CheckpointState } from "./checkpoint.js";
 
-type SftState = NonNullable<CheckpointState["sft"]>;
+/** What a checkpoint keeps. */
+export type SftState = NonNullable<CheckpointState["sft"]>;
 /** Where a training stands. */
 export type Position = SftState["position"];
 /** What going through the rows found: all records, the rows kept and their tokens and weights, and what became of the rest. */
 export type Survey = SftState["data"];
+
+/** Before the first pack. */
+export const start: Position = { epoch: 0, window: 0, pack: 0, rows: 0, tokens: 0 };
 
 export interface SftData {
   records: RecordFile<{ messages: Message[] }>;
@@ -26,6 +32,41 @@ export interface SftData {
   /** Records shuffled and packed together. */
   windowRecords: number;
   signal?: AbortSignal;
+}
+
+/** How conversations become rows, where it is not the default: fail for what is too long or has nothing to learn from. */
+export interface RowOptions {
+  /** Tokens of a pack at most: rows are packed into it by best fit, and none is split. */
+  batchTokens: number;
+  /** Records that are shuffled and packed together: what is held in memory. */
+  windowRecords: number;
+  /** What to do with a row longer than the context or a pack; see `fitToContext`. */
+  truncate: Truncate;
+  /** What to do with a row of which nothing counts. */
+  unsupervised: "error" | "drop";
+}
+
+/** Conversations as the model's chat template has them. */
+export function conversations(
+  model: Model,
+  records: SftData["records"],
+  { batchTokens, windowRecords, truncate, unsupervised }: RowOptions,
+  rest: Pick<SftData, "seed" | "epochs" | "signal">,
+): SftData {
+  const { contextLength } = model.info;
+  return {
+    records,
+    supervise: (messages) => model.supervise(messages),
+    batchTokens,
+    fit: {
+      contextLength: Math.min(contextLength, batchTokens),
+      limit: batchTokens < contextLength ? "batch" : "context",
+      truncate,
+      unsupervised,
+    },
+    windowRecords,
+    ...rest,
+  };
 }
 
 /** Rows of one optimiser step. */
@@ -84,6 +125,16 @@ export async function survey(data: SftData, told: (records: number) => void): Pr
   fitting.check();
   const { kept: rows, longest, dropped, cut, unsupervised } = fitting;
   return { records: records.records, rows, tokens, weight, longest, dropped, cut, unsupervised };
+}
+
+/** The same with its progress. */
+export async function surveyed(progress: Progress, data: SftData): Promise<Survey> {
+  const task = progress.task("reading", data.records.records, "rows");
+  try {
+    return await survey(data, (rows) => task.advance(rows));
+  } finally {
+    task.end();
+  }
 }
 
 function stopIfAborted(signal: AbortSignal | undefined): void {

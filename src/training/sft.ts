@@ -8,29 +8,27 @@ import { makeFolder } from "../files.js";
 import type { Model } from "../policy/model.js";
 import type { Policy } from "../policy/policy.js";
 import type { Message } from "../text/chat.js";
-import type { Truncate } from "../text/context.js";
-import { type Progress, silent } from "../tracking/progress.js";
+import { silent } from "../tracking/progress.js";
 import { checkSame, newestCheckpoint } from "./checkpoint.js";
 import { lockFolder } from "./lock.js";
 import { type PlannedStep, type TrainingSettings, takeSteps } from "./loop.js";
 import { learningRate } from "./schedule.js";
-import { type Position, packs, type SftData, type Survey, survey } from "./sft-data.js";
+import { conversations, type Position, packs, type RowOptions, type Survey, start, surveyed } from "./sft-data.js";
 
 /** What has no default. */
 type Given = "directory" | "policy" | "learningRate";
 
-/** Defaults: one epoch, seed 0, weight decay 0.01, a tenth warms up, a checkpoint each 50 steps, passes as long as steps. */
-export interface SftTraining extends Pick<TrainingSettings, Given>, Partial<Omit<TrainingSettings, Given | "card">> {
+/**
+ * A pack is an optimiser step. Defaults: one epoch, seed 0, weight decay 0.01, a tenth warms up, a checkpoint each 50 steps, passes as
+ * long as steps; windows of 8,192 records, "error" for rows that cannot be used as they are.
+ */
+export interface SftTraining
+  extends Pick<TrainingSettings, Given>,
+    Partial<Omit<TrainingSettings, Given | "card">>,
+    Pick<RowOptions, "batchTokens">,
+    Partial<Omit<RowOptions, "batchTokens">> {
   model: Model;
   records: RecordFile<{ messages: Message[] }>;
-  /** Tokens of an optimiser step at most: rows are packed into it by best fit, and none is split. */
-  batchTokens: number;
-  /** Records that are shuffled and packed together: what is held in memory. Default 8,192. */
-  windowRecords?: number;
-  /** What to do with a row longer than the context or a step; see `fitToContext`. Default "error". */
-  truncate?: Truncate;
-  /** What to do with a row of which nothing counts. Default "error". */
-  unsupervised?: "error" | "drop";
 }
 
 export interface SftResult {
@@ -73,29 +71,12 @@ export async function trainSft(job: SftTraining): Promise<SftResult> {
 async function train(given: SftTraining): Promise<SftResult> {
   const job = { ...defaults, microBatchTokens: given.batchTokens, ...given };
   const { model, records, batchTokens, truncate = "error", unsupervised = "error", windowRecords = 8192 } = job;
-  const { contextLength } = model.info;
-  const data: SftData = {
-    records,
-    supervise: (messages) => model.supervise(messages),
-    batchTokens,
-    fit: {
-      contextLength: Math.min(contextLength, batchTokens),
-      limit: batchTokens < contextLength ? "batch" : "context",
-      truncate,
-      unsupervised,
-    },
-    seed: job.seed,
-    epochs: job.epochs,
-    windowRecords,
-    signal: job.signal,
-  };
+  const options = { batchTokens, windowRecords, truncate, unsupervised };
+  const data = conversations(model, records, options, { seed: job.seed, epochs: job.epochs, signal: job.signal });
   const settings = {
     seed: job.seed,
     epochs: job.epochs,
-    batchTokens,
-    windowRecords,
-    truncate,
-    unsupervised,
+    ...options,
     learningRate: job.learningRate,
     weightDecay: job.weightDecay,
     warmup: job.warmup,
@@ -105,7 +86,7 @@ async function train(given: SftTraining): Promise<SftResult> {
   checkSame(job.directory, checkpoint?.state, settings);
   const found = checkpoint?.state.sft?.data ?? (await surveyed(job.progress, data));
   const policy = await job.policy(checkpoint?.directory);
-  let position: Position = checkpoint?.state.sft?.position ?? { epoch: 0, window: 0, pack: 0, rows: 0, tokens: 0 };
+  let position: Position = checkpoint?.state.sft?.position ?? start;
   const total = found.rows * job.epochs;
   const result = (steps: number): SftResult => ({
     policy,
@@ -140,14 +121,5 @@ async function train(given: SftTraining): Promise<SftResult> {
   } catch (error) {
     await policy.dispose();
     throw error;
-  }
-}
-
-async function surveyed(progress: Progress, data: SftData): Promise<Survey> {
-  const task = progress.task("reading", data.records.records, "rows");
-  try {
-    return await survey(data, (rows) => task.advance(rows));
-  } finally {
-    task.end();
   }
 }

@@ -56,7 +56,7 @@ int adamw(credence_backend* backend, const credence_adamw* p, void*) {
   const auto beta2 = Isa::set(static_cast<float>(p->beta2)), rest2 = Isa::set(static_cast<float>(1 - p->beta2));
   const auto decay = Isa::set(static_cast<float>(1 - p->lr * p->weight_decay));
   const auto rate = Isa::set(static_cast<float>(-p->lr / c1)), c2_root = Isa::set(static_cast<float>(1 / sqrt(c2)));
-  const auto eps = Isa::set(static_cast<float>(p->eps));
+  const auto eps = Isa::set(static_cast<float>(p->eps)), nearer = Isa::set(static_cast<float>(1 - p->average_decay));
   backend->pool.parallel(ceil_div(p->end - p->begin, kOptimizerBlock), [&](int64_t block, int) {
     const int64_t begin = p->begin + block * kOptimizerBlock, end = least(p->end, begin + kOptimizerBlock);
     for (int64_t i = begin; i < end; i += Isa::W) {
@@ -67,7 +67,11 @@ int adamw(credence_backend* backend, const credence_adamw* p, void*) {
       const auto step = Isa::div(m, Isa::fma(Isa::sqrt(v), c2_root, eps));
       Isa::store(p->m + i, m, lanes);
       Isa::store(p->v + i, v, lanes);
-      Isa::store(p->p + i, Isa::fma(rate, step, Isa::mul(Isa::load(p->p + i, lanes), decay)), lanes);
+      const auto after = Isa::fma(rate, step, Isa::mul(Isa::load(p->p + i, lanes), decay));
+      Isa::store(p->p + i, after, lanes);
+      if (!p->average) continue;
+      const auto average = Isa::load(p->average + i, lanes);
+      Isa::store(p->average + i, Isa::fma(nearer, Isa::sub(after, average), average), lanes);
     }
   });
   return 0;

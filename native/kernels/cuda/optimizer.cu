@@ -30,7 +30,7 @@ __global__ void add_square_sums(const double* partial, int64_t blocks, float* no
 
 /// What of a step is the same for every number.
 struct Step {
-  float beta1, rest1, beta2, rest2, decay, rate, c2_root, eps;
+  float beta1, rest1, beta2, rest2, decay, rate, c2_root, eps, nearer;
 };
 
 // The clip factor is read here, and whether there is to be a step at all, so that the host need not wait for the norm.
@@ -49,7 +49,9 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(credence_adamw p, Step 
   const float m = s.beta1 * p.m[i] + s.rest1 * g, v = s.beta2 * p.v[i] + s.rest2 * g * g;
   p.m[i] = m;
   p.v[i] = v;
-  p.p[i] = p.p[i] * s.decay + s.rate * (m / (sqrtf(v) * s.c2_root + s.eps));
+  const float after = p.p[i] * s.decay + s.rate * (m / (sqrtf(v) * s.c2_root + s.eps));
+  p.p[i] = after;
+  if (p.average) p.average[i] += s.nearer * (after - p.average[i]);
 }
 
 }  // namespace
@@ -79,7 +81,8 @@ int adamw(Backend& backend, const credence_adamw* p, void*) {
                   static_cast<float>(1 - p->lr * p->weight_decay),
                   static_cast<float>(-p->lr / c1),
                   static_cast<float>(1 / sqrt(c2)),
-                  static_cast<float>(p->eps)};
+                  static_cast<float>(p->eps),
+                  static_cast<float>(1 - p->average_decay)};
   return launch(backend, "adamw", &adamw_kernel, blocks_of(p->end - p->begin, kThreads), dim3(kThreads), 0, *p, s);
 }
 

@@ -260,9 +260,9 @@ credence_table make_table() {
 }  // namespace
 }  // namespace credence::cuda
 
-extern "C" __attribute__((visibility("default"))) const credence_table* credence_backend_v3(int32_t version,
+extern "C" __attribute__((visibility("default"))) const credence_table* credence_backend_v4(int32_t version,
                                                                                             const char** reason) {
-  static_assert(CREDENCE_TABLE_VERSION == 3, "the function's name says which table it gives");
+  static_assert(CREDENCE_TABLE_VERSION == 4, "the function's name says which table it gives");
   if (version != CREDENCE_TABLE_VERSION) {
     static thread_local char text[128];
     snprintf(text, sizeof text,

@@ -76,7 +76,7 @@ double gradient_norm(const std::vector<double>& g) {
 
 // Loshchilov & Hutter 2019, algorithm 2, with the decay before the step as PyTorch does it.
 void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vector<double>* p, std::vector<double>* m,
-           std::vector<double>* v) {
+           std::vector<double>* v, std::vector<double>* average) {
   if (!std::isfinite(norm)) return;
   const double clip = o.max_norm > 0 ? std::min(1.0, o.max_norm / (norm * o.gradient_scale + 1e-6)) : 1;
   const double c1 = 1 - std::pow(o.beta1, o.step), c2 = 1 - std::pow(o.beta2, o.step);
@@ -85,6 +85,7 @@ void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vecto
     (*m)[i] = o.beta1 * (*m)[i] + (1 - o.beta1) * d;
     (*v)[i] = o.beta2 * (*v)[i] + (1 - o.beta2) * d * d;
     (*p)[i] = (*p)[i] * (1 - o.lr * o.weight_decay) - o.lr * ((*m)[i] / c1) / (std::sqrt((*v)[i] / c2) + o.eps);
+    if (average) (*average)[i] = o.average_decay * (*average)[i] + (1 - o.average_decay) * (*p)[i];
   }
 }
 

@@ -40,10 +40,11 @@ double gradient_norm(const std::vector<double>& g);
 struct AdamW {
   double gradient_scale = 1, max_norm = 0, lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   int64_t step = 1;
+  double average_decay = 0;
 };
 
 /// One step in place, or none where the norm is not finite; norm is of the whole gradient before gradient_scale.
 void adamw(const AdamW& o, double norm, const std::vector<double>& g, std::vector<double>* p, std::vector<double>* m,
-           std::vector<double>* v);
+           std::vector<double>* v, std::vector<double>* average = nullptr);
 
 }  // namespace credence::reference

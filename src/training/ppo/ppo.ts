@@ -3,9 +3,11 @@
  * log-probabilities are the old ones, since a later pass of the same policy has the same bits.
  */
 import { NumpyRandom, permutation } from "../../data/random.js";
+import type { RecordFile } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import { makeFolder } from "../../files.js";
 import type { Card } from "../../model/card.js";
+import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import type { PpoStatistics, StepResult, Trainer } from "../../policy/trainer.js";
 import type { BatchTerm } from "../../rewards/batch-terms.js";
@@ -14,14 +16,16 @@ import type { LimitedReward, LimitedScore } from "../../rewards/limited.js";
 import type { Reward } from "../../rewards/reward.js";
 import { RunningMoments } from "../../rewards/running-moments.js";
 import { rewardStream } from "../../rewards/stream.js";
+import type { Message } from "../../text/chat.js";
 import { Metrics } from "../../tracking/metrics.js";
 import { type Progress, silent } from "../../tracking/progress.js";
-import { type Checkpoint, checkSame, newestCheckpoint, writeCheckpoint } from "../checkpoint.js";
+import { type Checkpoint, checkSame, newestCheckpoint, type Trained, writeCheckpoint } from "../checkpoint.js";
 import { lockFolder } from "../lock.js";
 import { learningRate } from "../schedule.js";
 import { advantagesOf, type PlacedReward } from "./advantages.js";
 import { confidenceCounts } from "./lines.js";
 import { type Scored, scoreRollouts } from "./passes.js";
+import { PtxRows } from "./ptx.js";
 import { type Group, promptsOf, type Rollout, retriesOf, sampleRollouts } from "./rollouts.js";
 import type { PpoSettings } from "./settings.js";
 import { placeSettled } from "./settled.js";
@@ -54,8 +58,16 @@ export interface PpoTraining<Data> {
   /** [tokens] which of a completion's tokens are learnt from, 1 or 0; absent: all. The reward stands on the last of them. */
   mask?(rollout: Rollout, data: Data): Uint8Array;
   settings: PpoSettings;
+  /** Conversations that the policy goes on modelling beside what it is rewarded for, as `settings.ptx` says. */
+  ptx?: RecordFile<{ messages: Message[] }>;
   /** Name of the head that says a completion's value so far; not needed where completions are held against each other. */
   valueHead?: string;
+  /**
+   * A critic of its own, which has that head: a policy with an adapter of its own on the same base, fresh or from the folder of
+   * another (a reward model's), given its folder in a checkpoint to resume or undefined for a fresh start. Absent: the head is
+   * the policy's.
+   */
+  critic?(checkpoint: string | undefined): Promise<Policy>;
   card?: Card;
   label?: string;
   progress?: Progress;
@@ -70,16 +82,28 @@ interface Standing {
   readonly kl: KlController;
   /** Of all rewards so far. */
   readonly moments: RunningMoments;
+  readonly ptx?: PtxRows;
+}
+
+/** What learns: the policy, and its critic where that is one of its own. */
+interface Learners {
+  actor: Trained;
+  critic?: Trained;
 }
 
 /** Settings by the names they differ in. */
-const told = (settings: PpoSettings): Record<string, string> =>
-  Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, JSON.stringify(value)]));
+const told = <Data>({ settings, critic, ptx }: PpoTraining<Data>): Record<string, string | number> => ({
+  ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, JSON.stringify(value)])),
+  critic: critic ? "of its own" : "the policy's head",
+  ...(ptx ? { ptxRecords: ptx.records } : {}),
+});
 
 /**
  * Trains to the end, going on from the newest checkpoint in the folder; a run that was killed ends with the same bytes.
  * Abort stops before an iteration learns, after writing a checkpoint of those before it.
  *
+ * @returns the trained policy, or its running average where `settings.ema` keeps one. Both are in the folder: the trained one,
+ *   which a resumption goes on from, is `best`, the average `best/average`.
  * @throws CredenceError "OTHER_RECIPE" where the folder was begun with other settings; "REWARD_FAILED" where a completion
  *   got no finite reward; "BAD_RECIPE" for settings that do not go together
  */
@@ -89,21 +113,25 @@ export async function trainPpo<Data>(job: PpoTraining<Data>): Promise<Policy> {
   const unlock = lockFolder(job.directory);
   try {
     const checkpoint = newestCheckpoint(job.directory);
-    checkSame(job.directory, checkpoint?.state, told(job.settings));
+    checkSame(job.directory, checkpoint?.state, told(job));
     const policy = await job.policy(checkpoint?.directory);
+    let critic: Policy | undefined;
     try {
-      await iterate(job, policy, checkpoint);
+      critic = await job.critic?.(checkpoint?.critic?.directory);
+      await iterate(job, policy, critic, checkpoint);
       return policy;
     } catch (error) {
       await policy.dispose();
       throw error;
+    } finally {
+      await critic?.dispose();
     }
   } finally {
     unlock();
   }
 }
 
-function check<Data>({ settings, valueHead, prompts, batchTerm }: PpoTraining<Data>): void {
+function check<Data>({ settings, valueHead, critic, ptx, prompts, batchTerm }: PpoTraining<Data>): void {
   const { advantage, rollout } = settings;
   const bad = (what: string) => new CredenceError("BAD_RECIPE", what);
   if (prompts.length === 0) throw bad("there are no prompts to learn from");
@@ -113,6 +141,13 @@ function check<Data>({ settings, valueHead, prompts, batchTerm }: PpoTraining<Da
     throw bad(
       `advantage.estimator ${advantage.estimator} holds a prompt's completions against each other; rollout.samples is ${rollout.samples}, expected 2 or more`,
     );
+  if (critic && advantage.estimator !== "gae")
+    throw bad(`advantage.estimator ${advantage.estimator} asks no critic; leave critic out, or take gae`);
+  if (settings.criticOptimizer && !critic)
+    throw bad("criticOptimizer is of a critic of its own; give one (critic), or leave it out");
+  if (ptx && !settings.ptx) throw bad("ptx has rows, and settings.ptx does not say how much they count: set it");
+  if (settings.ptx && !ptx)
+    throw bad("settings.ptx is of rows of language modelling; give some (ptx), or leave it out");
   if (batchTerm && rollout.prompts * rollout.samples < 2)
     throw bad(`${batchTerm.name} compares completions; expected two or more in an iteration`);
 }
@@ -120,37 +155,46 @@ function check<Data>({ settings, valueHead, prompts, batchTerm }: PpoTraining<Da
 async function iterate<Data>(
   job: PpoTraining<Data>,
   policy: Policy,
+  ownCritic: Policy | undefined,
   checkpoint: Checkpoint | undefined,
 ): Promise<void> {
   const { directory, settings, card, signal, progress = silent } = job;
-  const { seed, iterations, optimizer, epochs, miniBatches } = settings;
-  const steps = iterations * epochs * miniBatches;
-  const schedule = { kind: optimizer.schedule, peak: optimizer.learningRate, steps, warmup: optimizer.warmup };
-  const { beta1, beta2, epsilon, weightDecay, maxGradientNorm } = optimizer;
-  const trainer = policy.trainer({
-    optimizer: { beta1, beta2, epsilon, weightDecay, maxGradientNorm, seed },
-    schedule: (step) => learningRate(schedule, step),
-  });
+  const { seed, iterations, optimizer, criticOptimizer } = settings;
+  const trainer = trainerOf(policy, optimizer, settings, settings.ema?.decay);
+  const learners: Learners = { actor: { policy, trainer } };
+  if (ownCritic)
+    learners.critic = { policy: ownCritic, trainer: trainerOf(ownCritic, criticOptimizer ?? optimizer, settings) };
+  const { critic } = learners;
   let step = checkpoint?.state.step ?? 0;
-  if (checkpoint) trainer.restore({ step, seed: checkpoint.state.seed, tensors: checkpoint.moments });
-  const standing = stands(settings, checkpoint);
+  if (checkpoint) {
+    const { state, moments: tensors, average } = checkpoint;
+    trainer.restore({ step, seed: state.seed, tensors, average });
+    critic?.trainer.restore({ step, seed: state.seed, tensors: checkpoint.critic!.moments });
+  }
+  const standing = await stands(job, policy.model, checkpoint);
   if (checkpoint) job.batchTerm?.restore(checkpoint.state.ppo?.term ?? null);
   let saved = checkpoint ? standing.iteration : -1;
   const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step);
   const watch = watchFrom(directory, standing.iteration);
   const save = () => {
     if (saved === standing.iteration) return;
-    const { iteration, kl, moments } = standing;
-    const ppo = { iteration, kl: kl.state(), moments: moments.state(), term: job.batchTerm?.state() ?? null };
-    const state = { step, seed, metricsBytes: metrics.sync(), settings: told(settings), ppo };
-    writeCheckpoint(directory, { policy, trainer, card, state });
+    const { iteration, kl, moments, ptx } = standing;
+    const ppo = {
+      iteration,
+      kl: kl.state(),
+      moments: moments.state(),
+      term: job.batchTerm?.state() ?? null,
+      ...(ptx ? { ptx: ptx.state() } : {}),
+    };
+    const state = { step, seed, metricsBytes: metrics.sync(), settings: told(job), ppo };
+    writeCheckpoint(directory, { policy, trainer, card, critic, state });
     saved = standing.iteration;
   };
   const task = progress.task(job.label ?? "reinforcing", iterations, "iterations", "tokens");
   task.advance(standing.iteration);
   try {
     while (standing.iteration < iterations) {
-      const done = await oneIteration(job, policy, trainer, standing).catch((error) => {
+      const done = await oneIteration(job, learners, standing).catch((error) => {
         // Nothing can stop an iteration once it learns: this one has moved nothing.
         if (signal?.aborted) save();
         throw error;
@@ -167,13 +211,32 @@ async function iterate<Data>(
       if (standing.iteration % settings.checkpointEvery === 0) save();
     }
     save();
+    const average = trainer.average();
+    if (average) policy.native.setTensors([...average.adapter, ...average.heads]);
   } finally {
     task.end();
+    await standing.ptx?.close();
     trainer.dispose();
+    critic?.trainer.dispose();
   }
 }
 
-function stands({ kl: { controller, coefficient, target, horizon } }: PpoSettings, from?: Checkpoint): Standing {
+function trainerOf(
+  policy: Policy,
+  { schedule: kind, learningRate: peak, warmup, ...optimizer }: PpoSettings["optimizer"],
+  { seed, iterations, epochs, miniBatches }: PpoSettings,
+  averageDecay?: number,
+): Trainer {
+  const schedule = { kind, peak, steps: iterations * epochs * miniBatches, warmup };
+  return policy.trainer({
+    optimizer: { ...optimizer, seed, averageDecay },
+    schedule: (step) => learningRate(schedule, step),
+  });
+}
+
+async function stands<Data>(job: PpoTraining<Data>, model: Model, from?: Checkpoint): Promise<Standing> {
+  const { seed, ptx } = job.settings;
+  const { controller, coefficient, target, horizon } = job.settings.kl;
   const kl =
     controller === "fixed"
       ? klController({ kind: "fixed", coefficient })
@@ -184,7 +247,11 @@ function stands({ kl: { controller, coefficient, target, horizon } }: PpoSetting
     kl.restore(then.kl);
     moments.restore(then.moments);
   }
-  return { iteration: then?.iteration ?? 0, kl, moments };
+  const standing = { iteration: then?.iteration ?? 0, kl, moments };
+  if (!job.ptx || !ptx) return standing;
+  const { signal, progress } = job;
+  const rows = await PtxRows.open(model, job.ptx, ptx, { seed, from: then?.ptx, signal, progress });
+  return { ...standing, ptx: rows };
 }
 
 interface Iteration {
@@ -205,13 +272,9 @@ function bins(values: readonly number[]): number[] {
   return Array.from({ length: 21 }, (_, i) => least + ((most - least || 1) * i) / 20);
 }
 
-async function oneIteration<Data>(
-  job: PpoTraining<Data>,
-  policy: Policy,
-  trainer: Trainer,
-  standing: Standing,
-): Promise<Iteration> {
+async function oneIteration<Data>(job: PpoTraining<Data>, learners: Learners, standing: Standing): Promise<Iteration> {
   const { settings, signal } = job;
+  const { policy } = learners.actor;
   if (signal?.aborted)
     throw new CredenceError(
       "ABORTED",
@@ -227,7 +290,8 @@ async function oneIteration<Data>(
   const budget = settings.microBatchTokens;
   const head = settings.advantage.estimator === "gae" ? job.valueHead : undefined;
   const reference = await referenceOf(job, policy, groups);
-  const values = head === undefined ? undefined : await scoreRollouts(policy, groups, { head, budget, signal });
+  const critic = learners.critic?.policy ?? policy;
+  const values = head === undefined ? undefined : await scoreRollouts(critic, groups, { head, budget, signal });
   const scoringSeconds = watch();
 
   const placed = placedRewards(job, scores, standing.moments);
@@ -254,7 +318,7 @@ async function oneIteration<Data>(
       return [rollout, { ...shaped.worth[i]!, values, mask }];
     }),
   );
-  const updates = await learn(job, trainer, groups, targets, standing, head);
+  const updates = await learn(job, learners, groups, targets, standing, head);
   const updateSeconds = watch();
 
   const tokens = rollouts.reduce((sum, rollout) => sum + rollout.tokens.length, 0);
@@ -269,12 +333,12 @@ async function oneIteration<Data>(
     ...placesOf(settled),
     cutOff: mean(rollouts.map(({ finish }) => Number(finish === "length"))),
     ...retriesOf(rollouts),
-    ...lossesOf(updates, head !== undefined),
+    ...lossesOf(updates, head === undefined ? "none" : learners.critic ? "own" : "shared"),
     tokens,
   };
   if (reference) standing.kl.update(shaped.klOfCompletion, rollouts.length);
   return {
-    steps: updates.filter(({ ppo }) => ppo!.accepted).length,
+    steps: updates.filter(({ actor }) => actor.ppo!.accepted).length,
     tokens,
     values: result,
     measured: { rolloutSeconds, scoringSeconds, updateSeconds },
@@ -382,15 +446,21 @@ function noConfidence({ name }: BatchTerm, { confidence }: LimitedScore): never 
 }
 
 /** What the iteration's optimiser steps were like; those that were not taken count in the statistics that stopped them. */
-function lossesOf(updates: StepResult[], critic: boolean): Record<string, number> {
-  const told = updates.map(({ ppo }) => ppo!);
-  const taken = updates.filter(({ ppo }) => ppo!.accepted);
+function lossesOf(updates: Update[], critic: "none" | "own" | "shared"): Record<string, number> {
+  const told = updates.map(({ actor }) => actor.ppo!);
+  const taken = updates.map(({ actor }) => actor).filter(({ ppo }) => ppo!.accepted);
   const over = (of: (one: PpoStatistics) => number) => mean(told.map(of));
+  const own = updates.flatMap(({ critic }) => critic ?? []);
+  const values = { none: [], own: own.map(({ ppo }) => ppo!), shared: told }[critic];
   return {
     policyLoss: over((one) => one.policyLoss),
-    ...(critic
-      ? { valueLoss: over((one) => one.valueLoss), valueClipFraction: over((one) => one.valueClipFraction) }
+    ...(values.length
+      ? {
+          valueLoss: mean(values.map((one) => one.valueLoss)),
+          valueClipFraction: mean(values.map((one) => one.valueClipFraction)),
+        }
       : {}),
+    ...ptxOf(taken),
     entropy: told[0]!.entropy,
     ratio: over((one) => one.ratio),
     clipFraction: over((one) => one.clipFraction),
@@ -399,8 +469,19 @@ function lossesOf(updates: StepResult[], critic: boolean): Record<string, number
     ratioChange: Math.max(...told.map((one) => one.ratioChange)),
     gradientNorm: taken.length ? mean(taken.map((one) => one.gradientNorm)) : 0,
     learningRate: taken.at(-1)?.learningRate ?? 0,
+    ...(own.length
+      ? {
+          criticGradientNorm: mean(own.map((one) => one.gradientNorm)),
+          criticLearningRate: own.at(-1)!.learningRate,
+        }
+      : {}),
     steps: taken.length,
   };
+}
+
+function ptxOf(taken: StepResult[]): Record<string, number> {
+  const losses = taken.flatMap(({ ppo }) => ppo!.ptxLoss ?? []);
+  return losses.length ? { ptxLoss: mean(losses) } : {};
 }
 
 /** Where parts are settled early: the share of completions in which they are not placed, and in which no token has earned one. */
@@ -434,25 +515,38 @@ function partsOf(scores: LimitedScore[]): Record<string, number> {
   return Object.fromEntries([...sums].map(([name, { sum, count }]) => [name, sum / count]));
 }
 
+/** One optimiser step: the policy's, and that of a critic of its own, which is not taken where the policy's is not. */
+interface Update {
+  actor: StepResult;
+  critic?: StepResult;
+}
+
 /** The iteration's epochs; each is cut anew, by prompts, into its optimiser steps. */
 async function learn<Data>(
   job: PpoTraining<Data>,
-  trainer: Trainer,
+  { actor, critic }: Learners,
   groups: Group<Data>[],
   targets: Map<Rollout, Target>,
-  { iteration }: Standing,
+  { iteration, ptx }: Standing,
   head: string | undefined,
-): Promise<StepResult[]> {
+): Promise<Update[]> {
   const { settings } = job;
   const { epochs, miniBatches, seed } = settings;
-  const updates: StepResult[] = [];
+  const updates: Update[] = [];
   const random = new NumpyRandom([seed, iteration, 1]);
   const each = Math.ceil(groups.length / miniBatches);
   for (let epoch = 0; epoch < epochs; epoch++) {
     const order = permutation(groups, random);
     for (let from = 0; from < order.length; from += each) {
-      updates.push(await updateOn(trainer, order.slice(from, from + each), targets, settings, head));
-      if (!updates.at(-1)!.ppo!.accepted) return updates;
+      const part = order.slice(from, from + each);
+      const rows = await ptx?.next();
+      const beside = rows && { ...rows, coefficient: settings.ptx!.coefficient };
+      const update: Update = {
+        actor: await updateOn(actor.trainer, part, targets, settings, critic ? undefined : head, { beside }),
+      };
+      updates.push(update);
+      if (!update.actor.ppo!.accepted) return updates;
+      if (critic) update.critic = await updateOn(critic.trainer, part, targets, settings, head, { policy: false });
     }
   }
   return updates;

@@ -12,6 +12,20 @@ const pattern = z.string().check(({ value, issues }) => {
 });
 const share = z.number().min(0).max(1);
 
+const optimizer = z.strictObject({
+  learningRate: z.number().positive().default(1e-4),
+  /** A straight line to zero over all iterations, or the same rate throughout. */
+  schedule: z.enum(["constant", "linear"]).default("constant"),
+  /** Share of the optimiser steps that warm up. */
+  warmup: share.default(0),
+  weightDecay: z.number().min(0).default(0),
+  beta1: share.default(0.9),
+  beta2: share.default(0.999),
+  epsilon: z.number().positive().default(1e-8),
+  /** 0: no clipping. */
+  maxGradientNorm: z.number().min(0).default(1),
+});
+
 export const ppoSchema = z.strictObject({
   /** Rollout batches; each is sampled, scored, and learnt from. */
   iterations: positive.default(50),
@@ -98,28 +112,43 @@ export const ppoSchema = z.strictObject({
       clip: z.number().positive().default(0.2),
       /** Values are clipped to so much around those of the rollout; null: not at all. */
       valueClip: z.number().positive().nullable().default(0.2),
+      /** Of the critic's loss; of a critic of its own it matters beside `maxGradientNorm` and `epsilon` alone. */
       valueCoefficient: z.number().min(0).default(0.1),
       entropyCoefficient: z.number().min(0).default(0),
     })
     .prefault({}),
+  /**
+   * Language modelling beside it (PPO-ptx, Ouyang et al. 2022), of the rows of `PpoTraining.ptx`: each optimiser step has a pack of
+   * them, and coefficient times its mean negative log-likelihood is added to the policy's loss. null: none.
+   */
+  ptx: z
+    .strictObject({
+      coefficient: z.number().positive().default(1),
+      /** Tokens of a pack at most: rows are packed into it by best fit, and none is split. */
+      batchTokens: positive.default(2048),
+      /** Records that are shuffled and packed together: what is held in memory. */
+      windowRecords: positive.default(8192),
+      /** What to do with a row longer than the context or a pack: fail, leave it out, keep its end or its beginning. */
+      truncate: z.enum(["error", "drop", "left", "right"]).default("error"),
+      /** What to do with a row of which nothing counts. */
+      unsupervised: z.enum(["error", "drop"]).default("error"),
+    })
+    .nullable()
+    .default(null),
   /** Passes over an iteration's completions, and into how many optimiser steps each is cut. */
   epochs: positive.default(2),
   miniBatches: positive.default(1),
-  optimizer: z
-    .strictObject({
-      learningRate: z.number().positive().default(1e-4),
-      /** A straight line to zero over all iterations, or the same rate throughout. */
-      schedule: z.enum(["constant", "linear"]).default("constant"),
-      /** Share of the optimiser steps that warm up. */
-      warmup: share.default(0),
-      weightDecay: z.number().min(0).default(0),
-      beta1: share.default(0.9),
-      beta2: share.default(0.999),
-      epsilon: z.number().positive().default(1e-8),
-      /** 0: no clipping. */
-      maxGradientNorm: z.number().min(0).default(1),
-    })
-    .prefault({}),
+  optimizer: optimizer.prefault({}),
+  /** Of a critic of its own (`PpoTraining.critic`), which has an adapter, gradients and moments of its own; null: as the policy's. */
+  criticOptimizer: optimizer.nullable().default(null),
+  /**
+   * A running average of the policy (Polyak & Juditsky 1992; exponential): after each optimiser step, average = decay * average +
+   * (1 - decay) * policy, from the policy that training starts from. The training itself goes on from the policy. null: none.
+   */
+  ema: z
+    .strictObject({ decay: z.number().gt(0).lt(1) })
+    .nullable()
+    .default(null),
   /** Tokens of one forward and backward pass at most (a prompt with its completions at least). */
   microBatchTokens: positive.default(4096),
   /** Iterations between checkpoints; the end always has one. */

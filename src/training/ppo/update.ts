@@ -1,5 +1,5 @@
 /** One optimiser step of the clipped losses over some completions. */
-import type { StepResult, Trainer } from "../../policy/trainer.js";
+import type { PpoLoss, StepResult, Trainer } from "../../policy/trainer.js";
 import type { Worth } from "./advantages.js";
 import { type Part, rowsOf } from "./passes.js";
 import type { Rollout } from "./rollouts.js";
@@ -16,7 +16,8 @@ export interface Target extends Worth {
  * Takes the step, unless the policy has moved farther from the one that sampled than `kl.stop` allows.
  *
  * @param head the critic's; absent: none
- * @param policy false: the critic learns alone, as one that has an adapter of its own does
+ * @param beside rows of language modelling, with their coefficient
+ * @param policy false: the critic learns alone, as one that has an adapter of its own does; nothing stops it
  */
 export function updateOn(
   trainer: Trainer,
@@ -24,7 +25,7 @@ export function updateOn(
   targets: ReadonlyMap<Rollout, Target>,
   { loss, kl, microBatchTokens }: PpoSettings,
   head: string | undefined,
-  policy = true,
+  { beside, policy = true }: { beside?: PpoLoss["ptx"]; policy?: boolean } = {},
 ): Promise<StepResult> {
   const { sequences, prefixOf, rollouts } = rowsOf(parts);
   const perRow = (of: (rollout: Rollout, target: Target) => Float32Array | undefined): Float32Array[] =>
@@ -58,7 +59,8 @@ export function updateOn(
               clip: loss.valueClip ?? 0,
               coefficient: loss.valueCoefficient,
             },
-      accept: stop === null ? undefined : ({ approximateKl }) => approximateKl <= stop,
+      ptx: beside,
+      accept: stop === null || !policy ? undefined : ({ approximateKl }) => approximateKl <= stop,
     },
   });
 }
