@@ -193,6 +193,52 @@ t.test("a token that was put in is none of the policy's", async (t) => {
   t.same([found.kl, found.klOfCompletion], [expected.kl, expected.klOfCompletion]);
 });
 
+t.test("what a completion is worth behind its end is what the critic says before a token that follows", async (t) => {
+  const heads = [{ name: "value", kind: "mlp" as const, widths: [8], seed: 2 }];
+  const critic = await model.policy({ heads });
+  const found = await rollouts({ newTokens: 9 });
+  const longer = found.map((rollout) => ({ ...rollout, tokens: Int32Array.of(...rollout.tokens, 7) }));
+  const asked = { head: "value", budget: 120 };
+  const ends = await scoreRollouts(critic, groupsOf(found), { ...asked, after: true });
+  const more = await scoreRollouts(critic, groupsOf(longer), asked);
+  for (const [i, rollout] of found.entries()) {
+    const { values, after } = ends.get(rollout)!;
+    t.same([...values!, after], Array.from(more.get(longer[i]!)!.values!));
+    t.not(after, values!.at(-1));
+  }
+});
+
+t.test("a completion that was cut off earns what is to come, if asked for", async (t) => {
+  const settings = ppoSchema.parse({ advantage: { lambda: 0.5, gamma: 0.5, whiten: false } });
+  const values = Float32Array.of(1, 2);
+  const episode = { logprobs: new Float32Array(2), values, reward: 3, group: 0 };
+  const { worth } = await advantagesOf(model, [episode, { ...episode, bootstrap: 8 }], settings, 0);
+  // delta = [0 + .5 2 - 1, 3 + .5 V - 2], A = [delta_0 + .25 A_1, delta_1]
+  t.same(Array.from(worth[0]!.advantages), [0.25, 1]);
+  t.same(Array.from(worth[1]!.advantages), [1.25, 5]);
+  t.same(Array.from(worth[1]!.returns), [2.25, 7]);
+
+  const train = async (name: string, options: PpoOptions, more: Partial<PpoTraining<null>> = {}) => {
+    const base = await job(join(folder, name), more);
+    const rollout = { ...options.rollout, prompts: 2 };
+    const own = ppoSchema.parse({ ...options, iterations: 2, rollout, optimizer: { learningRate: 1e-2 }, seed: 1 });
+    await (await trainPpo({ ...base, settings: own, reward: () => 1 })).dispose();
+    return metricsOf(join(folder, name));
+  };
+  const cut = { newTokens: 4, stopTokens: [] };
+  const ended = await train("ended", { rollout: cut });
+  const bootstrapped = await train("bootstrapped", { rollout: cut, advantage: { cutOff: "bootstrap" } });
+  t.equal(ended[0]!.cutOff, 1);
+  t.not(ended[1]!.valueLoss, bootstrapped[1]!.valueLoss, "all were cut off");
+  const whole = { newTokens: 1, stopTokens: [...Array(model.info.vocabularySize).keys()] };
+  const terminated = await train("terminated", { rollout: whole });
+  const none = await train("none", { rollout: whole, advantage: { cutOff: "bootstrap" } });
+  t.equal(terminated[1]!.cutOff, 0);
+  t.equal(terminated[1]!.valueLoss, none[1]!.valueLoss, "none was cut off");
+  const grpo: PpoOptions = { rollout: cut, advantage: { cutOff: "bootstrap", estimator: "grpo" } };
+  await t.rejects(train("refused", grpo, { valueHead: undefined }), { code: "BAD_RECIPE", message: /has none/ });
+});
+
 const groupsOf = (found: Rollout[]) =>
   prompts.map((prompt, group) => ({ prompt, rollouts: found.filter((one) => one.group === group) }));
 

@@ -11,6 +11,8 @@ export interface Episode {
   reward: number;
   /** Parts of the reward that stand on earlier tokens; read where there are values. */
   settled?: readonly PlacedReward[];
+  /** What is still to come behind a completion that was cut off; read where there are values. Default 0. */
+  bootstrap?: number;
   group: number;
   mask?: Uint8Array;
   /** 0 where a token was put in rather than sampled; absent: all were sampled. */
@@ -73,6 +75,7 @@ export async function advantagesOf(
     mask,
     values: gae ? numbers((episode) => episode.values!) : undefined,
     scores: Float32Array.from(gae ? episodes.map(atTheEnd) : comparedRewards(episodes, estimator)),
+    bootstrap: gae ? Float32Array.from(episodes, ({ bootstrap = 0 }) => bootstrap) : undefined,
     tokenRewards: gae && episodes.some(({ settled }) => settled?.length) ? numbers(onTokens) : undefined,
     kl: { logprobs, reference, coefficient: klCoefficient, estimator: kl.estimator, clamp: kl.clamp },
     gamma,

@@ -37,19 +37,29 @@ export interface Scored {
   logprobs?: Float32Array;
   /** What the head says before each token. */
   values?: Float32Array;
+  /** And behind the last one. */
+  after?: number;
 }
 
 /**
  * Reads completions with a policy: log-probabilities, a head before each token, or both.
  *
+ * @param asked.after whether the head is read behind the last token too
  * @param asked.budget tokens of a pass at most; a prompt stays with its completions
  */
 export async function scoreRollouts(
   policy: Policy,
   parts: readonly Part[],
-  asked: { logprobs?: boolean; head?: string; adapter?: boolean; budget: number; signal?: AbortSignal },
+  asked: {
+    logprobs?: boolean;
+    head?: string;
+    after?: boolean;
+    adapter?: boolean;
+    budget: number;
+    signal?: AbortSignal;
+  },
 ): Promise<Map<Rollout, Scored>> {
-  const { logprobs = false, head, adapter, budget, signal } = asked;
+  const { logprobs = false, head, after, adapter, budget, signal } = asked;
   const out = new Map<Rollout, Scored>();
   const lengths = parts.map(({ prompt, rollouts }) =>
     rollouts.reduce((sum, { tokens }) => sum + tokens.length, prompt.length),
@@ -58,14 +68,26 @@ export async function scoreRollouts(
     const { sequences, prefixOf, rollouts } = rowsOf(places.map((place) => parts[place]!));
     const mask = sequences.map(({ length }, row) => new Uint8Array(length).fill(rollouts[row] ? 1 : 0));
     const values = head === undefined ? undefined : { head, mask };
-    const result = await policy.forward(sequences, { logprobs, mask, values, prefixOf, adapter }, signal);
+    const ends =
+      head !== undefined && after
+        ? {
+            heads: [head],
+            spans: sequences.flatMap(({ length }, sequence) =>
+              rollouts[sequence] ? { sequence, from: length - 1, to: length } : [],
+            ),
+          }
+        : {};
+    const readouts = { logprobs, mask, values, prefixOf, adapter, ...ends };
+    const result = await policy.forward(sequences, readouts, signal);
     let at = 0;
+    let count = 0;
     for (const [row, { length }] of sequences.entries()) {
       const rollout = rollouts[row];
       if (rollout)
         out.set(rollout, {
           logprobs: result.logprobs?.slice(at, at + length),
           values: result.values?.slice(at, at + length),
+          after: result.heads?.[head!]?.[count++],
         });
       at += length;
     }

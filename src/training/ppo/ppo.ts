@@ -137,6 +137,8 @@ function check<Data>({ settings, valueHead, critic, ptx, prompts, batchTerm }: P
   if (prompts.length === 0) throw bad("there are no prompts to learn from");
   if (advantage.estimator === "gae" && valueHead === undefined)
     throw bad("advantage.estimator gae needs a value head; give one, or take rloo or grpo");
+  if (advantage.estimator !== "gae" && advantage.cutOff === "bootstrap")
+    throw bad(`advantage.cutOff bootstrap asks a critic, and ${advantage.estimator} has none; take terminated`);
   if (advantage.estimator !== "gae" && rollout.samples < 2)
     throw bad(
       `advantage.estimator ${advantage.estimator} holds a prompt's completions against each other; rollout.samples is ${rollout.samples}, expected 2 or more`,
@@ -291,7 +293,8 @@ async function oneIteration<Data>(job: PpoTraining<Data>, learners: Learners, st
   const head = settings.advantage.estimator === "gae" ? job.valueHead : undefined;
   const reference = await referenceOf(job, policy, groups);
   const critic = learners.critic?.policy ?? policy;
-  const values = head === undefined ? undefined : await scoreRollouts(critic, groups, { head, budget, signal });
+  const after = settings.advantage.cutOff === "bootstrap";
+  const values = head === undefined ? undefined : await scoreRollouts(critic, groups, { head, after, budget, signal });
   const scoringSeconds = watch();
 
   const placed = placedRewards(job, scores, standing.moments);
@@ -307,6 +310,7 @@ async function oneIteration<Data>(job: PpoTraining<Data>, learners: Learners, st
     values: values?.get(rollout)?.values,
     reward: placed[i]!,
     settled: settled[i] ?? [],
+    bootstrap: rollout.finish === "length" ? values?.get(rollout)?.after : 0,
     group: rollout.group,
     mask: masks[i],
     sampled: rollout.sampled,

@@ -102,6 +102,11 @@ export const ppoSchema = z.strictObject({
       estimator: z.enum(["gae", "rloo", "grpo"]).default("gae"),
       gamma: share.default(1),
       lambda: share.default(0.95),
+      /**
+       * A completion whose length ran out counts as ended there ("terminated"), or its last token also earns what the critic expects
+       * to come behind it, discounted ("bootstrap").
+       */
+      cutOff: z.enum(["terminated", "bootstrap"]).default("terminated"),
       /** Freed of the mean and divided by the standard deviation over the iteration's trained tokens. */
       whiten: z.boolean().default(true),
     })
