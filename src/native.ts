@@ -128,6 +128,8 @@ export interface GenerateOptions {
   firstSamples?: number[];
   /** 0: greedy. */
   temperature: number;
+  /** Log-probabilities are those of the logits divided by it: with `temperature` the same, what is sampled from. Default 1. */
+  scoreTemperature?: number;
   topK?: number;
   topP?: number;
   repetitionPenalty?: number;
@@ -155,7 +157,7 @@ export interface NativeSample {
   /** Without the stop token. */
   tokens: Int32Array;
   /**
-   * Natural log-probability of each token under the model's distribution at temperature 1, the stop token's last when it was one.
+   * Natural log-probability of each token, with nothing cut, at scoreTemperature; the stop token's last when it was one.
    * What a forward pass scores, bit for bit, but with fastDecode.
    */
   logprobs: Float32Array;
@@ -201,6 +203,8 @@ export type DivergenceKind = "kl" | "reverse-kl" | "jsd";
 export interface NativeReadouts {
   logprobs?: boolean;
   entropy?: boolean;
+  /** Both are those of the logits divided by it; default 1. */
+  temperature?: number;
   /** Read at these rows of the flat batch. */
   closedSet?: { candidates: Int32Array; rows: Int32Array };
   /** Read where the mask [T], token-aligned, is not 0. */
@@ -278,6 +282,8 @@ export interface NativePpoLoss {
   clipHigh: number;
   /** Coefficient; default 0. */
   entropy?: number;
+  /** Log-probabilities and entropy are those of the logits divided by it; default 1. */
+  temperature?: number;
   kl?: { reference: Float32Array; coefficient: number; estimator: KlEstimator };
   /** clip 0 (default): none, and oldValues is not read. Coefficient: default 1. */
   value?: {

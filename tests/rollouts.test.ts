@@ -265,6 +265,44 @@ async function job(directory: string, more: Partial<PpoTraining<null>> = {}): Pr
   };
 }
 
+t.test("what is trained may be the distribution at the temperature that is sampled at", async (t) => {
+  const hot = { temperature: 0.7, scoreTemperature: 0.7, samples: 3, maxNewTokens: 9, seed: 2 };
+  const sampled = await all(policy.generate(prompts, hot));
+  const plain = await all(policy.generate(prompts, { ...hot, scoreTemperature: undefined }));
+  t.same(
+    sampled.map(({ tokens }) => tokens),
+    plain.map(({ tokens }) => tokens),
+    "the same is sampled",
+  );
+  const sequences = sampled.map(({ prompt, tokens, stopToken }) =>
+    Int32Array.of(...prompts[prompt]!, ...tokens, ...(stopToken === undefined ? [] : [stopToken])),
+  );
+  const scored = await policy.forward(sequences, { logprobs: true, temperature: 0.7 });
+  let at = 0;
+  for (const [i, { prompt, logprobs }] of sampled.entries()) {
+    at += prompts[prompt]!.length;
+    t.same(scored.logprobs!.subarray(at, at + logprobs.length), logprobs);
+    t.notSame(logprobs, plain[i]!.logprobs);
+    at += logprobs.length;
+  }
+  await t.rejects(all(policy.generate(prompts, { scoreTemperature: 0, maxNewTokens: 9 })), {
+    message: /expected above 0/,
+  });
+
+  const train = async (name: string, more: PpoOptions) => {
+    const base = await job(join(folder, name));
+    const rollout = { prompts: 3, samples: 4, newTokens: 6, temperature: 0.7 };
+    const settings = ppoSchema.parse({ iterations: 3, optimizer: { learningRate: 1e-2 }, seed: 1, rollout, ...more });
+    await (await trainPpo({ ...base, settings })).dispose();
+    return metricsOf(join(folder, name));
+  };
+  const cool = await train("cool", { trainedTemperature: 0.7 });
+  const warm = await train("warm", {});
+  t.same([cool[0]!.reward, cool[0]!.kl, cool[0]!.firstRatioChange], [warm[0]!.reward, 0, 0]);
+  t.ok(cool[0]!.entropy! < warm[0]!.entropy!, "a cooler distribution has less entropy");
+  t.ok(cool.every(({ firstRatioChange }) => firstRatioChange === 0));
+});
+
 t.test("a training counts continuations, learns nothing from cues, and goes on to the same bytes", async (t) => {
   const whole = join(folder, "whole");
   const training = await job(whole);

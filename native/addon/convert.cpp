@@ -199,6 +199,7 @@ PassRequest request_of(const Napi::Object& options) {
   PassRequest request;
   request.logprobs = boolean_or(options, "logprobs", false);
   request.entropy = boolean_or(options, "entropy", false);
+  request.temperature = number_or(options, "temperature", 1);
   if (!absent(options.Get("closedSet"))) request.closed_set = closed_set_of(options.Get("closedSet"));
   if (!absent(options.Get("divergence"))) {
     const Napi::Object object = object_of(options.Get("divergence"), "divergence");

@@ -12,6 +12,7 @@ PpoLoss ppo_loss_of(const Napi::Value& value) {
   loss.clip_low = number_of(options.Get("clipLow"), "loss.clipLow");
   loss.clip_high = number_of(options.Get("clipHigh"), "loss.clipHigh");
   loss.entropy = number_or(options, "entropy", 0);
+  loss.temperature = number_or(options, "temperature", 1);
   if (!absent(options.Get("kl"))) {
     const Napi::Object kl = object_of(options.Get("kl"), "loss.kl");
     loss.kl = {floats(kl.Get("reference"), "loss.kl.reference"),

@@ -75,6 +75,7 @@ GenerateOptions generate_options(const Napi::Object& options) {
   out.samples = integer_of(options.Get("samples"), "samples");
   out.first_samples = integers_or_none(options, "firstSamples");
   out.temperature = number_of(options.Get("temperature"), "temperature");
+  out.score_temperature = number_or(options, "scoreTemperature", 1);
   out.top_k = integer_or(options, "topK", 0);
   out.top_p = number_or(options, "topP", 1);
   out.repetition_penalty = number_or(options, "repetitionPenalty", 1);

@@ -242,7 +242,28 @@ void Base::prepare_head_backward() {
 void Base::trim() {
   rotary_ = Buffer();
   rotary_positions_ = 0;
+  divided_norms_.clear();
   device_->drop_scratch();
+}
+
+size_t Base::trimmable() const {
+  size_t bytes = rotary_.bytes() + device_->scratch_bytes();
+  for (const auto& [temperature, norm] : divided_norms_) bytes += norm.bytes();
+  return bytes;
+}
+
+const float* Base::final_norm(double temperature) {
+  if (temperature == 1) return final_norm();
+  if (!(temperature > 0 && std::isfinite(temperature)))
+    fail("BAD_OPTION", "temperature of log-probabilities: expected above 0 but received %g", temperature);
+  const auto [place, made] = divided_norms_.try_emplace(temperature, device_);
+  if (made) {
+    std::vector<float> weight(family().hidden);
+    if (!device_->dry()) files_->read("model.norm.weight", weight.data());
+    for (float& each : weight) each = static_cast<float>(each / temperature);
+    place->second.upload(weight);
+  }
+  return place->second.f32();
 }
 
 const float* Base::rotary(int positions) {

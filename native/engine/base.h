@@ -1,6 +1,7 @@
 // A base: the immutable weights of a decoder as a back end keeps them, shared by every policy over it.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -59,6 +60,8 @@ class Base {
   /// The output matrix; the embedding where the head is tied.
   const credence_weights* head() const { return family().tied_head ? embedding_.handle() : head_.handle(); }
   const float* final_norm() const { return final_norm_.f32(); }
+  /// The same divided by a temperature, which divides the logits behind it: made where it is first asked for.
+  const float* final_norm(double temperature);
   /// [positions, rotary_dims / 2, 2] cos, sin for positions below `positions`; grown when needed.
   const float* rotary(int positions);
 
@@ -67,10 +70,10 @@ class Base {
   /// The same for the output matrix.
   void prepare_head_backward();
 
-  /// Gives back what grows with use and is made again when needed: the rotary table and the workspace.
+  /// Gives back what grows with use and is made again when needed: the rotary table, divided norms, and the workspace.
   void trim();
   /// Bytes of that now.
-  size_t trimmable() const { return rotary_.bytes() + device_->scratch_bytes(); }
+  size_t trimmable() const;
 
   /// One pass at a time runs on a base: policies share its device and workspace.
   std::mutex& mutex() { return mutex_; }
@@ -96,6 +99,7 @@ class Base {
   Weights embedding_, head_;
   bool head_backward_ = false;
   Buffer final_norm_, rotary_;
+  std::map<double, Buffer> divided_norms_;  // by temperature
   int rotary_positions_ = 0;
   std::mutex mutex_;
 };

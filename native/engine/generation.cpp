@@ -177,7 +177,9 @@ class Generator {
     h_.reserve(rows * f.hidden * device_->act_bytes());
     told_.reserve(rows * (2 + depths_.size() * f.hidden) * 4);
     for (Buffer* each : {&gathered_, &last_, &after_last_}) each->reserve(rows * 4);
-    temperature_.upload(std::vector<float>(rows, static_cast<float>(options_.temperature)));
+    last_norm_ = base_->final_norm(options_.score_temperature);
+    temperature_.upload(
+        std::vector<float>(rows, static_cast<float>(options_.temperature / options_.score_temperature)));
     top_k_.upload(std::vector<int32_t>(rows, options_.top_k));
     top_p_.upload(std::vector<float>(rows, static_cast<float>(options_.top_p)));
     repetition_.upload(std::vector<float>(rows, static_cast<float>(options_.repetition_penalty)));
@@ -433,6 +435,7 @@ class Generator {
   void choose(int capacity) {
     const Family& f = base_->family();
     credence_norm norm = final_norm(*base_, x_.f32(), count_, gathered_, capacity);
+    norm.weight = last_norm_;
     norm.y = h_.as<>();
     norm.ldy = f.hidden;
     device_->norm(norm);
@@ -557,6 +560,7 @@ class Generator {
   std::set<int> depths_;
   int max_batch_ = 1;
   const float* rotary_ = nullptr;
+  const float* last_norm_ = nullptr;  // of what scores, divided by its temperature
   DeviceBatch batch_;
   Activations act_;
   Buffer x_{device_};                            // [T, H] the residual

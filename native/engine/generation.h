@@ -22,6 +22,7 @@ struct GenerateOptions {
   int samples = 1;
   std::vector<int> first_samples;  // [prompts] the number of each one's first sample; empty: 0
   double temperature = 1;          // 0: greedy
+  double score_temperature = 1;    // log-probabilities are those of the logits divided by it
   int top_k = 0;                   // 0: all
   double top_p = 1;
   double repetition_penalty = 1;
@@ -46,7 +47,7 @@ struct GenerateOptions {
 struct Sample {
   int prompt = 0, sample = 0;
   std::vector<int32_t> tokens;  // without the stop token
-  std::vector<float> logprobs;  // at temperature 1, nothing cut; the stop token's last when it was one
+  std::vector<float> logprobs;  // at the temperature of scoring, nothing cut; the stop token's last when it was one
   bool stopped = false;         // else the length ran out
   int32_t stop_token = -1;      // which stop token was chosen; -1: none
   std::vector<float> prompt_hidden, answer_hidden;  // [depths, H]

@@ -66,6 +66,8 @@ struct PassRequest {
   /// backward() computes the rest again, with the same bits.
   bool keep = false, recompute = false;
   bool logprobs = false, entropy = false, logits = false;
+  /// Log-probabilities, entropy and logits, and losses of them, are those of the logits divided by it. What else is read is not.
+  double temperature = 1;
   /// [T] token-aligned: log-probabilities, and entropy of the row before, are read where it is not 0; empty: everywhere.
   std::vector<uint8_t> mask;
   /// Drops the adapter's inputs out as its config says; absent: not at all.
@@ -157,7 +159,12 @@ class Pass {
   /// [T, H] the residual before block `layer`; layers: after the last.
   float* residual(int layer);
   /// body for kRowsAtOnce of these rows at a time; with `gradients` what it leaves in dh goes on into dx_.
-  void over_rows(const std::vector<int32_t>& rows, bool gradients, const std::function<void(const NormedRows&)>& body);
+  void over_rows(const std::vector<int32_t>& rows, bool gradients, const std::function<void(const NormedRows&)>& body) {
+    over_rows(rows, gradients, 1, body);
+  }
+  /// The same, of rows whose logits are divided by a temperature.
+  void over_rows(const std::vector<int32_t>& rows, bool gradients, double temperature,
+                 const std::function<void(const NormedRows&)>& body);
   void run_blocks(const std::function<void(int)>& read_depth, const AbortFlag* abort);
   void read_hidden(PassResult& result);
   void run(int layer, bool keep);

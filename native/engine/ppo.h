@@ -21,6 +21,7 @@ struct PpoLoss {
   std::vector<float> weights, old_logprobs, advantages;  // weights may be empty: no policy
   double clip_low = 0.2, clip_high = 0.2;                // infinity: not clipped there
   double entropy = 0;
+  double temperature = 1;  // log-probabilities and entropy are those of the logits divided by it
   struct Kl {
     std::vector<float> reference;  // log-probabilities
     double coefficient = 0;

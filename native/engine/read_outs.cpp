@@ -34,7 +34,7 @@ credence_closed_set closed_set(const Base& base, const Buffer& candidates, size_
 
 }  // namespace
 
-void Pass::over_rows(const std::vector<int32_t>& rows, bool gradients,
+void Pass::over_rows(const std::vector<int32_t>& rows, bool gradients, double temperature,
                      const std::function<void(const NormedRows&)>& body) {
   if (rows.empty()) return;
   const int width = base_->family().hidden, last = base_->family().layers;
@@ -50,6 +50,7 @@ void Pass::over_rows(const std::vector<int32_t>& rows, bool gradients,
     count.upload(std::vector<int32_t>{n});
     index.upload(part(rows, begin, n));
     credence_norm norm = final_norm(*base_, residual(last), count, index, n);
+    norm.weight = base_->final_norm(temperature);
     norm.y = h.as<>();
     norm.ldy = width;
     norm.inv_rms = gradients ? inv.f32() : nullptr;
@@ -134,7 +135,7 @@ void Pass::read_vocabulary(PassResult& result) {
   if (request_.entropy) result.entropy.assign(total, 0.0f);
   if (request_.logits) result.logits.assign(static_cast<size_t>(total) * vocabulary, 0.0f);
   Buffer target(device_), logprob(device_, kRowsAtOnce * 4), entropy(device_, kRowsAtOnce * 4), logits(device_);
-  over_rows(rows, false, [&](const NormedRows& some) {
+  over_rows(rows, false, request_.temperature, [&](const NormedRows& some) {
     const int n = some.count;
     target.upload(part(targets, some.begin, n));
     credence_token_logprobs op = token_logprobs(*base_, some.h, some.counted, target, n);
@@ -203,7 +204,7 @@ void Pass::backward_vocabulary(const Upstream& upstream, double* loss) {
   base_->prepare_head_backward();
   const size_t capacity = std::min<size_t>(kRowsAtOnce, rows.size());
   Buffer target(device_), logprob(device_, capacity * 4), dl(device_, capacity * 4), de(device_, capacity * 4);
-  over_rows(rows, true, [&](const NormedRows& some) {
+  over_rows(rows, true, request_.temperature, [&](const NormedRows& some) {
     const int n = some.count;
     target.upload(part(targets, some.begin, n));
     dl.write(d_logprob.data() + some.begin, n * 4);
@@ -232,7 +233,7 @@ void Pass::backward_policy(const PpoUpstream& ppo, double* loss) {
   const PolicyLossRows known(device_, *ppo.loss, in.tokens);
   const size_t bytes = std::min<size_t>(kRowsAtOnce, in.rows.size()) * sizeof(float);
   Buffer target(device_), logprob(device_, bytes), entropy(device_, bytes), dl(device_, bytes), de(device_, bytes);
-  over_rows(in.rows, true, [&](const NormedRows& some) {
+  over_rows(in.rows, true, request_.temperature, [&](const NormedRows& some) {
     target.upload(part(targets, some.begin, some.count));
     credence_token_logprobs scored = token_logprobs(*base_, some.h, some.counted, target, some.count);
     scored.logprob = logprob.f32();

@@ -71,6 +71,7 @@ void Trainer::accumulate_part(const HostBatch& batch, const PpoLoss& loss, const
   request.keep = true;
   request.recompute = size.recompute;
   request.dropout = dropout;
+  request.temperature = loss.temperature;
   if (valued) request.values = {loss.value->head, mask_of(loss.value->weights), false};
   pass_.forward(batch, request, abort);
   Upstream upstream;

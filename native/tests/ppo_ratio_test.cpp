@@ -21,14 +21,14 @@ struct Rollout {
   std::vector<float> logprobs;  // of the answer
 };
 
-/// Four samples of each prompt through a batch of sixteen or of five; answers end by chance, and others take their places.
-std::vector<Rollout> roll_out(const std::shared_ptr<Policy>& policy, uint64_t seed) {
+/// Four samples of each prompt, scored at the temperature they are drawn at, through a batch of sixteen or of five; answers end by chance, and others take their places.
+std::vector<Rollout> roll_out(const std::shared_ptr<Policy>& policy, uint64_t seed, double temperature) {
   constexpr int32_t kStop = 2;
   std::mt19937 random(static_cast<uint32_t>(seed));
   GenerateOptions options;
   for (const int length : {1, 63, 64, 65, 7, 130}) options.prompts.push_back(random_tokens(random, length));
   options.samples = 4;
-  options.temperature = 1;
+  options.temperature = options.score_temperature = temperature;
   options.max_new_tokens = kSanitized ? 12 : 140;
   options.stop_tokens = {kStop};
   options.seed = seed;
@@ -92,10 +92,12 @@ std::vector<MicroBatch> micro_batches(const std::vector<Rollout>& rollouts) {
 }
 
 /// The policy's sums over all micro-batches, the reference being `reference`. They are not learnt.
-credence_policy_sums sums_of(Trainer& trainer, std::vector<MicroBatch> all, const std::shared_ptr<Policy>& reference) {
+credence_policy_sums sums_of(Trainer& trainer, std::vector<MicroBatch> all, const std::shared_ptr<Policy>& reference,
+                             double temperature) {
   for (MicroBatch& some : all) {
     PassRequest request;
     request.logprobs = true;
+    request.temperature = some.loss.temperature = temperature;
     some.loss.kl = {Pass(reference).forward(some.batch, request).logprobs, 0.1, 3};
     trainer.accumulate(some.batch, some.loss);
   }
@@ -113,7 +115,8 @@ void expect_ratio_1(const DeviceOptions& options) {
   Trainer trainer(policy, {});
   double tokens = 0;
   for (const bool learnt : {false, true}) {
-    const auto rollouts = roll_out(policy, learnt ? 8 : 3);
+    const double temperature = learnt ? 0.7 : 1;
+    const auto rollouts = roll_out(policy, learnt ? 8 : 3, temperature);
     const auto batches = micro_batches(rollouts);
     auto equal = reference;  // B is 0 at first: the policy is its reference
     if (learnt) {
@@ -124,13 +127,14 @@ void expect_ratio_1(const DeviceOptions& options) {
         tensors.push_back({p.name, p.shape, {flat.begin() + p.offset, flat.begin() + p.offset + p.count()}});
       equal->set_parameters(tensors);
     }
-    const credence_policy_sums sums = sums_of(trainer, batches, equal);
+    const credence_policy_sums sums = sums_of(trainer, batches, equal, temperature);
     EXPECT_EQ(rollouts.size(), 24u);
     EXPECT_EQ(sums.ratio_change, 0.0);
     EXPECT_EQ(sums.reference_kl, 0.0);
     tokens += sums.weight;
     if (learnt) {
-      EXPECT(sums_of(trainer, batches, reference).reference_kl > 1e-3);  // it did learn
+      EXPECT(sums_of(trainer, batches, reference, temperature).reference_kl > 1e-3);  // it did learn
+      EXPECT(sums_of(trainer, batches, equal, 1).ratio_change > 1e-3);  // at another temperature they differ
       break;
     }
     for (int step = 0; step < (kSanitized ? 4 : 20); ++step) {
@@ -140,7 +144,7 @@ void expect_ratio_1(const DeviceOptions& options) {
       trainer.accumulate(some.batch, some.loss);
       trainer.update(0.01, count);
     }
-    EXPECT(sums_of(trainer, batches, reference).ratio_change > 1e-3);
+    EXPECT(sums_of(trainer, batches, reference, temperature).ratio_change > 1e-3);
   }
   EXPECT(kSanitized || tokens >= 2000);
 }

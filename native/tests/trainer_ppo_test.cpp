@@ -17,9 +17,11 @@ TEST(the_gradient_is_the_finite_difference_of_the_loss) {
   std::mt19937 random(5);
   const HostBatch batch = ppo_rollouts(random);
   const PpoLoss whole = ppo_loss_of(batch);
-  for (const std::string kind : {"policy", "unclipped", "k1", "k2", "entropy", "values", "deep", "all"}) {
+  for (const std::string kind : {"policy", "unclipped", "k1", "k2", "entropy", "values", "deep", "all", "cooled"}) {
     PpoLoss loss = whole;
-    if (kind != "all") {
+    if (kind == "cooled") {
+      loss.temperature = 0.7;
+    } else if (kind != "all") {
       if (kind != "k1" && kind != "k2") loss.kl.reset();
       if (kind != "entropy") loss.entropy = 0;
       if (kind != "values" && kind != "deep") loss.value.reset();
@@ -101,6 +103,50 @@ TEST(masks_change_no_bit_and_values_are_the_head_before_each_token) {
       EXPECT(read.values == expected);
       EXPECT(read.logprobs == masked);
     }
+  }
+}
+
+TEST(a_temperature_divides_the_logits_and_nothing_else) {
+  TemporaryFolder folder;
+  write_small_model(folder.path());
+  for (const auto& [dtype, bound] : {std::pair{"f32", 1e-5}, {"bf16", 0.05}}) {
+    const auto policy = small_policy(folder.path(), {"cpu", dtype, "auto", 2}, ppo_critics());
+    std::mt19937 random(6);
+    const HostBatch batch = ppo_rollouts(random);
+    PassRequest request;
+    request.logprobs = request.entropy = request.logits = true;
+    request.closed_set = {{3, 5, 8}, {4}};
+    request.heads = {{"worth", {{0, 1, 3}}}};
+    const PassResult plain = Pass(policy).forward(batch, request);
+    const int vocabulary = static_cast<int>(plain.logits.size() / batch.tokens.size());
+    for (const double temperature : {0.7, 1.0, 2.5}) {
+      request.temperature = temperature;
+      const PassResult got = Pass(policy).forward(batch, request);
+      const auto logit = [&](int row, int token) {
+        return plain.logits[static_cast<int64_t>(row) * vocabulary + token] / temperature;
+      };
+      std::vector<double> lse, entropy, logprobs(batch.tokens.size());
+      for (int row = 0; row < batch.tokens_count(); ++row) {
+        double sum = 0, mean = 0;
+        for (int v = 0; v < vocabulary; ++v) sum += std::exp(logit(row, v));
+        for (int v = 0; v < vocabulary; ++v) mean += std::exp(logit(row, v)) / sum * logit(row, v);
+        lse.push_back(std::log(sum));
+        entropy.push_back(lse.back() - mean);
+      }
+      for (int b = 0; b < batch.segments(); ++b) {
+        for (int t = batch.offsets[b]; t < batch.offsets[b + 1]; ++t) {
+          const int row = batch.row_before(b, t);
+          if (row >= 0) logprobs[t] = logit(row, batch.tokens[t]) - lse[row];
+        }
+      }
+      EXPECT_CLOSE(std::vector<double>(got.logprobs.begin(), got.logprobs.end()), logprobs, bound);
+      EXPECT_CLOSE(std::vector<double>(got.entropy.begin(), got.entropy.end()), entropy, bound);
+      EXPECT(got.closed_set == plain.closed_set);
+      EXPECT(got.heads == plain.heads);
+      EXPECT_EQ(got.logprobs == plain.logprobs, temperature == 1);
+    }
+    request.temperature = 0;
+    EXPECT_THROWS(Pass(policy).forward(batch, request), "expected above 0 but received 0");
   }
 }
 

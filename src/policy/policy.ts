@@ -36,6 +36,11 @@ export interface GenerateSettings {
   begun?: Int32Array[];
   /** 0 (default): the likeliest token each time. */
   temperature?: number;
+  /**
+   * Log-probabilities are those of the logits divided by it, default 1. With `temperature` the same (and nothing cut) they are of
+   * the distribution that is sampled from.
+   */
+  scoreTemperature?: number;
   topK?: number;
   topP?: number;
   repetitionPenalty?: number;
@@ -245,6 +250,7 @@ export class Policy implements AsyncDisposable {
           samples,
           firstSamples,
           temperature: settings.temperature ?? 0,
+          scoreTemperature: settings.scoreTemperature,
           topK: settings.topK,
           topP: settings.topP,
           repetitionPenalty: settings.repetitionPenalty,
@@ -300,6 +306,8 @@ export class Policy implements AsyncDisposable {
     readouts: {
       logprobs?: boolean;
       entropy?: boolean;
+      /** Both are those of the logits divided by it; default 1. */
+      temperature?: number;
       spans?: ReadSpan[];
       heads?: string[];
       collect?: number[];

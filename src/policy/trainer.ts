@@ -47,6 +47,8 @@ export interface PpoLoss {
   clip?: number | { low: number; high: number };
   /** Coefficient of the entropy that is wished for; default 0. */
   entropy?: number;
+  /** Log-probabilities and entropy are those of the logits divided by it, as the old ones have to be; default 1. */
+  temperature?: number;
   /** Divergence from the reference as a term of the loss. Estimator: default 1. */
   kl?: { reference: Float32Array[]; coefficient: number; estimator?: KlEstimator };
   /** A critic: what `head` says before each token. clip 0 (default): none. Coefficient: default 1. */
@@ -140,6 +142,8 @@ export interface StepResult {
 /** What a forward pass held open is asked for. */
 export interface PassReadouts extends BatchLayout {
   readouts?: ("logprobs" | "entropy")[];
+  /** Both are those of the logits divided by it; default 1. */
+  temperature?: number;
   heads?: { name: string; spans: ReadSpan[] }[];
   /** Log-probabilities over these tokens alone; at the last token of each row unless told where. */
   closedSet?: { candidates: number[]; at?: { sequence: number; index: number }[] };
@@ -217,6 +221,7 @@ function ppoLossOf(
     clipLow: typeof clip === "number" ? clip : clip.low,
     clipHigh: typeof clip === "number" ? clip : clip.high,
     entropy: loss.entropy,
+    temperature: loss.temperature,
     kl: kl && { reference: flat(kl.reference), coefficient: kl.coefficient, estimator: kl.estimator ?? 1 },
     value: value && {
       head: value.head,
@@ -490,13 +495,14 @@ export class Trainer implements Disposable {
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
   async forward(sequences: Int32Array[], asked: PassReadouts): Promise<OpenPass> {
     this.checkAlive();
-    const { readouts = [], heads = [], closedSet, divergence, mask, values, prefixOf } = asked;
+    const { readouts = [], temperature, heads = [], closedSet, divergence, mask, values, prefixOf } = asked;
     const batch = flatten(sequences, asked);
     this.passes += 1;
     const pass = this.passes;
     const result = await this.native.forward(batch, {
       logprobs: readouts.includes("logprobs"),
       entropy: readouts.includes("entropy"),
+      temperature,
       heads,
       ...flatMasks({ mask, values }),
       closedSet: closedSet && {

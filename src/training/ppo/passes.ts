@@ -44,6 +44,7 @@ export interface Scored {
 /**
  * Reads completions with a policy: log-probabilities, a head before each token, or both.
  *
+ * @param asked.temperature of the log-probabilities, default 1
  * @param asked.after whether the head is read behind the last token too
  * @param asked.budget tokens of a pass at most; a prompt stays with its completions
  */
@@ -52,6 +53,7 @@ export async function scoreRollouts(
   parts: readonly Part[],
   asked: {
     logprobs?: boolean;
+    temperature?: number;
     head?: string;
     after?: boolean;
     adapter?: boolean;
@@ -59,7 +61,7 @@ export async function scoreRollouts(
     signal?: AbortSignal;
   },
 ): Promise<Map<Rollout, Scored>> {
-  const { logprobs = false, head, after, adapter, budget, signal } = asked;
+  const { logprobs = false, temperature, head, after, adapter, budget, signal } = asked;
   const out = new Map<Rollout, Scored>();
   const lengths = parts.map(({ prompt, rollouts }) =>
     rollouts.reduce((sum, { tokens }) => sum + tokens.length, prompt.length),
@@ -77,7 +79,7 @@ export async function scoreRollouts(
             ),
           }
         : {};
-    const readouts = { logprobs, mask, values, prefixOf, adapter, ...ends };
+    const readouts = { logprobs, temperature, mask, values, prefixOf, adapter, ...ends };
     const result = await policy.forward(sequences, readouts, signal);
     let at = 0;
     let count = 0;

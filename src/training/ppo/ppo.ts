@@ -353,22 +353,22 @@ async function oneIteration<Data>(job: PpoTraining<Data>, learners: Learners, st
 
 /** Where a later pass has other bits than the sampler, its log-probabilities are the old ones: ratios begin at 1 all the same. */
 async function scoreAgain<Data>(
-  { settings: { microBatchTokens: budget }, signal }: PpoTraining<Data>,
+  { settings: { microBatchTokens: budget, trainedTemperature: temperature }, signal }: PpoTraining<Data>,
   policy: Policy,
   groups: Group<Data>[],
 ): Promise<void> {
-  const asked = { logprobs: true, budget, signal };
+  const asked = { logprobs: true, temperature, budget, signal };
   for (const [rollout, { logprobs }] of await scoreRollouts(policy, groups, asked)) rollout.logprobs = logprobs!;
 }
 
 async function referenceOf<Data>(
-  { reference, settings: { microBatchTokens: budget }, signal }: PpoTraining<Data>,
+  { reference, settings: { microBatchTokens: budget, trainedTemperature: temperature }, signal }: PpoTraining<Data>,
   policy: Policy,
   groups: Group<Data>[],
 ): Promise<Map<Rollout, Scored> | undefined> {
   if (reference === undefined) return undefined;
   const [by, adapter] = reference === "base" ? [policy, false] : [reference, true];
-  return scoreRollouts(by, groups, { logprobs: true, adapter, budget, signal });
+  return scoreRollouts(by, groups, { logprobs: true, temperature, adapter, budget, signal });
 }
 
 function stopwatch(): () => number {

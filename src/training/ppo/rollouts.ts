@@ -14,7 +14,7 @@ export interface Rollout {
   /** With the stop token that ended it; at least one token. */
   tokens: Int32Array;
   /**
-   * Natural log-probability of each token as it was scored while sampling, at temperature 1 with nothing cut; 0
+   * Natural log-probability of each token as it was scored while sampling, with nothing cut, at the temperature that is trained; 0
    * of one that was put in.
    */
   logprobs: Float32Array;
@@ -58,13 +58,14 @@ const samplingSeed = (seed: number, iteration: number, tries: number): number =>
 export async function* sampleRollouts(
   policy: Policy,
   prompts: Int32Array[],
-  { rollout, seed }: PpoSettings,
+  { rollout, trainedTemperature, seed }: PpoSettings,
   iteration: number,
   signal?: AbortSignal,
 ): AsyncGenerator<Rollout, void, undefined> {
   const { samples, temperature, topK, topP, newTokens, stop, stopPattern, stopTokens, retry } = rollout;
   const settings = {
     temperature,
+    scoreTemperature: trainedTemperature,
     topK: topK ?? undefined,
     topP,
     stop,

@@ -64,6 +64,11 @@ export const ppoSchema = z.strictObject({
         .default(null),
     })
     .prefault({}),
+  /**
+   * Temperature of the distribution that is trained: log-probabilities, ratios, divergence and entropy are those of the logits
+   * divided by it. With `rollout.temperature` the same (and nothing cut) what is sampled from is what is trained.
+   */
+  trainedTemperature: z.number().positive().default(1),
   /** What a completion's score becomes before it is placed on its last trained token. */
   score: z
     .strictObject({

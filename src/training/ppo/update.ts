@@ -23,7 +23,7 @@ export function updateOn(
   trainer: Trainer,
   parts: Part[],
   targets: ReadonlyMap<Rollout, Target>,
-  { loss, kl, microBatchTokens }: PpoSettings,
+  { loss, kl, trainedTemperature, microBatchTokens }: PpoSettings,
   head: string | undefined,
   { beside, policy = true }: { beside?: PpoLoss["ptx"]; policy?: boolean } = {},
 ): Promise<StepResult> {
@@ -48,6 +48,7 @@ export function updateOn(
       advantages: perRow((_, { advantages }) => advantages),
       clip: loss.clip,
       entropy: loss.entropyCoefficient,
+      temperature: trainedTemperature,
       value:
         head === undefined
           ? undefined
