@@ -9,7 +9,8 @@ void PolicyObject::init(Napi::Env env) {
       {InstanceMethod<&PolicyObject::tensors>("tensors"), InstanceMethod<&PolicyObject::set_tensors>("setTensors"),
        InstanceMethod<&PolicyObject::generate>("generate"), InstanceMethod<&PolicyObject::forward>("forward"),
        InstanceMethod<&PolicyObject::read_head>("readHead"), InstanceMethod<&PolicyObject::trainer>("trainer"),
-       InstanceMethod<&PolicyObject::dispose>("dispose"), InstanceAccessor<&PolicyObject::trainable>("trainable")}));
+       InstanceMethod<&PolicyObject::dispose>("dispose"), InstanceAccessor<&PolicyObject::trainable>("trainable"),
+       InstanceAccessor<&PolicyObject::owns_weights>("ownsWeights")}));
 }
 
 PolicyObject::PolicyObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PolicyObject>(info) {}
@@ -28,6 +29,12 @@ Napi::Value PolicyObject::trainable(const Napi::CallbackInfo& call) {
   });
 }
 
+Napi::Value PolicyObject::owns_weights(const Napi::CallbackInfo& call) {
+  return guarded(call.Env(), [&]() -> Napi::Value {
+    return Napi::Boolean::New(call.Env(), policy_.get("policy")->owned().spec().any());
+  });
+}
+
 Napi::Value PolicyObject::tensors(const Napi::CallbackInfo& call) {
   const Napi::Env env = call.Env();
   return guarded(env, [&]() -> Napi::Value {
@@ -35,6 +42,7 @@ Napi::Value PolicyObject::tensors(const Napi::CallbackInfo& call) {
     std::lock_guard lock(policy->base()->mutex());
     const std::vector<float> flat = policy->read_parameters();
     Napi::Object out = Napi::Object::New(env);
+    out.Set("weights", tensor_array(env, policy->owned_parameters(), flat));
     out.Set("adapter", tensor_array(env, policy->adapter_parameters(), flat));
     out.Set("heads", tensor_array(env, policy->head_parameters(), flat));
     return out;
