@@ -80,9 +80,11 @@ export type {
   HeadSpec,
   KlEstimator,
   OptimizerSpec,
+  ParameterGroup,
   PassSize,
   ReadSpan,
   TensorData,
+  TrainSpec,
   Upstream,
   Whitening,
 } from "./native.js";
@@ -110,10 +112,12 @@ export {
 } from "./policy/policy.js";
 export {
   type FeatureBatch,
+  type GroupOptions,
   type OpenPass,
   type PassReadouts,
   type PpoLoss,
   type PpoStatistics,
+  type Rate,
   type StepResult,
   Trainer,
   type TrainerOptions,
