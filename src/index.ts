@@ -80,10 +80,12 @@ export type {
   HeadSpec,
   KlEstimator,
   OptimizerSpec,
+  ParameterGroup,
   PassSize,
   PolicyTensors,
   ReadSpan,
   TensorData,
+  TrainSpec,
   Upstream,
   Whitening,
 } from "./native.js";
@@ -111,10 +113,12 @@ export {
 } from "./policy/policy.js";
 export {
   type FeatureBatch,
+  type GroupOptions,
   type OpenPass,
   type PassReadouts,
   type PpoLoss,
   type PpoStatistics,
+  type Rate,
   type StepResult,
   Trainer,
   type TrainerOptions,

@@ -84,6 +84,25 @@ export interface AdapterSpec {
   seed: number;
 }
 
+/**
+ * What of its base's numbers a policy has as its own, to be trained beside an adapter or without one. Masters are float32, whatever
+ * the matrices are computed in; the base stays as it is for whoever shares it.
+ */
+export interface TrainSpec {
+  /** The table of tokens; where the head is tied it is the head too. */
+  embeddings?: boolean;
+  /** The output matrix of a head that is not tied. */
+  lmHead?: boolean;
+  /** The weights of all norms. */
+  norms?: boolean;
+  /** The matrices of all seven projections in every block, and the biases of those that have one. */
+  projections?: boolean;
+}
+
+/** Parameters that may have a learning rate and a weight decay of their own; `heads` are read-outs, `lmHead` is the vocabulary's. */
+export const parameterGroups = ["embeddings", "lmHead", "norms", "biases", "projections", "adapter", "heads"] as const;
+export type ParameterGroup = (typeof parameterGroups)[number];
+
 export interface HeadSpec {
   name: string;
   /** 0: the embedding; k: after block k; `layers`: after the last block and norm (default). */
@@ -422,6 +441,8 @@ export interface NativeTrainer {
   update(options: {
     learningRate: number;
     count: number;
+    /** Of the groups that differ. */
+    groups?: Partial<Record<ParameterGroup, { learningRate?: number; weightDecay?: number }>>;
   }): Promise<{ loss: number; gradientNorm: number; ppo: PpoSums }>;
   gradients(): TensorData[];
   /** Forgets what was accumulated since the last update. */
@@ -436,13 +457,17 @@ export interface NativeTrainer {
 }
 
 export interface PolicyTensors {
+  /** What it owns of its base. */
+  weights: TensorData[];
   adapter: TensorData[];
   heads: TensorData[];
 }
 
 export interface NativePolicy {
   readonly trainable: number;
-  /** PEFT names for the adapter's tensors, `NAME.weight`, `NAME.bias` (or `NAME.0.weight`, ...) for a head's, a bias where it has one. */
+  /** Whether it has some of its base's numbers as its own. */
+  readonly ownsWeights: boolean;
+  /** Hugging Face's names for what it owns of its base, PEFT's for the adapter's tensors, `NAME.weight`, `NAME.bias` (or `NAME.0.weight`, ...) for a head's, a bias where it has one. */
   tensors(): PolicyTensors;
   /** Replaces the tensors named; an unknown name or another shape throws. */
   setTensors(tensors: TensorData[]): void;
@@ -472,7 +497,13 @@ export interface NativeBase {
   readonly info: BaseInfo;
   /** Bytes of each token, for stop strings: pieces[offsets[i] .. offsets[i+1]]. */
   setVocabulary(pieces: Uint8Array, offsets: Int32Array): void;
-  policy(options: { adapter?: AdapterSpec | { path: string }; heads?: HeadSpec[] }): NativePolicy;
+  /** `weights`: a file of what the policy owns, in the place of `train`. */
+  policy(options: {
+    adapter?: AdapterSpec | { path: string };
+    heads?: HeadSpec[];
+    train?: TrainSpec;
+    weights?: string;
+  }): NativePolicy;
   /** `restartPeak`: after this call the peak begins at what is current. */
   memory(options?: { restartPeak?: boolean }): EngineMemory;
   /** The advantage step of a rollout, on this base's device. */
@@ -505,6 +536,8 @@ export interface WriteModelOptions {
   model: string;
   /** A PEFT folder whose product is added to the weights. */
   adapter?: string;
+  /** A file of weights that stand in for the model's of the same names. */
+  weights?: string;
   /** Rows of the embedding and the head; new ones are the mean of the old. Default: as they are. */
   vocabulary?: number;
   /** A folder that is there (safetensors and config.json), or a file that is not (gguf). */
@@ -548,8 +581,8 @@ export interface Addon {
   writeModel(options: WriteModelOptions, signal?: AbortSignal): Promise<WrittenWeights>;
   /** Logits of two models over the same tokens; one after the other is in memory. */
   compareModels(
-    source: { model: string; adapter?: string },
-    written: { model: string; adapter?: string },
+    source: { model: string; adapter?: string; weights?: string },
+    written: { model: string; adapter?: string; weights?: string },
     tokens: Int32Array,
     options: BaseOptions,
     signal?: AbortSignal,

@@ -31,6 +31,14 @@ t.test("each workload's document has its rates, the peaks, and what the machine 
   t.same([sft.real_tokens, sft.supervised_tokens, sft.rank], [32, 30, 2]);
   for (const rate of ["tokens_per_s_best", "tokens_per_s_median", "share_of_peak", "loss_first", "peak_rss_mb"])
     t.ok(sft[rate] > 0, rate);
+  for (const [train, trainable] of [
+    ["beside", sft.trainable],
+    ["all", 0],
+  ]) {
+    const own = bench("sft", ...given, "--batch", "2", "--length", "16", "--rank", "2", "--train", train);
+    t.ok(own.share_of_peak > 0 && own.trainable > trainable);
+    t.ok(own.gflop_per_token > sft.gflop_per_token);
+  }
   t.equal(generate.prefill.prompt, 32);
   t.same([generate.decode.length, generate.decode[0].batch], [1, 3]);
   for (const rate of ["tokens_per_s_median", "wall_tokens_per_s", "step_bytes"])

@@ -150,6 +150,7 @@ Napi::Value run_bench(const Napi::CallbackInfo& call) {
       options.batch = integer_or(object, "batch", options.batch);
       options.length = integer_or(object, "length", options.length);
       options.rank = integer_or(object, "rank", options.rank);
+      options.train = string_or(object, "train", options.train);
       options.repeats = integer_or(object, "repeats", options.repeats);
       options.tokens = integer_or(object, "tokens", options.tokens);
     }

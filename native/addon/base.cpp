@@ -93,14 +93,18 @@ Napi::Value BaseObject::policy(const Napi::CallbackInfo& call) {
     const std::vector<HeadSpec> heads = heads_of(options.Get("heads"));
     std::lock_guard lock(base->mutex());
     std::shared_ptr<Policy> policy;
+    const std::string own = string_or(options, "weights", "");
+    const auto weights = own.empty() ? nullptr : TensorFile::open(own);
+    const OwnedSpec owned = weights ? owned_in(*weights) : owned_of(options.Get("train"));
     if (absent(options.Get("adapter"))) {
-      policy = std::make_shared<Policy>(base, std::nullopt, heads);
+      policy = std::make_shared<Policy>(base, std::nullopt, heads, owned);
     } else {
       const Napi::Object adapter = object_of(options.Get("adapter"), "adapter");
       policy = absent(adapter.Get("path"))
-                   ? std::make_shared<Policy>(base, std::optional(adapter_of(adapter)), heads)
-                   : std::make_shared<Policy>(base, string_of(adapter.Get("path"), "adapter.path"), heads);
+                   ? std::make_shared<Policy>(base, std::optional(adapter_of(adapter)), heads, owned)
+                   : std::make_shared<Policy>(base, string_of(adapter.Get("path"), "adapter.path"), heads, owned);
     }
+    if (weights) policy->load_owned(*weights);
     return PolicyObject::create(env, std::move(policy), worker_);
   });
 }

@@ -1,5 +1,6 @@
 #include "convert.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -249,6 +250,32 @@ AdapterSpec adapter_of(const Napi::Object& object) {
   return spec;
 }
 
+OwnedSpec owned_of(const Napi::Value& value) {
+  if (absent(value)) return {};
+  const Napi::Object object = object_of(value, "train");
+  return {boolean_or(object, "embeddings", false), boolean_or(object, "lmHead", false),
+          boolean_or(object, "norms", false), boolean_or(object, "projections", false)};
+}
+
+std::map<Group, GroupSettings> groups_of(const Napi::Value& value) {
+  std::map<Group, GroupSettings> groups;
+  if (absent(value)) return groups;
+  const Napi::Object object = object_of(value, "groups");
+  const Napi::Array names = object.GetPropertyNames();
+  for (uint32_t i = 0; i < names.Length(); ++i) {
+    const std::string name = string_of(names.Get(i), "group");
+    const auto* group =
+        std::find_if(std::begin(kGroups), std::end(kGroups), [&](Group known) { return name == group_name(known); });
+    if (group == std::end(kGroups)) fail("BAD_OPTION", "groups: there is no group \"%s\" of parameters", name.c_str());
+    const Napi::Object given = object_of(object.Get(name), name.c_str());
+    GroupSettings& settings = groups[*group];
+    if (!absent(given.Get("learningRate")))
+      settings.learning_rate = number_of(given.Get("learningRate"), "learningRate");
+    if (!absent(given.Get("weightDecay"))) settings.weight_decay = number_of(given.Get("weightDecay"), "weightDecay");
+  }
+  return groups;
+}
+
 std::vector<NamedTensor> tensors_of(const Napi::Value& value, const char* name) {
   return list<NamedTensor>(value, name, [](const Napi::Value& entry, const char* what) {
     const Napi::Object object = object_of(entry, what);
@@ -284,6 +311,7 @@ Napi::Array tensor_array(Napi::Env env, const std::vector<Parameter>& parameters
 
 Napi::Object policy_tensors(Napi::Env env, const Policy& policy, const std::vector<float>& flat) {
   Napi::Object out = Napi::Object::New(env);
+  out.Set("weights", tensor_array(env, policy.owned_parameters(), flat));
   out.Set("adapter", tensor_array(env, policy.adapter_parameters(), flat));
   out.Set("heads", tensor_array(env, policy.head_parameters(), flat));
   return out;

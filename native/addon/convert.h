@@ -3,6 +3,7 @@
 
 #include <napi.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>

@@ -35,7 +35,7 @@ Type named(const std::string& wanted, std::initializer_list<Type> types, Name na
 }
 
 struct WriteJob {
-  std::string model, adapter, out, format, type;
+  std::string model, adapter, weights, out, format, type;
   int vocabulary = 0;
   uint64_t shard_bytes = 0;
   std::vector<std::pair<std::string, GgufField>> fields;
@@ -59,7 +59,8 @@ WriteResult write(const WriteJob& job, const AbortFlag* abort) {
   const auto base = BaseFiles::open(job.model);
   std::optional<Adapter> adapter;
   if (!job.adapter.empty()) adapter = load_adapter(job.adapter, base->family, job.model);
-  const MergedWeights weights(*base, adapter ? &*adapter : nullptr, job.vocabulary);
+  const auto own = job.weights.empty() ? nullptr : TensorFile::open(job.weights);
+  const MergedWeights weights(*base, adapter ? &*adapter : nullptr, job.vocabulary, own.get());
   if (job.format == "gguf") {
     const auto types = {GgufType::kF32, GgufType::kF16, GgufType::kBF16, GgufType::kQ8_0, GgufType::kQ4_0};
     const auto name = [](GgufType t) { return gguf_type_info(static_cast<uint32_t>(t))->name; };
@@ -84,6 +85,7 @@ Napi::Value write_model(const Napi::CallbackInfo& call) {
     auto job = std::make_shared<WriteJob>();
     job->model = string_of(options.Get("model"), "model");
     job->adapter = string_or(options, "adapter", "");
+    job->weights = string_or(options, "weights", "");
     job->out = string_of(options.Get("out"), "out");
     job->format = string_of(options.Get("format"), "format");
     job->type = string_of(options.Get("type"), "type");
@@ -116,7 +118,7 @@ Napi::Value write_model(const Napi::CallbackInfo& call) {
 
 ComparedModel compared(const Napi::Value& value, const char* name) {
   const Napi::Object object = object_of(value, name);
-  return {string_of(object.Get("model"), "model"), string_or(object, "adapter", "")};
+  return {string_of(object.Get("model"), "model"), string_or(object, "adapter", ""), string_or(object, "weights", "")};
 }
 
 Napi::Value compare(const Napi::CallbackInfo& call) {

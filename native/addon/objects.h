@@ -46,6 +46,7 @@ class PolicyObject : public Napi::ObjectWrap<PolicyObject> {
 
  private:
   Napi::Value trainable(const Napi::CallbackInfo& info);
+  Napi::Value owns_weights(const Napi::CallbackInfo& info);
   Napi::Value tensors(const Napi::CallbackInfo& info);
   void set_tensors(const Napi::CallbackInfo& info);
   Napi::Value generate(const Napi::CallbackInfo& info);

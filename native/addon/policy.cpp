@@ -9,7 +9,8 @@ void PolicyObject::init(Napi::Env env) {
       {InstanceMethod<&PolicyObject::tensors>("tensors"), InstanceMethod<&PolicyObject::set_tensors>("setTensors"),
        InstanceMethod<&PolicyObject::generate>("generate"), InstanceMethod<&PolicyObject::forward>("forward"),
        InstanceMethod<&PolicyObject::read_head>("readHead"), InstanceMethod<&PolicyObject::trainer>("trainer"),
-       InstanceMethod<&PolicyObject::dispose>("dispose"), InstanceAccessor<&PolicyObject::trainable>("trainable")}));
+       InstanceMethod<&PolicyObject::dispose>("dispose"), InstanceAccessor<&PolicyObject::trainable>("trainable"),
+       InstanceAccessor<&PolicyObject::owns_weights>("ownsWeights")}));
 }
 
 PolicyObject::PolicyObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<PolicyObject>(info) {}
@@ -25,6 +26,12 @@ Napi::Value PolicyObject::create(Napi::Env env, std::shared_ptr<Policy> policy, 
 Napi::Value PolicyObject::trainable(const Napi::CallbackInfo& call) {
   return guarded(call.Env(), [&]() -> Napi::Value {
     return Napi::Number::New(call.Env(), static_cast<double>(policy_.get("policy")->count()));
+  });
+}
+
+Napi::Value PolicyObject::owns_weights(const Napi::CallbackInfo& call) {
+  return guarded(call.Env(), [&]() -> Napi::Value {
+    return Napi::Boolean::New(call.Env(), policy_.get("policy")->owned().spec().any());
   });
 }
 

@@ -28,13 +28,6 @@ Napi::Value TrainerObject::create(Napi::Env env, std::shared_ptr<Trainer> traine
 
 namespace {
 std::mutex& mutex_of(const Trainer& trainer) { return trainer.policy()->base()->mutex(); }
-
-/// Tensors of all parameters, in the flat buffer's order.
-std::vector<Parameter> all_parameters(const Policy& policy) {
-  std::vector<Parameter> all = policy.adapter_parameters();
-  all.insert(all.end(), policy.head_parameters().begin(), policy.head_parameters().end());
-  return all;
-}
 }  // namespace
 
 Napi::Value TrainerObject::accumulate(const Napi::CallbackInfo& call) {
@@ -146,11 +139,12 @@ Napi::Value TrainerObject::update(const Napi::CallbackInfo& call) {
     const Napi::Object options = object_of(call[0], "options");
     const double rate = number_of(options.Get("learningRate"), "learningRate"),
                  count = number_of(options.Get("count"), "count");
+    const auto groups = groups_of(options.Get("groups"));
     return start<StepResult>(
         env, *worker_, env.Undefined(),
-        [trainer, rate, count](Job&) {
+        [trainer, rate, count, groups](Job&) {
           std::lock_guard lock(mutex_of(*trainer));
-          return trainer->update(rate, count);
+          return trainer->update(rate, count, groups);
         },
         [](Napi::Env to, StepResult& step) -> Napi::Value {
           Napi::Object out = Napi::Object::New(to);
@@ -181,7 +175,7 @@ Napi::Value TrainerObject::gradients(const Napi::CallbackInfo& call) {
   return guarded(env, [&]() -> Napi::Value {
     const auto& trainer = trainer_.get("trainer");
     std::lock_guard lock(mutex_of(*trainer));
-    return tensor_array(env, all_parameters(*trainer->policy()), trainer->gradients());
+    return tensor_array(env, trainer->policy()->all_parameters(), trainer->gradients());
   });
 }
 
@@ -198,7 +192,7 @@ Napi::Value TrainerObject::state(const Napi::CallbackInfo& call) {
   return guarded(env, [&]() -> Napi::Value {
     const auto& trainer = trainer_.get("trainer");
     std::lock_guard lock(mutex_of(*trainer));
-    const std::vector<Parameter> parameters = all_parameters(*trainer->policy());
+    const std::vector<Parameter> parameters = trainer->policy()->all_parameters();
     const Napi::Array first = tensor_array(env, parameters, trainer->first_moment(), "m.");
     const Napi::Array second = tensor_array(env, parameters, trainer->second_moment(), "v.");
     Napi::Array tensors = Napi::Array::New(env);
@@ -251,7 +245,7 @@ void TrainerObject::restore(const Napi::CallbackInfo& call) {
   guarded(call.Env(), [&] {
     const auto& trainer = trainer_.get("trainer");
     const Napi::Object state = object_of(call[0], "state");
-    const std::vector<Parameter> parameters = all_parameters(*trainer->policy());
+    const std::vector<Parameter> parameters = trainer->policy()->all_parameters();
     const auto moments = flat_numbers(parameters, tensors_of(state.Get("tensors"), "state.tensors"), {"m.", "v."});
     std::vector<std::vector<float>> average;
     if (!absent(state.Get("average")))

@@ -22,6 +22,7 @@ constexpr std::string_view kHarmless[] = {
     "layers_pattern", "init_lora_weights",   "use_rslora",
     "runtime_config", "eva_config",          "corda_config",
     "lora_ga_config", "ensure_weight_tying", "velora_config",
+    "credence_weights",
 };
 
 /// True, a list or an object with something in it. Numbers and strings of unknown keys are settings of what is switched

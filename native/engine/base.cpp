@@ -25,6 +25,17 @@ Product product_of(Projection projection) {
   return Product::kMlpOut;
 }
 
+std::vector<Projection> parts_of(Product product) {
+  std::vector<Projection> parts;
+  for (const Projection projection : kProjections)
+    if (product_of(projection) == product) parts.push_back(projection);
+  return parts;
+}
+
+std::string in_block(int layer, const std::string& rest) {
+  return "model.layers." + std::to_string(layer) + "." + rest;
+}
+
 Weights& Weights::operator=(Weights&& other) noexcept {
   if (this != &other) {
     release();
@@ -39,6 +50,10 @@ void Weights::pack(std::shared_ptr<Device> device, const credence_weights_source
   device_ = std::move(device);
   handle_ = device_->table().pack(device_->backend(), &source);
   if (!handle_) fail("NO_MEMORY", "no memory for the weights: %s", device_->table().last_error(device_->backend()));
+}
+
+void Weights::repack(const float* master) {
+  device_->check(device_->table().repack(device_->backend(), handle_, master), "repack");
 }
 
 void Weights::release() {
@@ -100,18 +115,6 @@ Buffer vector_of(const std::shared_ptr<Device>& device, const BaseFiles& files, 
   Buffer buffer(device);
   buffer.upload(values);
   return buffer;
-}
-
-std::string in_block(int layer, const std::string& rest) {
-  return "model.layers." + std::to_string(layer) + "." + rest;
-}
-
-/// The projections whose rows stand one below the other in a product.
-std::vector<Projection> parts_of(Product product) {
-  std::vector<Projection> parts;
-  for (const Projection projection : kProjections)
-    if (product_of(projection) == product) parts.push_back(projection);
-  return parts;
 }
 
 credence_shape shape_of(const Family& f) {
@@ -176,20 +179,30 @@ void Base::load() {
     read_vectors(layer);
   }
   final_norm_ = vector_of(device_, *files_, "model.norm.weight", f.hidden);
-  embedding_ = pack(device_, *files_, {{"model.embed_tokens.weight", f.vocabulary}}, f.hidden, false, true);
+  embedding_ = pack_embedding(false);
   if (!f.tied_head) pack_head(false);
 }
 
-void Base::pack_block(int layer, bool backward) {
+Weights Base::pack_product(int layer, Product product, bool backward) const {
   const Family& f = family();
+  const std::vector<Projection> projections = parts_of(product);
+  std::vector<std::pair<std::string, int>> parts;
+  for (Projection p : projections)
+    parts.emplace_back(in_block(layer, projection_path(p)) + ".weight", projection_out(f, p));
+  return pack(device_, *files_, std::move(parts), projection_in(f, projections.front()), backward, false);
+}
+
+Weights Base::pack_embedding(bool backward) const {
+  return pack(device_, *files_, {{"model.embed_tokens.weight", family().vocabulary}}, family().hidden, backward, true);
+}
+
+Weights Base::pack_lm_head(bool backward) const {
+  return pack(device_, *files_, {{"lm_head.weight", family().vocabulary}}, family().hidden, backward, false);
+}
+
+void Base::pack_block(int layer, bool backward) {
   Block& block = blocks_[layer];
-  for (int i = 0; i < kProducts; ++i) {
-    std::vector<std::pair<std::string, int>> parts;
-    const std::vector<Projection> projections = parts_of(static_cast<Product>(i));
-    for (Projection p : projections)
-      parts.emplace_back(in_block(layer, projection_path(p)) + ".weight", projection_out(f, p));
-    block.product[i] = pack(device_, *files_, std::move(parts), projection_in(f, projections.front()), backward, false);
-  }
+  for (int i = 0; i < kProducts; ++i) block.product[i] = pack_product(layer, static_cast<Product>(i), backward);
   block.backward = backward;
 }
 
@@ -220,12 +233,8 @@ void Base::read_vectors(int layer) {
 }
 
 void Base::pack_head(bool backward) {
-  const Family& f = family();
-  if (f.tied_head) {
-    embedding_ = pack(device_, *files_, {{"model.embed_tokens.weight", f.vocabulary}}, f.hidden, backward, true);
-  } else {
-    head_ = pack(device_, *files_, {{"lm_head.weight", f.vocabulary}}, f.hidden, backward, false);
-  }
+  if (family().tied_head) embedding_ = pack_embedding(backward);
+  else head_ = pack_lm_head(backward);
   head_backward_ = backward;
 }
 

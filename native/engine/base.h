@@ -18,8 +18,12 @@ class Trainer;
 enum class Product { kQkv, kOut, kMlpIn, kMlpOut };
 inline constexpr int kProducts = 4;
 Product product_of(Projection projection);
+/// The projections whose rows stand one below the other in a product, in that order.
+std::vector<Projection> parts_of(Product product);
+/// "model.layers.LAYER.REST": a block's tensor in the files.
+std::string in_block(int layer, const std::string& rest);
 
-/// One frozen matrix on the device.
+/// A matrix on the device, as products read it.
 class Weights {
  public:
   Weights() = default;
@@ -27,7 +31,10 @@ class Weights {
   Weights(Weights&& other) noexcept { *this = std::move(other); }
   Weights& operator=(Weights&& other) noexcept;
   void pack(std::shared_ptr<Device> device, const credence_weights_source& source);
+  /// From [rows, columns] float32 on the device.
+  void repack(const float* master);
   const credence_weights* handle() const { return handle_; }
+  explicit operator bool() const { return handle_ != nullptr; }
 
  private:
   void release();
@@ -69,6 +76,11 @@ class Base {
   void prepare_backward(int lowest);
   /// The same for the output matrix.
   void prepare_head_backward();
+
+  /// The files' matrices packed once more, for whoever goes on from them. `backward`: with what the product with the transpose needs.
+  Weights pack_product(int layer, Product product, bool backward) const;
+  Weights pack_embedding(bool backward) const;
+  Weights pack_lm_head(bool backward) const;
 
   /// Gives back what grows with use and is made again when needed: the rotary table, divided norms, and the workspace.
   void trim();

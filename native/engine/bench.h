@@ -22,9 +22,11 @@ struct BenchOptions {
   int batch = 0;                  // sft: sequences of a step, 0: 4; generate: sequences decoded together, 0: 1, then 16
   int length = 512;               // sft, full: tokens of a sequence; generate: tokens of the prompt that is prefilled
   int rank = 16;                  // sft
-  int repeats = 6;                // timed steps, or timed calls
-  std::string only;               // kernels: one of kernel_groups; empty: all
-  int tokens = 2048;              // kernels: rows of a micro-batch, a multiple of 64
+  // sft: "adapter"; "beside", the embeddings, head and norms beside it; "all", every weight and no adapter
+  std::string train = "adapter";
+  int repeats = 6;    // timed steps, or timed calls
+  std::string only;   // kernels: one of kernel_groups; empty: all
+  int tokens = 2048;  // kernels: rows of a micro-batch, a multiple of 64
 };
 
 /// "sft": LoRA steps (alpha twice the rank, seven projections, AdamW at 2e-4) as bench/peers/torch_lora_sft.py takes them, on

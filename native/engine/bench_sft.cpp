@@ -1,4 +1,4 @@
-// LoRA fine-tuning on the tokens of bench/peers/torch_lora_sft.py.
+// LoRA fine-tuning on the tokens of bench/peers/torch_lora_sft.py, the base's own weights beside it or alone.
 #include <algorithm>
 #include <chrono>
 #include <random>
@@ -56,11 +56,11 @@ std::vector<Step> ragged(int vocabulary) {
   return steps;
 }
 
-/// Forward and input gradients of every product, the adapter's three, attention 2.5 times its forward on the way back, the
-/// head on supervised rows alone. What is recomputed does not count.
-double useful_flop(const ModelWork& work, int rank, const Step& step) {
-  return step.batch.tokens_count() * (4 * work.blocks + 6 * rank * work.adapter) + 4 * work.head * step.supervised +
-         3.5 * work.attention * step.pairs;
+/// Forward and input gradients of every product, the adapter's three, those of matrices that are trained, attention 2.5 times its
+/// forward on the way back, the head on supervised rows alone. What is recomputed does not count.
+double useful_flop(const ModelWork& work, int rank, const OwnedSpec& owned, const Step& step) {
+  return step.batch.tokens_count() * ((owned.projections ? 6 : 4) * work.blocks + 6 * rank * work.adapter) +
+         (owned.embeddings ? 6 : 4) * work.head * step.supervised + 3.5 * work.attention * step.pairs;
 }
 
 }  // namespace
@@ -74,7 +74,13 @@ Json bench_sft(const BenchOptions& options) {
   adapter.config.r = options.rank;
   adapter.config.alpha = 2 * options.rank;
   adapter.config.targets.assign(kProjections.begin(), kProjections.end());
-  const auto policy = std::make_shared<Policy>(base, std::optional(adapter), std::vector<HeadSpec>{});
+  const bool all = options.train == "all", beside = options.train == "beside";
+  if (!all && !beside && options.train != "adapter")
+    fail("BAD_OPTION", "train: expected adapter, beside or all but received \"%s\"", options.train.c_str());
+  const OwnedSpec owned = {all || beside, all || beside, all || beside, all};
+  const auto policy =
+      std::make_shared<Policy>(base, all ? std::nullopt : std::optional(adapter), std::vector<HeadSpec>{}, owned);
+  const int rank = all ? 0 : options.rank;
   OptimizerSpec optimizer;
   optimizer.weight_decay = 0.01;  // PyTorch's default for AdamW, which the peer keeps
   Trainer trainer(policy, optimizer);
@@ -85,7 +91,7 @@ Json bench_sft(const BenchOptions& options) {
   for (const Step& step : steps) {
     tokens += step.batch.tokens_count();
     supervised += step.supervised;
-    flop += useful_flop(work_of(base->family()), options.rank, step);
+    flop += useful_flop(work_of(base->family()), rank, owned, step);
   }
   std::vector<double> losses, seconds;
   const auto take = [&](const Step& step) {
@@ -107,7 +113,8 @@ Json bench_sft(const BenchOptions& options) {
   out.set("workload", options.workload);
   out.set("batch", is_ragged ? 8 : sequences);
   if (!is_ragged) out.set("seq", options.length);
-  out.set("rank", options.rank);
+  out.set("train", options.train);
+  out.set("rank", rank);
   out.set("trainable", policy->count());
   out.set("real_tokens", tokens);
   out.set("supervised_tokens", supervised);

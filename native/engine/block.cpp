@@ -46,13 +46,13 @@ credence_dropout product_dropout(const credence_dropout& pass, int layer, Produc
 void run_block(const Base& base, const BlockRun& run) {
   const Family& f = base.family();
   const auto& device = base.device();
-  const Base::Block& block = base.block(run.layer);
+  const WeightsOf weights_of(base, run.adapter);
   Activations& a = *run.act;
   const bool keep = run.keep;
   const credence_dtype dtype = device->dtype();
-  auto weights = [&](Product product) { return block.product[static_cast<int>(product)].handle(); };
+  auto weights = [&](Product product) { return weights_of.product(run.layer, product); };
   auto lora = [&](Product product) { return lora_handle(run.adapter, run.layer, product); };
-  auto bias = [&](Product product) { return block.bias[static_cast<int>(product)].f32(); };
+  auto bias = [&](Product product) { return weights_of.bias(run.layer, product); };
   auto dropout = [&](Product product) { return product_dropout(run.dropout, run.layer, product); };
   credence_attention_input in{};
   in.batch = run.batch->view();
@@ -60,13 +60,13 @@ void run_block(const Base& base, const BlockRun& run) {
   in.dtype = dtype;
   in.x = run.x;
   in.ldx = f.hidden;
-  in.norm_weight = block.attention_norm.f32();
+  in.norm_weight = weights_of.attention_norm(run.layer);
   in.qkv = weights(Product::kQkv);
   in.lora = lora(Product::kQkv);
   in.dropout = dropout(Product::kQkv);
   in.bias = bias(Product::kQkv);
-  in.q_norm = block.q_norm.f32();
-  in.k_norm = block.k_norm.f32();
+  in.q_norm = weights_of.q_norm(run.layer);
+  in.k_norm = weights_of.k_norm(run.layer);
   in.rotary = run.rotary;
   in.pages = run.pages;
   in.h = a.h1.as<>();
@@ -106,7 +106,7 @@ void run_block(const Base& base, const BlockRun& run) {
   mlp.dtype = dtype;
   mlp.x = out.x_out;
   mlp.ldx = f.hidden;
-  mlp.norm_weight = block.mlp_norm.f32();
+  mlp.norm_weight = weights_of.mlp_norm(run.layer);
   mlp.weights = weights(Product::kMlpIn);
   mlp.lora = lora(Product::kMlpIn);
   mlp.dropout = dropout(Product::kMlpIn);
@@ -131,7 +131,18 @@ void run_block(const Base& base, const BlockRun& run) {
   device->project(out);
 }
 
-credence_norm final_norm(const Base& base, const float* x, const Buffer& count, const Buffer& index, int rows) {
+const float* final_norm_at(Base& base, const Policy* policy, double temperature) {
+  if (temperature == 1) return WeightsOf(base, policy).final_norm();
+  if (policy && policy->owned().final_norm() >= 0) {
+    fail("UNSUPPORTED",
+         "log-probabilities at the temperature %g of a policy that trains its own last norm. Take 1, or leave the norms to the base",
+         temperature);
+  }
+  return base.final_norm(temperature);
+}
+
+credence_norm final_norm(const Base& base, const Policy* policy, const float* x, const Buffer& count,
+                         const Buffer& index, int rows) {
   credence_norm norm{};
   norm.rows = count.i32();
   norm.capacity = rows;
@@ -142,19 +153,19 @@ credence_norm final_norm(const Base& base, const float* x, const Buffer& count, 
   norm.index = index.i32();
   norm.x = x;
   norm.ldx = base.family().hidden;
-  norm.weight = base.final_norm();
+  norm.weight = WeightsOf(base, policy).final_norm();
   return norm;
 }
 
-credence_token_logprobs token_logprobs(const Base& base, const Buffer& h, const Buffer& count, const Buffer& targets,
-                                       int rows) {
+credence_token_logprobs token_logprobs(const Base& base, const Policy* policy, const Buffer& h, const Buffer& count,
+                                       const Buffer& targets, int rows) {
   credence_token_logprobs read{};
   read.rows = count.i32();
   read.capacity = rows;
   read.width = base.family().hidden;
   read.vocabulary = base.family().vocabulary;
   read.dtype = base.device()->dtype();
-  read.weights = base.head();
+  read.weights = WeightsOf(base, policy).head();
   read.h = h.as<>();
   read.ldh = base.family().hidden;
   read.targets = targets.i32();

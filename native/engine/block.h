@@ -21,7 +21,7 @@ struct Activations {
 struct BlockRun {
   int layer = 0;
   const DeviceBatch* batch = nullptr;
-  const Policy* adapter = nullptr;  // null: the adapter is off
+  const Policy* adapter = nullptr;  // null: the base alone
   Activations* act = nullptr;
   // [T, H]: the residual before the block, before its MLP, and after it. All may be the same where x is not needed again.
   float *x = nullptr, *mid = nullptr, *x_out = nullptr;
@@ -43,11 +43,15 @@ inline const credence_lora* lora_handle(const Policy* policy, int layer, Product
 }
 
 /// The norm before the read-outs, of rows `index` of the residual x [.., H]; outputs are the caller's to set.
-credence_norm final_norm(const Base& base, const float* x, const Buffer& count, const Buffer& index, int rows);
+/// [H] its weights divided by a temperature, which divides the logits behind it. Throws "UNSUPPORTED" at another than 1 where the
+/// policy owns them.
+const float* final_norm_at(Base& base, const Policy* policy, double temperature);
+credence_norm final_norm(const Base& base, const Policy* policy, const float* x, const Buffer& count,
+                         const Buffer& index, int rows);
 
 /// The read-out of token log-probabilities from h [rows, H] act; what it gives is the caller's to set.
-credence_token_logprobs token_logprobs(const Base& base, const Buffer& h, const Buffer& count, const Buffer& targets,
-                                       int rows);
+credence_token_logprobs token_logprobs(const Base& base, const Policy* policy, const Buffer& h, const Buffer& count,
+                                       const Buffer& targets, int rows);
 
 /// A head's logits [rows, outputs] for hidden states [rows, H] already pooled.
 std::vector<float> apply_head(const Policy& policy, const Head& head, const std::vector<float>& hidden);

@@ -14,8 +14,12 @@ struct Logits {
 
 std::shared_ptr<Policy> opened(const ComparedModel& model, const DeviceOptions& device) {
   const auto base = Base::open(model.model, device);
-  return model.adapter.empty() ? std::make_shared<Policy>(base, std::nullopt, std::vector<HeadSpec>{})
-                               : std::make_shared<Policy>(base, model.adapter, std::vector<HeadSpec>{});
+  const auto weights = model.weights.empty() ? nullptr : TensorFile::open(model.weights);
+  const OwnedSpec owned = weights ? owned_in(*weights) : OwnedSpec();
+  auto policy = model.adapter.empty() ? std::make_shared<Policy>(base, std::nullopt, std::vector<HeadSpec>{}, owned)
+                                      : std::make_shared<Policy>(base, model.adapter, std::vector<HeadSpec>{}, owned);
+  if (weights) policy->load_owned(*weights);
+  return policy;
 }
 
 /// The tokens as sequences of at most `context` each.

@@ -10,8 +10,8 @@ namespace credence {
 
 struct ComparedModel {
   std::string model;
-  /// A PEFT folder; empty: none.
-  std::string adapter;
+  /// A PEFT folder, and a file of weights that stand in for the model's; empty: none.
+  std::string adapter, weights;
 };
 
 struct LogitDifference {

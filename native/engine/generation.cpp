@@ -177,7 +177,7 @@ class Generator {
     h_.reserve(rows * f.hidden * device_->act_bytes());
     told_.reserve(rows * (2 + depths_.size() * f.hidden) * 4);
     for (Buffer* each : {&gathered_, &last_, &after_last_}) each->reserve(rows * 4);
-    last_norm_ = base_->final_norm(options_.score_temperature);
+    last_norm_ = final_norm_at(*base_, adapter_, options_.score_temperature);
     temperature_.upload(
         std::vector<float>(rows, static_cast<float>(options_.temperature / options_.score_temperature)));
     top_k_.upload(std::vector<int32_t>(rows, options_.top_k));
@@ -350,7 +350,7 @@ class Generator {
       collect_rows(depth, hidden);
       hidden += static_cast<int64_t>(capacity) * f.hidden;
     };
-    device_->embed({batch_.view(), base_->embedding(), 1.0f, x, f.hidden});
+    device_->embed({batch_.view(), WeightsOf(*base_, adapter_).embedding(), 1.0f, x, f.hidden});
     for (int layer = 0; layer < f.layers; ++layer) {
       check_abort(abort);
       collect(layer);
@@ -375,7 +375,7 @@ class Generator {
     const credence_batch batch = batch_.view();
     const int32_t* const segments = batch.counts + 1;
     if (depth == f.layers) {
-      credence_norm norm = final_norm(*base_, x_.f32(), count_, last_, batch.segment_capacity);
+      credence_norm norm = final_norm(*base_, adapter_, x_.f32(), count_, last_, batch.segment_capacity);
       norm.rows = segments;
       norm.y_f32 = to;
       norm.ldy_f32 = f.hidden;
@@ -434,7 +434,7 @@ class Generator {
 
   void choose(int capacity) {
     const Family& f = base_->family();
-    credence_norm norm = final_norm(*base_, x_.f32(), count_, gathered_, capacity);
+    credence_norm norm = final_norm(*base_, adapter_, x_.f32(), count_, gathered_, capacity);
     norm.weight = last_norm_;
     norm.y = h_.as<>();
     norm.ldy = f.hidden;
@@ -445,7 +445,7 @@ class Generator {
     sample.width = f.hidden;
     sample.vocabulary = f.vocabulary;
     sample.dtype = device_->dtype();
-    sample.weights = base_->head();
+    sample.weights = WeightsOf(*base_, adapter_).head();
     sample.h = h_.as<>();
     sample.ldh = f.hidden;
     sample.temperature = temperature_.f32();

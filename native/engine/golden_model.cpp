@@ -60,13 +60,7 @@ class ModelCheck {
     const Json json = read_json_file((subject_.folder() / "sft.json").string());
     const Json &settings = json.at("settings"), &expected = json.at("expected");
     const auto policy = adapted({});
-    OptimizerSpec optimizer;
-    optimizer.beta1 = settings.at("betas")[0].as_number();
-    optimizer.beta2 = settings.at("betas")[1].as_number();
-    optimizer.epsilon = settings.at("eps").as_number();
-    optimizer.weight_decay = settings.at("weight_decay").as_number();
-    optimizer.max_gradient_norm = settings.at("max_grad_norm").as_number();
-    Trainer trainer(policy, optimizer);
+    Trainer trainer(policy, optimizer_of(settings));
     Loss loss;
     loss.nll_weights = file.at("in.weights").data;
     double count = 0;
@@ -105,6 +99,51 @@ class ModelCheck {
     document.set("expected", numbers);
     subject_.write("sft", wrote);
     subject_.write("sft", document);
+  }
+
+  /// Every weight is trained beside the adapter, embeddings and what has one dimension at rates of their own.
+  void full() {
+    const auto file = tensors_in(subject_.folder() / "full.safetensors");
+    const Json json = read_json_file((subject_.folder() / "full.json").string());
+    const Json &settings = json.at("settings"), &expected = json.at("expected");
+    const auto policy = std::make_shared<Policy>(base_, (subject_.folder() / "adapter").string(),
+                                                 std::vector<HeadSpec>{}, OwnedSpec{true, true, true, true});
+    Trainer trainer(policy, optimizer_of(settings));
+    Loss loss;
+    loss.nll_weights = file.at("in.weights").data;
+    double count = 0;
+    for (float weight : loss.nll_weights) count += weight;
+    clear_first_tokens(loss.nll_weights);
+
+    Comparison losses, gradients;
+    std::vector<NamedTensor> wrote;
+    Json told = Json::array(), norms = Json::array();
+    for (int64_t i = 0; i < settings.at("steps").as_integer(); ++i) {
+      trainer.accumulate(batch_, loss);
+      if (!i) compare(*policy, divided(trainer.gradients(), count), file, "out.grad.", gradients, wrote);
+      std::map<Group, GroupSettings> groups;
+      for (const GroupRange& range : policy->groups()) {
+        if (const Json* own = settings.at("groups").find(group_name(range.group)))
+          groups[range.group] = {own->at("lr").as_number(), own->at("weight_decay").as_number()};
+      }
+      const StepResult step = trainer.update(settings.at("lr").as_number(), count, groups);
+      losses.add(step.loss, expected.at("losses")[i].as_number());
+      losses.add(step.gradient_norm, expected.at("grad_norms")[i].as_number());
+      told.push_back(step.loss);
+      norms.push_back(step.gradient_norm);
+    }
+    trainer.accumulate(batch_, loss);
+    const double after = trainer.loss() / count;
+    losses.add(after, expected.at("loss_after").as_number());
+    subject_.judge("full.loss", losses, kLossBound);
+    subject_.judge("full.grad", gradients, kGradientBound);
+    Json numbers = Json::object(), document = Json::object();
+    numbers.set("losses", told);
+    numbers.set("grad_norms", norms);
+    numbers.set("loss_after", after);
+    document.set("expected", numbers);
+    subject_.write("full", wrote);
+    subject_.write("full", document);
   }
 
   void heads() {
@@ -384,6 +423,16 @@ class ModelCheck {
     return std::make_shared<Policy>(base_, (subject_.folder() / "adapter").string(), heads);
   }
 
+  static OptimizerSpec optimizer_of(const Json& settings) {
+    OptimizerSpec optimizer;
+    optimizer.beta1 = settings.at("betas")[0].as_number();
+    optimizer.beta2 = settings.at("betas")[1].as_number();
+    optimizer.epsilon = settings.at("eps").as_number();
+    optimizer.weight_decay = settings.at("weight_decay").as_number();
+    optimizer.max_gradient_norm = settings.at("max_grad_norm").as_number();
+    return optimizer;
+  }
+
   /// Nothing predicts a sequence's first token: it counts where a completion begins with it, and is 0.
   void clear_first_tokens(std::vector<float>& weights) const {
     for (int b = 0; b < batch_.segments(); ++b)
@@ -398,12 +447,10 @@ class ModelCheck {
   static void compare(const Policy& policy, const std::vector<float>& flat,
                       const std::map<std::string, NamedTensor>& file, const std::string& prefix, Comparison& c,
                       std::vector<NamedTensor>& wrote) {
-    for (const auto* list : {&policy.adapter_parameters(), &policy.head_parameters()}) {
-      for (const Parameter& p : *list) {
-        std::vector<float> got(flat.begin() + p.offset, flat.begin() + p.offset + p.count());
-        c.add(got, file.at(prefix + p.name).data);
-        wrote.push_back({prefix + p.name, p.shape, std::move(got)});
-      }
+    for (const Parameter& p : policy.all_parameters()) {
+      std::vector<float> got(flat.begin() + p.offset, flat.begin() + p.offset + p.count());
+      c.add(got, file.at(prefix + p.name).data);
+      wrote.push_back({prefix + p.name, p.shape, std::move(got)});
     }
   }
 
@@ -474,6 +521,7 @@ void check_model(Subject& subject, std::set<std::string>& present) {
   ModelCheck check(subject);
   const std::pair<const char*, void (ModelCheck::*)()> subjects[] = {{"forward", &ModelCheck::forward},
                                                                      {"sft", &ModelCheck::sft},
+                                                                     {"full", &ModelCheck::full},
                                                                      {"heads", &ModelCheck::heads},
                                                                      {"closed_set", &ModelCheck::closed_set},
                                                                      {"divergence", &ModelCheck::divergence},

@@ -43,8 +43,14 @@ std::vector<float> merged_projection(const BaseFiles& base, const Adapter& adapt
   return merged;
 }
 
-MergedWeights::MergedWeights(const BaseFiles& base, const Adapter* adapter, int vocabulary)
-    : base_(base), adapter_(adapter), family_(base.family) {
+MergedWeights::MergedWeights(const BaseFiles& base, const Adapter* adapter, int vocabulary, const TensorFile* own)
+    : base_(base), adapter_(adapter), own_(own), family_(base.family) {
+  for (const TensorView& tensor : own ? own->tensors() : std::vector<TensorView>()) {
+    if (!base.has(tensor.name) || base.shape(tensor.name) != tensor.shape) {
+      fail("WRONG_MODEL", "%s: tensor %s %s is not one of %s. Was it made for another model?", own->path().c_str(),
+           tensor.name.c_str(), shape_text(tensor.shape).c_str(), base.path.c_str());
+    }
+  }
   if (vocabulary == 0) return;
   if (vocabulary < 1) fail("BAD_OPTION", "a vocabulary of %d tokens is none", vocabulary);
   for (const int id : family_.eos)
@@ -58,9 +64,16 @@ MergedWeights::MergedWeights(const BaseFiles& base, const Adapter* adapter, int 
     if (base.has(name)) means_.push_back({name, mean_row(name)});
 }
 
+void MergedWeights::read_source(const std::string& name, int64_t first, int64_t count, float* out) const {
+  const TensorView* own = own_ ? own_->find(name) : nullptr;
+  if (!own) return base_.read_rows(name, first, count, out);
+  own->read_rows(first, count, out);
+  require_finite(out, static_cast<size_t>(count * own->elements() / own->shape.front()), own_->path(), name);
+}
+
 void MergedWeights::read_rows(const std::string& name, int64_t first, int64_t count, float* out) const {
   if (is_vocabulary_matrix(name)) return read_vocabulary_rows(name, first, count, out);
-  base_.read_rows(name, first, count, out);
+  read_source(name, first, count, out);
   if (!adapter_) return;
   for (const AdapterPair& pair : adapter_->pairs)
     if (name == projection_weight(pair.layer, pair.projection)) add_product(adapter_->config, pair, first, count, out);
@@ -71,7 +84,7 @@ void MergedWeights::read_vocabulary_rows(const std::string& name, int64_t first,
     fail("BAD_FILE", "weight %s has %d rows, not rows %lld to %lld", name.c_str(), family_.vocabulary,
          static_cast<long long>(first), static_cast<long long>(first + count));
   const int64_t old = std::clamp<int64_t>(base_.family.vocabulary - first, 0, count);
-  if (old > 0) base_.read_rows(name, first, old, out);
+  if (old > 0) read_source(name, first, old, out);
   for (const Mean& mean : means_) {
     if (mean.name != name) continue;
     for (int64_t row = old; row < count; ++row)
@@ -86,7 +99,7 @@ std::vector<float> MergedWeights::mean_row(const std::string& name) const {
   std::vector<float> block(static_cast<size_t>(kBlock * width));
   for (int64_t first = 0; first < rows; first += kBlock) {
     const int64_t count = std::min(kBlock, rows - first);
-    base_.read_rows(name, first, count, block.data());
+    read_source(name, first, count, block.data());
     for (int64_t i = 0; i < count * width; ++i) sum[static_cast<size_t>(i % width)] += block[static_cast<size_t>(i)];
   }
   std::vector<float> mean(static_cast<size_t>(width));

@@ -34,7 +34,7 @@ credence_dropout Pass::dropout() const {
   return {static_cast<float>(policy_->adapter_config().dropout), request_.dropout->key, row_keys_.as<uint64_t>()};
 }
 
-int Pass::lowest() const { return request_.adapter ? policy_->lowest_adapted() : base_->family().layers; }
+int Pass::lowest() const { return request_.adapter ? policy_->lowest_trained() : base_->family().layers; }
 
 float* Pass::residual(int layer) { return request_.keep && layer >= lowest() ? kept_x_[layer].f32() : x_.f32(); }
 
@@ -126,7 +126,7 @@ PassResult Pass::forward(const HostBatch& batch, const PassRequest& request, con
 
 void Pass::run_blocks(const std::function<void(int)>& read_depth, const AbortFlag* abort) {
   const Family& f = base_->family();
-  device_->embed({batch_.view(), base_->embedding(), 1.0f, residual(0), f.hidden});
+  device_->embed({batch_.view(), weights().embedding(), 1.0f, residual(0), f.hidden});
   for (int layer = 0; layer < f.layers; ++layer) {
     check_abort(abort);
     read_depth(layer);

@@ -202,7 +202,15 @@ class Pass {
   Buffer squared_errors(const HeadState& state, const std::vector<float>& targets, double* loss);
   Buffer value_errors(const PpoUpstream& ppo, double* loss);
   void backward_head(HeadState& state, Buffer dy, float* gradients, bool into_residual);
+  /// Null: the base alone.
   const Policy* adapter() const;
+  WeightsOf weights() const { return {*base_, adapter()}; }
+  /// Where the gradient of what stands there in the flat buffer is added up; null for what is the base's own (-1).
+  float* owned_gradient(int64_t offset) const { return gradients_ && offset >= 0 ? gradients_ + offset : nullptr; }
+  /// Of the last norm, and of the vocabulary's matrix.
+  float* final_norm_gradient() const;
+  float* head_gradient() const;
+  void prepare_head_backward();
   credence_dropout dropout() const;
 
   std::shared_ptr<Policy> policy_;
@@ -212,6 +220,7 @@ class Pass {
   HostBatch host_;
   int longest_ = 0;
   PassRequest request_;
+  float* gradients_ = nullptr;     // of what the policy owns, while a backward pass runs with it on
   std::vector<Activations> kept_;  // of blocks that keep all they compute
   Activations shared_;             // of the others, one after the other
   std::vector<Buffer> kept_x_;     // [layers + 1] residuals that backward reads

@@ -6,6 +6,15 @@
 
 namespace credence {
 
+float* Pass::final_norm_gradient() const { return owned_gradient(policy_->owned().final_norm()); }
+
+float* Pass::head_gradient() const { return owned_gradient(policy_->owned().head()); }
+
+void Pass::prepare_head_backward() {
+  if (adapter()) policy_->prepare_head_backward();
+  else base_->prepare_head_backward();
+}
+
 void Pass::backward(const Upstream& upstream, float* gradients, double* loss, const AbortFlag* abort) {
   if (!request_.keep) fail("BAD_STATE", "backward: no forward pass is held open");
   const Family& f = base_->family();
@@ -14,7 +23,10 @@ void Pass::backward(const Upstream& upstream, float* gradients, double* loss, co
     if (!buffer) buffer = Buffer(device_);
     buffer.reserve(bytes);
   };
-  const int lowest = request_.adapter ? policy_->lowest_adapted() : f.layers;
+  const int lowest = this->lowest();
+  gradients_ = adapter() ? gradients : nullptr;
+  float* const dtable = owned_gradient(policy_->owned().embedding());
+  const auto goes_on = [&](int depth) { return depth > lowest || dtable; };
   fit(dx_, rows * f.hidden * 4);
   dx_.zero();
   backward_vocabulary(upstream, loss);
@@ -28,18 +40,18 @@ void Pass::backward(const Upstream& upstream, float* gradients, double* loss, co
       if (state.head->spec.layer != depth) continue;
       const auto given = upstream.heads.find(name), fused = upstream.targets.find(name);
       if (given != upstream.heads.end())
-        backward_head(state, given_upstream(state, given->second), gradients, depth > lowest);
+        backward_head(state, given_upstream(state, given->second), gradients, goes_on(depth));
       if (fused != upstream.targets.end())
-        backward_head(state, squared_errors(state, fused->second, loss), gradients, depth > lowest);
+        backward_head(state, squared_errors(state, fused->second, loss), gradients, goes_on(depth));
     }
     if (!upstream.values.empty() && values_.head->spec.layer == depth)
-      backward_values(upstream.values, gradients, depth > lowest);
+      backward_values(upstream.values, gradients, goes_on(depth));
     if (upstream.ppo && request_.values && values_.head->spec.layer == depth)
-      backward_head(values_, value_errors(*upstream.ppo, loss), gradients, depth > lowest);
+      backward_head(values_, value_errors(*upstream.ppo, loss), gradients, goes_on(depth));
   };
   heads_at(f.layers);
   if (lowest < f.layers) {
-    base_->prepare_backward(lowest);
+    policy_->prepare_backward();
     fit(da_, rows * f.intermediate * act);
     fit(do_, rows * f.query_width() * act);
     fit(dq_, rows * f.query_width() * act);
@@ -48,18 +60,24 @@ void Pass::backward(const Upstream& upstream, float* gradients, double* loss, co
   }
   for (int layer = f.layers - 1; layer >= 0; --layer) {
     check_abort(abort);
-    if (layer >= lowest) backward_block(layer, gradients, layer > lowest);
+    if (layer >= lowest) backward_block(layer, gradients, goes_on(layer));
     heads_at(layer);
   }
+  if (dtable) device_->embed_backward({batch_.view(), f.hidden, 1.0f, dx_.f32(), f.hidden, dtable});
+  gradients_ = nullptr;
 }
 
 void Pass::backward_block(int layer, float* gradients, bool below) {
   const Family& f = base_->family();
-  const Base::Block& block = base_->block(layer);
+  const WeightsOf weights_of = this->weights();
+  const Owned::Block& owned = policy_->owned().block(layer);
+  const auto gradient_of = [&](int64_t offset) { return owned_gradient(offset); };
+  const auto product_gradient = [&](Product product) { return gradient_of(owned.product[static_cast<int>(product)]); };
+  const auto bias_gradient = [&](Product product) { return gradient_of(owned.bias[static_cast<int>(product)]); };
   if (request_.recompute) run(layer, true);
   Activations& a = at(layer);
   const credence_dtype dtype = device_->dtype();
-  auto weights = [&](Product product) { return block.product[static_cast<int>(product)].handle(); };
+  auto weights = [&](Product product) { return weights_of.product(layer, product); };
 
   auto dropout = [&](Product product) { return product_dropout(this->dropout(), layer, product); };
 
@@ -76,6 +94,8 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   out.lddx = f.hidden;
   out.din = da_.as<>();
   out.gradients = gradients;
+  out.dweights = product_gradient(Product::kMlpOut);
+  out.dbias = bias_gradient(Product::kMlpOut);
   device_->project_backward(out);
 
   credence_mlp_input_backward mlp{};
@@ -85,7 +105,7 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   mlp.dtype = dtype;
   mlp.x = a.mid.f32();
   mlp.ldx = f.hidden;
-  mlp.norm_weight = block.mlp_norm.f32();
+  mlp.norm_weight = weights_of.mlp_norm(layer);
   mlp.inv_rms = a.inv2.f32();
   mlp.weights = weights(Product::kMlpIn);
   mlp.lora = lora_handle(adapter(), layer, Product::kMlpIn);
@@ -97,6 +117,9 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   mlp.dx = dx_.f32();
   mlp.lddx = f.hidden;
   mlp.gradients = gradients;
+  mlp.dweights = product_gradient(Product::kMlpIn);
+  mlp.dbias = bias_gradient(Product::kMlpIn);
+  mlp.dnorm_weight = gradient_of(owned.mlp_norm);
   device_->mlp_input_backward(mlp);
 
   out.weights = weights(Product::kOut);
@@ -105,6 +128,8 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   out.in = a.o.as<>();
   out.s = a.s2.as<>();
   out.din = do_.as<>();
+  out.dweights = product_gradient(Product::kOut);
+  out.dbias = bias_gradient(Product::kOut);
   device_->project_backward(out);
 
   credence_attention_backward attention{};
@@ -130,13 +155,13 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   in.dtype = dtype;
   in.x = residual(layer);
   in.ldx = f.hidden;
-  in.norm_weight = block.attention_norm.f32();
+  in.norm_weight = weights_of.attention_norm(layer);
   in.inv_rms = a.inv1.f32();
   in.qkv = weights(Product::kQkv);
   in.lora = lora_handle(adapter(), layer, Product::kQkv);
   in.dropout = dropout(Product::kQkv);
-  in.q_norm = block.q_norm.f32();
-  in.k_norm = block.k_norm.f32();
+  in.q_norm = weights_of.q_norm(layer);
+  in.k_norm = weights_of.k_norm(layer);
   in.rotary = base_->rotary(longest_);
   in.h = a.h1.as<>();
   in.s = a.s1.as<>();
@@ -147,6 +172,11 @@ void Pass::backward_block(int layer, float* gradients, bool below) {
   in.dx = below ? dx_.f32() : nullptr;
   in.lddx = f.hidden;
   in.gradients = gradients;
+  in.dweights = product_gradient(Product::kQkv);
+  in.dbias = bias_gradient(Product::kQkv);
+  in.dnorm_weight = gradient_of(owned.attention_norm);
+  in.dq_norm = gradient_of(owned.q_norm);
+  in.dk_norm = gradient_of(owned.k_norm);
   device_->attention_input_backward(in);
 }
 

@@ -8,12 +8,6 @@
 
 namespace credence {
 
-int64_t Parameter::count() const {
-  int64_t n = 1;
-  for (int64_t d : shape) n *= d;
-  return n;
-}
-
 Lora& Lora::operator=(Lora&& other) noexcept {
   if (this != &other) {
     release();
@@ -43,20 +37,21 @@ void Lora::release() {
 }
 
 Policy::Policy(std::shared_ptr<Base> base, const std::optional<AdapterSpec>& adapter,
-               const std::vector<HeadSpec>& heads)
+               const std::vector<HeadSpec>& heads, const OwnedSpec& owned)
     : base_(std::move(base)) {
   if (adapter) adapter_ = adapter->config;
-  lay_out(heads);
+  lay_out(heads, owned);
   std::vector<float> values(count_, 0.0f);
   initialise(adapter ? std::optional(adapter->seed) : std::nullopt, values);
   finish(values);
 }
 
-Policy::Policy(std::shared_ptr<Base> base, const std::string& directory, const std::vector<HeadSpec>& heads)
+Policy::Policy(std::shared_ptr<Base> base, const std::string& directory, const std::vector<HeadSpec>& heads,
+               const OwnedSpec& owned)
     : base_(std::move(base)) {
   const Adapter loaded = load_adapter(directory, base_->family(), base_->files().path);
   adapter_ = loaded.config;
-  lay_out(heads);
+  lay_out(heads, owned);
   std::vector<float> values(count_, 0.0f);
   initialise(std::nullopt, values);
   size_t i = 0;
@@ -75,7 +70,9 @@ std::shared_ptr<Policy> Policy::twin(std::shared_ptr<Base> base) const {
   std::vector<HeadSpec> heads;
   for (const Head& head : heads_) heads.push_back(head.spec);
   const auto adapter = adapter_ ? std::optional(AdapterSpec{*adapter_, 0}) : std::nullopt;
-  return std::make_shared<Policy>(std::move(base), adapter, heads);
+  auto twin = std::make_shared<Policy>(std::move(base), adapter, heads, owned_.spec());
+  twin->owned_.prepare_as(owned_, *twin->base_, twin->parameters());
+  return twin;
 }
 
 const Head& Policy::head(const std::string& name) const {
@@ -87,14 +84,16 @@ const Head& Policy::head(const std::string& name) const {
   fail("BAD_OPTION", "no head \"%s\"; this policy has %s", name.c_str(), have.empty() ? "none" : have.c_str());
 }
 
-void Policy::lay_out(const std::vector<HeadSpec>& heads) {
+void Policy::lay_out(const std::vector<HeadSpec>& heads, const OwnedSpec& owned) {
   const Family& f = base_->family();
+  owned_ = Owned(*base_, owned);
+  count_ = owned_.count();
   auto add = [&](std::vector<Parameter>& to, std::string name, std::vector<int64_t> shape) {
     to.push_back({std::move(name), std::move(shape), count_});
     count_ += to.back().count();
     return to.back().offset;
   };
-  lowest_ = f.layers;
+  lowest_ = owned.embeddings || owned.norms || owned.projections ? 0 : f.layers;
   loras_.resize(static_cast<size_t>(f.layers) * kProducts);
   if (adapter_) {
     if (adapter_->r < 1 || adapter_->r > 1024)
@@ -157,6 +156,7 @@ void Policy::lay_out(const std::vector<HeadSpec>& heads) {
 
 void Policy::initialise(std::optional<uint64_t> adapter_seed, std::vector<float>& values) const {
   if (base_->device()->dry()) return;
+  owned_.read(*base_, values.data());
   auto uniform = [&](const Parameter& parameter, double bound, uint64_t seed, uint64_t index) {
     for (int64_t i = 0; i < parameter.count(); ++i) {
       values[parameter.offset + i] = static_cast<float>((2 * counter_uniform(seed, index, i) - 1) * bound);
@@ -186,6 +186,7 @@ void Policy::finish(const std::vector<float>& values) {
   const auto& device = base_->device();
   parameters_ = Buffer(device, std::max<size_t>(values.size(), 1) * sizeof(float));
   if (!values.empty()) parameters_.write(values.data(), values.size() * sizeof(float));
+  owned_.pack(*base_, parameters_.f32());
   for (size_t i = 0; i < adapter_parameters_.size();) {
     // The layer's tensors stand in the order of kProjections, so a product's slices are neighbours.
     const int layer =
@@ -218,25 +219,73 @@ const Lora* Policy::lora(int layer, Product product) const {
   return lora.handle() ? &lora : nullptr;
 }
 
+void Policy::prepare_backward() {
+  if (owned_.spec().projections) owned_.prepare_backward(*base_, parameters());
+  else base_->prepare_backward(lowest_);
+}
+
+void Policy::prepare_head_backward() {
+  if (owned_.head() >= 0) owned_.prepare_head_backward(*base_, parameters());
+  else base_->prepare_head_backward();
+}
+
+std::vector<Parameter> Policy::all_parameters() const {
+  std::vector<Parameter> all;
+  for (const std::vector<Parameter>* list : {&owned_.parameters(), &adapter_parameters_, &head_parameters_})
+    all.insert(all.end(), list->begin(), list->end());
+  return all;
+}
+
+std::vector<GroupRange> Policy::groups() const {
+  std::vector<GroupRange> groups = owned_.groups();
+  const auto add = [&](Group group, const std::vector<Parameter>& list) {
+    if (!list.empty()) groups.push_back({group, list.front().offset, list.back().offset + list.back().count()});
+  };
+  add(Group::kAdapter, adapter_parameters_);
+  add(Group::kHeads, head_parameters_);
+  return groups;
+}
+
 void Policy::repack() {
+  owned_.repack(parameters_.f32());
   for (Lora& lora : loras_) lora.repack(parameters_.f32());
 }
 
 void Policy::set_parameters(const std::vector<NamedTensor>& tensors) {
+  const std::vector<Parameter> known = all_parameters();
   for (const NamedTensor& tensor : tensors) {
-    const Parameter* found = nullptr;
-    for (const auto* list : {&adapter_parameters_, &head_parameters_}) {
-      for (const Parameter& parameter : *list) {
-        if (parameter.name == tensor.name) found = &parameter;
-      }
-    }
-    if (!found) fail("WRONG_MODEL", "tensor \"%s\" is not one of this policy's", tensor.name.c_str());
+    const auto found =
+        std::find_if(known.begin(), known.end(), [&](const Parameter& p) { return p.name == tensor.name; });
+    if (found == known.end())
+      fail("WRONG_MODEL", "tensor \"%s\" is not one of this policy's", tensor.name.c_str());
     if (found->shape != tensor.shape) {
       fail("WRONG_MODEL", "tensor \"%s\" has shape %s; this policy's has %s. Was it made for another model?",
            tensor.name.c_str(), shape_text(tensor.shape).c_str(), shape_text(found->shape).c_str());
     }
     require_finite(tensor.data.data(), tensor.data.size(), "the tensors given", tensor.name);
     parameters_.write(tensor.data.data(), tensor.data.size() * sizeof(float), found->offset * sizeof(float));
+  }
+  repack();
+}
+
+void Policy::load_owned(const TensorFile& file) {
+  for (const Parameter& parameter : owned_.parameters()) {
+    if (!file.find(parameter.name)) {
+      fail("WRONG_MODEL", "%s has no tensor %s, which the model has. Was it made for another model?",
+           file.path().c_str(), parameter.name.c_str());
+    }
+  }
+  for (const TensorView& tensor : file.tensors()) {
+    const auto known = std::find_if(owned_.parameters().begin(), owned_.parameters().end(),
+                                    [&](const Parameter& parameter) { return parameter.name == tensor.name; });
+    if (known == owned_.parameters().end() || known->shape != tensor.shape) {
+      fail("WRONG_MODEL", "%s: tensor %s %s is not one of the model's. Was it made for another model?",
+           file.path().c_str(), tensor.name.c_str(), shape_text(tensor.shape).c_str());
+    }
+    if (base_->device()->dry()) continue;
+    const std::vector<float> values = tensor.floats();
+    require_finite(values.data(), values.size(), file.path(), tensor.name);
+    parameters_.write(values.data(), values.size() * sizeof(float), known->offset * sizeof(float));
   }
   repack();
 }
@@ -259,6 +308,46 @@ Adapter Policy::adapter() const {
     }
   }
   return out;
+}
+
+const credence_weights* WeightsOf::product(int layer, Product product) const {
+  const credence_weights* owned = policy_ ? policy_->owned().product(layer, product) : nullptr;
+  return owned ? owned : base_.block(layer).product[static_cast<int>(product)].handle();
+}
+
+const credence_weights* WeightsOf::embedding() const {
+  const credence_weights* owned = policy_ ? policy_->owned().embedding_weights() : nullptr;
+  return owned ? owned : base_.embedding();
+}
+
+const credence_weights* WeightsOf::head() const {
+  const credence_weights* owned = policy_ ? policy_->owned().head_weights(base_.family().tied_head) : nullptr;
+  return owned ? owned : base_.head();
+}
+
+const float* WeightsOf::attention_norm(int layer) const {
+  return vector(own(&Owned::Block::attention_norm, layer), base_.block(layer).attention_norm.f32());
+}
+
+const float* WeightsOf::mlp_norm(int layer) const {
+  return vector(own(&Owned::Block::mlp_norm, layer), base_.block(layer).mlp_norm.f32());
+}
+
+const float* WeightsOf::q_norm(int layer) const {
+  return vector(own(&Owned::Block::q_norm, layer), base_.block(layer).q_norm.f32());
+}
+
+const float* WeightsOf::k_norm(int layer) const {
+  return vector(own(&Owned::Block::k_norm, layer), base_.block(layer).k_norm.f32());
+}
+
+const float* WeightsOf::bias(int layer, Product product) const {
+  const int i = static_cast<int>(product);
+  return vector(policy_ ? policy_->owned().block(layer).bias[i] : -1, base_.block(layer).bias[i].f32());
+}
+
+const float* WeightsOf::final_norm() const {
+  return vector(policy_ ? policy_->owned().final_norm() : -1, base_.final_norm());
 }
 
 }  // namespace credence

@@ -54,7 +54,7 @@ void Pass::pool(const std::vector<RowRange>& ranges, int depth, const float* x, 
     state.index = uploaded(device_, index);
     state.rows = uploaded(device_, {state.touched});
     state.normed = Buffer(device_, std::max<size_t>(1, index.size()) * f.hidden * 4);
-    credence_norm norm = final_norm(*base_, residual(f.layers), state.rows, state.index, state.touched);
+    credence_norm norm = final_norm(*base_, adapter(), residual(f.layers), state.rows, state.index, state.touched);
     norm.y_f32 = state.normed.f32();
     norm.ldy_f32 = f.hidden;
     device_->norm(norm);
@@ -204,7 +204,8 @@ void Pass::backward_head(HeadState& state, Buffer dy, float* gradients, bool int
   back.index = state.index.i32();
   back.x = residual(f.layers);
   back.ldx = f.hidden;
-  back.weight = base_->final_norm();
+  back.weight = weights().final_norm();
+  back.dweight = final_norm_gradient();
   back.dy = dnormed.f32();
   back.lddy = f.hidden;
   back.dx = dx_.f32();

@@ -16,15 +16,15 @@ std::vector<int32_t> part(const std::vector<int32_t>& values, size_t begin, int 
   return {values.begin() + begin, values.begin() + begin + count};
 }
 
-credence_closed_set closed_set(const Base& base, const Buffer& candidates, size_t width, const Pass::NormedRows& some,
-                               const Buffer& logprob) {
+credence_closed_set closed_set(const Base& base, const Policy* policy, const Buffer& candidates, size_t width,
+                               const Pass::NormedRows& some, const Buffer& logprob) {
   credence_closed_set op{};
   op.rows = some.counted.i32();
   op.capacity = some.count;
   op.width = base.family().hidden;
   op.candidates_count = static_cast<int32_t>(width);
   op.dtype = base.device()->dtype();
-  op.weights = base.head();
+  op.weights = WeightsOf(base, policy).head();
   op.h = some.h.as<>();
   op.ldh = op.width;
   op.candidates = candidates.i32();
@@ -49,8 +49,8 @@ void Pass::over_rows(const std::vector<int32_t>& rows, bool gradients, double te
     Buffer count(device_), index(device_);
     count.upload(std::vector<int32_t>{n});
     index.upload(part(rows, begin, n));
-    credence_norm norm = final_norm(*base_, residual(last), count, index, n);
-    norm.weight = base_->final_norm(temperature);
+    credence_norm norm = final_norm(*base_, adapter(), residual(last), count, index, n);
+    norm.weight = final_norm_at(*base_, adapter(), temperature);
     norm.y = h.as<>();
     norm.ldy = width;
     norm.inv_rms = gradients ? inv.f32() : nullptr;
@@ -72,6 +72,7 @@ void Pass::over_rows(const std::vector<int32_t>& rows, bool gradients, double te
     back.lddy = width;
     back.dx = dx_.f32();
     back.lddx = width;
+    back.dweight = final_norm_gradient();
     device_->norm_backward(back);
   }
 }
@@ -101,7 +102,7 @@ void Pass::read_hidden(PassResult& result) {
   Buffer count(device_), index(device_), normed(device_, static_cast<size_t>(total) * f.hidden * 4);
   count.upload(std::vector<int32_t>{total});
   index.upload(rows);
-  credence_norm norm = final_norm(*base_, residual(f.layers), count, index, total);
+  credence_norm norm = final_norm(*base_, adapter(), residual(f.layers), count, index, total);
   norm.y_f32 = normed.f32();
   norm.ldy_f32 = f.hidden;
   device_->norm(norm);
@@ -138,7 +139,7 @@ void Pass::read_vocabulary(PassResult& result) {
   over_rows(rows, false, request_.temperature, [&](const NormedRows& some) {
     const int n = some.count;
     target.upload(part(targets, some.begin, n));
-    credence_token_logprobs op = token_logprobs(*base_, some.h, some.counted, target, n);
+    credence_token_logprobs op = token_logprobs(*base_, adapter(), some.h, some.counted, target, n);
     op.logprob = request_.logprobs ? logprob.f32() : nullptr;
     op.entropy = request_.entropy ? entropy.f32() : nullptr;
     if (request_.logits) {
@@ -201,7 +202,7 @@ void Pass::backward_vocabulary(const Upstream& upstream, double* loss) {
     if (!upstream.entropy.empty()) read(to - 1, -1, 0, upstream.entropy[to - 1]);
   }
   if (rows.empty()) return;
-  base_->prepare_head_backward();
+  prepare_head_backward();
   const size_t capacity = std::min<size_t>(kRowsAtOnce, rows.size());
   Buffer target(device_), logprob(device_, capacity * 4), dl(device_, capacity * 4), de(device_, capacity * 4);
   over_rows(rows, true, request_.temperature, [&](const NormedRows& some) {
@@ -209,12 +210,13 @@ void Pass::backward_vocabulary(const Upstream& upstream, double* loss) {
     target.upload(part(targets, some.begin, n));
     dl.write(d_logprob.data() + some.begin, n * 4);
     de.write(d_entropy.data() + some.begin, n * 4);
-    credence_token_logprobs op = token_logprobs(*base_, some.h, some.counted, target, n);
+    credence_token_logprobs op = token_logprobs(*base_, adapter(), some.h, some.counted, target, n);
     op.logprob = logprob.f32();
     op.d_logprob = dl.f32();
     op.d_entropy = upstream.entropy.empty() ? nullptr : de.f32();
     op.dh = some.dh;
     op.lddh = base_->family().hidden;
+    op.dweights = head_gradient();
     device_->token_logprobs(op);
     add_loss(some, 1, dl, logprob, loss);
   });
@@ -227,7 +229,7 @@ void Pass::backward_policy(const PpoUpstream& ppo, double* loss) {
   if (mask.empty()) return;
   const TokenRows in = rows_before(mask, "weights");
   if (in.rows.empty()) return;
-  base_->prepare_head_backward();
+  prepare_head_backward();
   std::vector<int32_t> targets;
   for (int32_t t : in.tokens) targets.push_back(host_.tokens[t]);
   const PolicyLossRows known(device_, *ppo.loss, in.tokens);
@@ -235,7 +237,7 @@ void Pass::backward_policy(const PpoUpstream& ppo, double* loss) {
   Buffer target(device_), logprob(device_, bytes), entropy(device_, bytes), dl(device_, bytes), de(device_, bytes);
   over_rows(in.rows, true, request_.temperature, [&](const NormedRows& some) {
     target.upload(part(targets, some.begin, some.count));
-    credence_token_logprobs scored = token_logprobs(*base_, some.h, some.counted, target, some.count);
+    credence_token_logprobs scored = token_logprobs(*base_, adapter(), some.h, some.counted, target, some.count);
     scored.logprob = logprob.f32();
     scored.entropy = entropy.f32();
     device_->token_logprobs(scored);
@@ -253,6 +255,7 @@ void Pass::backward_policy(const PpoUpstream& ppo, double* loss) {
     scored.d_entropy = ppo.loss->entropy != 0 ? de.f32() : nullptr;
     scored.dh = some.dh;
     scored.lddh = base_->family().hidden;
+    scored.dweights = head_gradient();
     device_->token_logprobs(scored);
   });
 }
@@ -281,7 +284,7 @@ void Pass::read_closed_set(PassResult& result) {
   Buffer candidates(device_), logprob(device_, std::min<size_t>(kRowsAtOnce, read.rows.size()) * width * 4);
   candidates.upload(read.candidates);
   over_rows(read.rows, false, [&](const NormedRows& some) {
-    device_->closed_set(closed_set(*base_, candidates, width, some, logprob));
+    device_->closed_set(closed_set(*base_, adapter(), candidates, width, some, logprob));
     const auto values = logprob.download<float>(some.count * width);
     result.closed_set.insert(result.closed_set.end(), values.begin(), values.end());
   });
@@ -299,10 +302,11 @@ void Pass::backward_closed_set(const std::vector<float>& upstream, double* loss)
   candidates.upload(read.candidates);
   over_rows(read.rows, true, [&](const NormedRows& some) {
     d_logprob.write(upstream.data() + some.begin * width, some.count * width * 4);
-    credence_closed_set op = closed_set(*base_, candidates, width, some, logprob);
+    credence_closed_set op = closed_set(*base_, adapter(), candidates, width, some, logprob);
     op.d_logprob = d_logprob.f32();
     op.dh = some.dh;
     op.lddh = base_->family().hidden;
+    op.dweights = head_gradient();
     device_->closed_set(op);
     add_loss(some, static_cast<int>(width), d_logprob, logprob, loss);
   });
@@ -311,7 +315,7 @@ void Pass::backward_closed_set(const std::vector<float>& upstream, double* loss)
 void Pass::keep_reference(const AbortFlag* abort) {
   const PassRequest asked = request_;
   const int width = base_->family().hidden;
-  if (!asked.adapter || !policy_->has_adapter()) {
+  if (!asked.adapter || !policy_->differs_from_base()) {
     fail("BAD_OPTION", "divergence: p is the adapter on, q the adapter off; here there is none to switch");
   }
   TokenRows in = rows_before(asked.divergence->mask, "divergence.mask");
@@ -342,7 +346,8 @@ void Pass::over_divergence(bool gradients, const std::function<void(credence_div
     op.vocabulary = f.vocabulary;
     op.kind = static_cast<int32_t>(request_.divergence->kind);
     op.dtype = device_->dtype();
-    op.weights = op.weights_other = base_->head();
+    op.weights = weights().head();
+    op.weights_other = base_->head();
     op.h = some.h.as<>();
     op.h_other = reference_.as<char>() + some.begin * f.hidden * device_->act_bytes();
     op.ldh = op.ldh_other = op.lddh = f.hidden;
@@ -375,12 +380,13 @@ void Pass::backward_divergence(const std::vector<float>& upstream, double* loss)
   }
   std::vector<float> slopes;
   for (int32_t t : divergence_tokens_) slopes.push_back(upstream[t]);
-  base_->prepare_head_backward();
+  prepare_head_backward();
   Buffer values(device_, capacity * 4), slope(device_, capacity * 4);
   over_divergence(true, [&](credence_divergence& op, const NormedRows& some) {
     slope.write(slopes.data() + some.begin, some.count * 4);
     op.divergence = values.f32();
     op.upstream = slope.f32();
+    op.dweights = head_gradient();
     device_->divergence(op);
     add_loss(some, 1, slope, values, loss);
   });

@@ -16,7 +16,8 @@ Trainer::Trainer(std::shared_ptr<Policy> policy, const OptimizerSpec& optimizer,
       optimizer_(optimizer),
       communicator_(std::move(communicator)),
       pass_(policy_) {
-  if (!policy_->count()) fail("BAD_OPTION", "nothing to train: the policy has neither an adapter nor a head");
+  if (!policy_->count())
+    fail("BAD_OPTION", "nothing to train: the policy has neither an adapter nor a head, and owns nothing of its base");
   if (device_->max_memory()) rehearsal_.emplace(*policy_);
   const size_t bytes = policy_->count() * sizeof(float);
   for (Buffer* buffer : {&gradients_, &m_, &v_}) {
@@ -44,8 +45,8 @@ void Trainer::take_room() {
 }
 
 void Trainer::prepare(bool head) {
-  policy_->base()->prepare_backward(policy_->lowest_adapted());
-  if (head) policy_->base()->prepare_head_backward();
+  policy_->prepare_backward();
+  if (head) policy_->prepare_head_backward();
 }
 
 PassSize Trainer::fit(const std::vector<PassSize>& sizes, bool head,
@@ -219,30 +220,55 @@ void Trainer::check_finite(double number, const char* what) {
   fail("NOT_FINITE", "the %s is not finite. Lower the learning rate, or look for a damaged row", what);
 }
 
-StepResult Trainer::update(double learning_rate, double count) {
+StepResult Trainer::update(double learning_rate, double count, const std::map<Group, GroupSettings>& groups) {
   if (communicator_->size() > 1) sum_over_ranks(&count);
   if (!(count > 0)) fail("BAD_OPTION", "update: count %g is not positive. Was anything in the step supervised?", count);
-  if (!(learning_rate >= 0)) fail("BAD_OPTION", "update: learning rate %g is not a number from 0 up", learning_rate);
+  const std::vector<GroupRange> ranges = policy_->groups();
+  for (const auto& [group, _] : groups) {
+    if (std::none_of(ranges.begin(), ranges.end(), [&](const GroupRange& range) { return range.group == group; }))
+      fail("BAD_OPTION", "update: the policy trains none of the group \"%s\"", group_name(group));
+  }
+  struct Rates {
+    double learning_rate, weight_decay;
+  };
+  const auto rates_of = [&](Group group) {
+    const auto found = groups.find(group);
+    const GroupSettings own = found == groups.end() ? GroupSettings() : found->second;
+    return Rates{own.learning_rate.value_or(learning_rate), own.weight_decay.value_or(optimizer_.weight_decay)};
+  };
+  for (const GroupRange& range : ranges) {
+    const Rates rates = rates_of(range.group);
+    for (const auto& [value, name] :
+         {std::pair{rates.learning_rate, "learning rate"}, {rates.weight_decay, "weight decay"}}) {
+      if (!(value >= 0)) {
+        fail("BAD_OPTION", "update: %s %g (%s) is not a number from 0 up", name, value, group_name(range.group));
+      }
+    }
+  }
   device_->gradient_norm({policy_->count(), gradients_.f32(), told_norm()});
-  credence_adamw adamw{};
-  adamw.end = policy_->count();
-  adamw.p = policy_->parameters();
-  adamw.m = m_.f32();
-  adamw.v = v_.f32();
-  adamw.g = gradients_.f32();
-  adamw.norm = told_norm();
-  adamw.loss = told_loss();
-  adamw.gradient_scale = static_cast<float>(1 / count);
-  adamw.max_norm = static_cast<float>(optimizer_.max_gradient_norm);
-  adamw.lr = learning_rate;
-  adamw.beta1 = optimizer_.beta1;
-  adamw.beta2 = optimizer_.beta2;
-  adamw.eps = optimizer_.epsilon;
-  adamw.weight_decay = optimizer_.weight_decay;
-  adamw.step = step_ + 1;
-  adamw.average = average_.f32();
-  adamw.average_decay = optimizer_.average_decay;
-  device_->adamw(adamw);
+  for (const GroupRange& range : ranges) {
+    const Rates rates = rates_of(range.group);
+    credence_adamw adamw{};
+    adamw.begin = range.begin;
+    adamw.end = range.end;
+    adamw.p = policy_->parameters();
+    adamw.m = m_.f32();
+    adamw.v = v_.f32();
+    adamw.g = gradients_.f32();
+    adamw.norm = told_norm();
+    adamw.loss = told_loss();
+    adamw.gradient_scale = static_cast<float>(1 / count);
+    adamw.max_norm = static_cast<float>(optimizer_.max_gradient_norm);
+    adamw.lr = rates.learning_rate;
+    adamw.beta1 = optimizer_.beta1;
+    adamw.beta2 = optimizer_.beta2;
+    adamw.eps = optimizer_.epsilon;
+    adamw.weight_decay = rates.weight_decay;
+    adamw.step = step_ + 1;
+    adamw.average = average_.f32();
+    adamw.average_decay = optimizer_.average_decay;
+    device_->adamw(adamw);
+  }
   policy_->repack();
   const Told told = told_.download<Told>(1)[0];
   clear_gradients();

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,11 @@ struct OptimizerSpec {
   double max_gradient_norm = 0;  // 0: no clipping
   uint64_t seed = 0;             // of the adapter's dropout
   double average_decay = 0;      // of the running average of what is learnt; 0: none is kept
+};
+
+/// What a group of parameters has of its own in a step.
+struct GroupSettings {
+  std::optional<double> learning_rate, weight_decay;
 };
 
 struct StepResult {
@@ -53,7 +59,8 @@ class Trainer : public std::enable_shared_from_this<Trainer> {
   double loss() const { return told_.download<Told>(1)[0].sums.loss; }
   /// Sums gradients, losses and counts over the ranks, divides once, clips, steps, clears. Waits for the device once, to read
   /// the loss and the norm; where one is not finite it throws "NOT_FINITE", nothing has been learnt, and the step is forgotten.
-  StepResult update(double learning_rate, double count);
+  /// Groups have the learning rate given and the optimiser's weight decay where they have none of their own.
+  StepResult update(double learning_rate, double count, const std::map<Group, GroupSettings>& groups = {});
 
   std::vector<float> gradients() const { return gradients_.download<float>(policy_->count()); }
   /// What was accumulated is as if it had never been.

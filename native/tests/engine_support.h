@@ -15,12 +15,14 @@
 
 namespace credence::testing {
 
-/// Two layers, 40 wide, 4 heads of 20 over 2 key/value heads, vocabulary 97, untied head: multiples of nothing.
-inline void write_small_model(const std::string& folder, bool tied = false) {
+/// Two layers, 40 wide, 4 heads of 20 over 2 key/value heads, vocabulary 97, untied head: multiples of nothing. Of other types than
+/// llama: qwen2 has biases, qwen3 norms of q and k.
+inline void write_small_model(const std::string& folder, bool tied = false, const std::string& type = "llama") {
   Json config = parse_json(R"({"model_type": "llama", "vocab_size": 97, "hidden_size": 40, "intermediate_size": 51,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20, "rms_norm_eps": 1e-05,
     "max_position_embeddings": 400, "rope_theta": 10000.0, "bos_token_id": 1, "eos_token_id": 2})");
   config.set("tie_word_embeddings", tied);
+  config.set("model_type", type);
   const std::string text = config.text();
   write_bytes(folder + "/config.json", text);
   const Family family = family_from_config(config, "config.json");
@@ -66,8 +68,8 @@ inline AdapterSpec small_adapter(std::vector<Projection> targets = {kProjections
 /// A policy whose B is not zero, so that its adapter does something.
 inline std::shared_ptr<Policy> small_policy(const std::string& folder, const DeviceOptions& device,
                                             const std::vector<HeadSpec>& heads = {},
-                                            const AdapterSpec& adapter = small_adapter()) {
-  const auto policy = std::make_shared<Policy>(Base::open(folder, device), std::optional(adapter), heads);
+                                            const AdapterSpec& adapter = small_adapter(), const OwnedSpec& owned = {}) {
+  const auto policy = std::make_shared<Policy>(Base::open(folder, device), std::optional(adapter), heads, owned);
   std::mt19937 random(11);
   std::normal_distribution<float> normal;
   std::vector<NamedTensor> tensors;
@@ -91,17 +93,15 @@ inline std::vector<int32_t> random_tokens(std::mt19937& random, int count, int v
 /// No entry differs by more than `tolerance` of its tensor's largest.
 inline void expect_gradients(const Policy& policy, const std::vector<float>& got, const std::vector<float>& expected,
                              double tolerance, const char* file, int line) {
-  for (const auto* list : {&policy.adapter_parameters(), &policy.head_parameters()}) {
-    for (const Parameter& p : *list) {
-      double worst = 0, largest = 0;
-      for (int64_t i = p.offset; i < p.offset + p.count(); ++i) {
-        largest = std::max(largest, std::fabs(static_cast<double>(expected[i])));
-        const double error = std::fabs(static_cast<double>(got[i]) - expected[i]);
-        worst = std::isnan(error) ? INFINITY : std::max(worst, error);
-      }
-      if (!(worst <= tolerance * largest))
-        report(file, line, p.name + " differs by " + show(worst) + ", its largest entry is " + show(largest));
+  for (const Parameter& p : policy.all_parameters()) {
+    double worst = 0, largest = 0;
+    for (int64_t i = p.offset; i < p.offset + p.count(); ++i) {
+      largest = std::max(largest, std::fabs(static_cast<double>(expected[i])));
+      const double error = std::fabs(static_cast<double>(got[i]) - expected[i]);
+      worst = std::isnan(error) ? INFINITY : std::max(worst, error);
     }
+    if (!(worst <= tolerance * largest))
+      report(file, line, p.name + " differs by " + show(worst) + ", its largest entry is " + show(largest));
   }
 }
 #define EXPECT_GRADIENTS(policy, got, expected, tolerance) \
@@ -122,28 +122,25 @@ void expect_finite_differences(const std::shared_ptr<Policy>& policy, const Host
   trainer.accumulate(batch, loss);
   const std::vector<float> gradient = trainer.gradients(), original = policy->read_parameters();
   EXPECT(largest(gradient) > 0);
-  for (const auto* list : {&policy->adapter_parameters(), &policy->head_parameters()}) {
-    for (const Parameter& p : *list) {
-      double norm = 0;
-      for (int64_t i = p.offset; i < p.offset + p.count(); ++i) norm += static_cast<double>(gradient[i]) * gradient[i];
-      norm = std::sqrt(norm);
-      if (norm < least * largest(gradient)) continue;
-      const NamedTensor there{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
-      const auto moved = [&](double by) {
-        NamedTensor tensor = there;
-        for (int64_t i = 0; i < p.count(); ++i)
-          tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
-        policy->set_parameters({tensor});
-        Trainer probe(policy, {});
-        probe.accumulate(batch, loss);
-        policy->set_parameters({there});
-        return probe.loss();
-      };
-      const double difference = (moved(step) - moved(-step)) / (2 * step);
-      if (!(std::fabs(difference - norm) <= relative * norm + absolute))
-        report(__FILE__, __LINE__,
-               name + " " + p.name + ": gradient " + show(norm) + ", finite difference " + show(difference));
-    }
+  for (const Parameter& p : policy->all_parameters()) {
+    double norm = 0;
+    for (int64_t i = p.offset; i < p.offset + p.count(); ++i) norm += static_cast<double>(gradient[i]) * gradient[i];
+    norm = std::sqrt(norm);
+    if (norm < least * largest(gradient)) continue;
+    const NamedTensor there{p.name, p.shape, {original.begin() + p.offset, original.begin() + p.offset + p.count()}};
+    const auto moved = [&](double by) {
+      NamedTensor tensor = there;
+      for (int64_t i = 0; i < p.count(); ++i) tensor.data[i] += static_cast<float>(by * gradient[p.offset + i] / norm);
+      policy->set_parameters({tensor});
+      Trainer probe(policy, {});
+      probe.accumulate(batch, loss);
+      policy->set_parameters({there});
+      return probe.loss();
+    };
+    const double difference = (moved(step) - moved(-step)) / (2 * step);
+    if (!(std::fabs(difference - norm) <= relative * norm + absolute))
+      report(__FILE__, __LINE__,
+             name + " " + p.name + ": gradient " + show(norm) + ", finite difference " + show(difference));
   }
 }
 

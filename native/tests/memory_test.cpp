@@ -56,11 +56,12 @@ GenerateOptions sampling(int samples) {
 }
 
 /// Everything a policy can be asked for, one after the other; the ledger's peak after each.
-std::vector<size_t> peaks(const std::string& folder, const DeviceOptions& device, const AdapterSpec& adapter) {
+std::vector<size_t> peaks(const std::string& folder, const DeviceOptions& device, const AdapterSpec& adapter,
+                          const OwnedSpec& owned) {
   const auto base = Base::open(folder, device);
   std::vector<size_t> out{base->device()->memory(true).peak};
   auto note = [&] { out.push_back(base->device()->memory(true).peak); };
-  const auto policy = std::make_shared<Policy>(base, std::optional(adapter), two_heads());
+  const auto policy = std::make_shared<Policy>(base, std::optional(adapter), two_heads(), owned);
   note();
   GenerateOptions greedy = sampling(1);
   greedy.temperature = 0;
@@ -138,8 +139,10 @@ TEST(a_dry_run_tells_the_peak_to_the_byte) {
     each_device([&](const DeviceOptions& device) {
       DeviceOptions dry = device;
       dry.dry = true;
-      for (const AdapterSpec& adapter : {small_adapter(), one_layer})
-        EXPECT(peaks(folder.path(), device, adapter) == peaks(folder.path(), dry, adapter));
+      for (const AdapterSpec& adapter : {small_adapter(), one_layer}) {
+        for (const OwnedSpec& owned : {OwnedSpec(), {true, true, true, false}, {true, true, true, true}})
+          EXPECT(peaks(folder.path(), device, adapter, owned) == peaks(folder.path(), dry, adapter, owned));
+      }
     });
   }
 }

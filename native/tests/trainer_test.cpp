@@ -417,7 +417,7 @@ TEST(only_the_targets_asked_for_are_trained_and_nothing_below_the_lowest_runs_ba
   const Problem p = problem();
   const auto policy = small_policy(folder.path(), {"cpu", "f32", "auto", 1}, {}, adapter);
   EXPECT_EQ(policy->adapter_parameters().size(), 4u);
-  EXPECT_EQ(policy->lowest_adapted(), 1);
+  EXPECT_EQ(policy->lowest_trained(), 1);
   Trainer trainer(policy, {});
   trainer.accumulate(p.batch, p.loss);
   EXPECT(largest(trainer.gradients()) > 0);

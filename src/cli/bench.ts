@@ -45,6 +45,11 @@ export const builder = (line: Argv) =>
     })
     .option("new-tokens", { ...count("new-tokens", "ppo: tokens of a completion"), default: 48 })
     .option("rank", { ...count("rank", "sft, ppo: of an adapter"), default: 16 })
+    .option("train", {
+      choices: ["adapter", "beside", "all"] as const,
+      default: "adapter" as const,
+      describe: "sft: an adapter, embeddings, head and norms beside it, or every weight and no adapter",
+    })
     .option("only", { choices: groups, describe: "kernels: one group of them" })
     .option("tokens", { ...count("tokens", "kernels: rows of a micro-batch, a multiple of 64"), default: 2048 })
     .check(({ what, model, shape }) => {
@@ -64,6 +69,7 @@ interface BenchArguments extends EngineArguments {
   length: number;
   newTokens: number;
   rank: number;
+  train: "adapter" | "beside" | "all";
   only?: (typeof groups)[number];
   tokens: number;
   repeats: number;
@@ -93,10 +99,10 @@ interface AdapterLine {
 
 export async function handler(args: BenchArguments): Promise<void> {
   const { resolveModel } = await import("../model/resolve.js");
-  const { what, shape, workload, batch, length, rank, only, tokens, repeats } = args;
+  const { what, shape, workload, batch, length, rank, train, only, tokens, repeats } = args;
   const model = args.model === undefined ? undefined : (await resolveModel(args.model, { note })).path;
   const engine = async (): Promise<Record<string, unknown>> => {
-    const options = { model, shape, workload, batch, length, rank, only, tokens, repeats };
+    const options = { model, shape, workload, batch, length, rank, train, only, tokens, repeats };
     return JSON.parse(await native().bench(what, { ...baseOptions(args), ...options }));
   };
   const ppo = async () => (await import("./bench-ppo.js")).benchPpo(model!, { ...args, batch: batch ?? 32 });

@@ -1,8 +1,8 @@
-/** A policy on the disk: a PEFT adapter folder with the heads and the card beside it. */
+/** A policy on the disk: a PEFT adapter folder with the heads, the card and what it owns of its base beside it. */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { CredenceError } from "../errors.js";
-import { type FileData, manifestName, writeFolderAtomic } from "../files.js";
+import { type FileData, manifestName, readJson, writeFolderAtomic } from "../files.js";
 import {
   type AdapterSpec,
   type HeadSpec,
@@ -22,6 +22,13 @@ export const headsFile = "heads.safetensors";
 export const averageFolder = "average";
 export const criticFolder = "critic";
 export const optimizerFile = "optimizer.safetensors";
+/** What a policy owns of its base: Hugging Face's names, float32. */
+export const weightsFile = "weights.safetensors";
+/**
+ * The key of adapter_config.json that names it. PEFT, which would apply the adapter to weights that it was not trained with, warns of
+ * a key that it does not know, or refuses it.
+ */
+const weightsKey = "credence_weights";
 /** Where heads are looked for: first as they are written here, then as torch.save writes them. */
 const headsFiles = [headsFile, "heads.pt", "heads.pth", "heads.bin"];
 
@@ -64,8 +71,11 @@ export function policyFiles(
   card: AnyCard | undefined,
 ): Record<string, FileData> {
   const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+  const owns = (tensors.weights?.length ?? 0) > 0;
+  const named = owns ? { ...config, [weightsKey]: weightsFile } : config;
   return {
-    ...(config ? { "adapter_config.json": json(config), [adapterFile]: encodeSafetensors(tensors.adapter) } : {}),
+    ...(config ? { "adapter_config.json": json(named), [adapterFile]: encodeSafetensors(tensors.adapter) } : {}),
+    ...(owns ? { [weightsFile]: encodeSafetensors(tensors.weights!) } : {}),
     ...(tensors.heads.length ? { [headsFile]: encodeSafetensors(tensors.heads) } : {}),
     ...(card ? { [cardName]: json(card) } : {}),
   };
@@ -85,6 +95,8 @@ export interface PolicyFolder {
   directory: string;
   card?: AnyCard;
   hasAdapter: boolean;
+  /** The file of what the policy owns of its base. */
+  weights?: string;
   heads: HeadSpec[];
   headTensors: TensorData[];
   /** The file they came from. */
@@ -94,12 +106,21 @@ export interface PolicyFolder {
 /** Reads a policy's folder; the adapter itself is read natively. */
 export function readPolicyFolder(directory: string): PolicyFolder {
   const has = (name: string) => existsSync(join(directory, name));
-  if (!has("adapter_config.json") && !has(cardName)) {
+  if (!has("adapter_config.json") && !has(cardName) && !has(weightsFile)) {
     throw new CredenceError(
       "NO_ADAPTER",
-      `${directory} holds neither adapter_config.json nor ${cardName}. Give a PEFT adapter folder, or a run's best folder`,
+      `${directory} holds neither adapter_config.json nor ${cardName} nor ${weightsFile}. Give a PEFT adapter folder, or a run's best folder`,
     );
   }
+  if (
+    !has(weightsFile) &&
+    has("adapter_config.json") &&
+    weightsKey in (readJson(join(directory, "adapter_config.json")) as object)
+  )
+    throw new CredenceError(
+      "NO_WEIGHTS",
+      `${directory}: the adapter was trained beside weights of its own, and ${weightsFile} is missing. Copy the folder whole`,
+    );
   const card = has(cardName) ? readCard(directory) : undefined;
   const heldBy = headsFiles.find(has);
   const headsPath = join(directory, heldBy ?? headsFile);
@@ -113,7 +134,15 @@ export function readPolicyFolder(directory: string): PolicyFolder {
       );
     }
   }
-  return { directory, card, hasAdapter: has("adapter_config.json"), heads, headTensors, headsPath };
+  return {
+    directory,
+    card,
+    hasAdapter: has("adapter_config.json"),
+    ...(has(weightsFile) ? { weights: join(directory, weightsFile) } : {}),
+    heads,
+    headTensors,
+    headsPath,
+  };
 }
 
 /** Puts a folder's heads into a policy that was made with their specifications. */

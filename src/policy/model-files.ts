@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { CredenceError } from "../errors.js";
 import { copyDurable, makeWhole, readJson, writeFileAtomic } from "../files.js";
-import { adapterFile, readPolicyFolder } from "../model/policy-folder.js";
+import { adapterFile, readPolicyFolder, weightsFile } from "../model/policy-folder.js";
 import { type ResolveOptions, resolveModel } from "../model/resolve.js";
 import { encodeSafetensors } from "../model/safetensors.js";
 import {
@@ -83,7 +83,7 @@ const carriedFile =
 const generationFile = "generation_config.json";
 
 async function check(
-  source: { model: string; adapter?: string },
+  source: { model: string; adapter?: string; weights?: string },
   written: { model: string; adapter?: string },
   bound: number | null,
   tokens: Int32Array,
@@ -112,6 +112,8 @@ const formatOf = (out: string): "gguf" | "safetensors" =>
 interface WriteRequest extends ConvertOptions {
   model: string;
   adapter?: string;
+  /** Of a policy that owns some of its base. */
+  weights?: string;
   out: string;
 }
 
@@ -148,7 +150,7 @@ function rowsFor(request: WriteRequest, own: Tokenizer | undefined, other: Token
 }
 
 async function writeModel(request: WriteRequest): Promise<WrittenFiles> {
-  const { model, adapter, out, type = "auto", shardBytes, engine = native(), note, signal } = request;
+  const { model, adapter, weights, out, type = "auto", shardBytes, engine = native(), note, signal } = request;
   const format = formatOf(out);
   if (format === "safetensors" && (type === "Q8_0" || type === "Q4_0")) {
     throw new CredenceError(
@@ -162,7 +164,7 @@ async function writeModel(request: WriteRequest): Promise<WrittenFiles> {
   const tokenizer = other ?? own;
   const vocabulary = rowsFor(request, own, other);
   return makeWhole(out, async (temporary) => {
-    const common = { model: path, adapter, vocabulary, out: temporary, format, type, shardBytes };
+    const common = { model: path, adapter, weights, vocabulary, out: temporary, format, type, shardBytes };
     const written =
       format === "gguf"
         ? await engine.writeModel(
@@ -175,7 +177,7 @@ async function writeModel(request: WriteRequest): Promise<WrittenFiles> {
       await rowsOf(path),
     );
     const checked = await check(
-      { model: path, adapter },
+      { model: path, adapter, weights },
       { model: temporary },
       bounds[written.type],
       spread(shared, comparedTokens),
@@ -253,8 +255,8 @@ function baseOf(adapter: string): string {
 }
 
 /**
- * Adds an adapter's product to its base's weights (in float32, rounded once) and writes them as a model of their own: a
- * Hugging Face folder, or a GGUF where `out` ends in .gguf. Heads and card stay with the adapter. Abort leaves nothing.
+ * Adds an adapter's product to its base's weights, or to those that the policy has in their place (in float32, rounded once), and
+ * writes them as a model of their own: a Hugging Face folder, or a GGUF where `out` ends in .gguf. Heads and card stay with the adapter. Abort leaves nothing.
  *
  * @throws CredenceError "EXISTS", "NOT_THE_SAME", "DISK_FULL", or what reading the two throws
  */
@@ -263,10 +265,20 @@ export async function mergeAdapter(
   out: string,
   { model = baseOf(adapter), ...options }: ModelFileOptions & { model?: string } = {},
 ): Promise<WrittenFiles> {
-  if (!existsSync(join(adapter, "adapter_config.json"))) {
-    throw new CredenceError("NO_ADAPTER", `${adapter} has no adapter to merge: there is no adapter_config.json in it`);
+  const has = (name: string) => existsSync(join(adapter, name));
+  if (!has("adapter_config.json") && !has(weightsFile)) {
+    throw new CredenceError(
+      "NO_ADAPTER",
+      `${adapter} has nothing to merge: there is neither adapter_config.json nor ${weightsFile} in it`,
+    );
   }
-  return writeModel({ ...options, model, adapter, out });
+  return writeModel({
+    ...options,
+    model,
+    ...(has("adapter_config.json") ? { adapter } : {}),
+    ...(has(weightsFile) ? { weights: join(adapter, weightsFile) } : {}),
+    out,
+  });
 }
 
 /**
@@ -296,6 +308,12 @@ export async function exportAdapter(
   const [path, rows] = [loaded.path, loaded.info.vocabularySize];
   try {
     const policy = await loaded.policy({ adapter });
+    if (policy.hasWeights) {
+      throw new CredenceError(
+        "UNSUPPORTED",
+        `${adapter} was trained beside weights of its own, which a PEFT folder has no place for. Merge it (mergeAdapter)`,
+      );
+    }
     files = policy.files();
     adapters = policy.native.tensors().adapter;
   } finally {

@@ -18,6 +18,7 @@ import {
   type HeadSpec,
   type NativeBase,
   native,
+  type TrainSpec,
 } from "../native.js";
 import { Chat, type Message, type RenderOptions, type SupervisedRow } from "../text/chat.js";
 import { Tokenizer } from "../text/tokenizer.js";
@@ -33,9 +34,17 @@ export interface PolicyOptions {
   adapter?: string | AdapterSpec;
   /** New heads; a folder's heads come with it. */
   heads?: HeadSpec[];
+  /**
+   * What of the model's own numbers the policy has as its own, in float32, to be trained; "all": every one of them. A folder's own
+   * weights come with it. Default: none.
+   */
+  train?: TrainSpec | "all";
   /** How a new policy is used. */
   card?: AnyCard;
 }
+
+const partsOf = (train: PolicyOptions["train"]): TrainSpec | undefined =>
+  train === "all" ? { embeddings: true, lmHead: true, norms: true, projections: true } : train;
 
 /** One file of the weights. */
 export interface ModelFile {
@@ -170,21 +179,32 @@ export class Model implements AsyncDisposable {
   /**
    * A base with an adapter or none, and heads; they share this model's weights.
    *
-   * @throws CredenceError "WRONG_BASE" when the folder was made for other weights
+   * @throws CredenceError "WRONG_BASE" when the folder was made for other weights; "BAD_OPTION" for `train` beside a folder that has
+   *   weights of its own
    */
-  async policy({ adapter, heads = [], card }: PolicyOptions = {}): Promise<Policy> {
+  async policy({ adapter, heads = [], card, train }: PolicyOptions = {}): Promise<Policy> {
     this.checkAlive();
     if (typeof adapter !== "string") {
-      const policy = new Policy(this, this.base.policy({ adapter, heads }), { card, heads, adapter });
+      const made = this.base.policy({ adapter, heads, train: partsOf(train) });
+      const policy = new Policy(this, made, { card, heads, adapter });
       this.policies.add(policy);
       return policy;
     }
     if (!existsSync(adapter) || !statSync(adapter).isDirectory())
       throw new CredenceError("NO_ADAPTER", `there is no folder ${adapter}`);
     const folder = readPolicyFolder(adapter);
+    if (train && folder.weights)
+      throw new CredenceError(
+        "BAD_OPTION",
+        `${adapter} has weights of its own, which come with it: leave out train, or merge the folder (mergeAdapter) and train other parts of what comes of it`,
+      );
     if (folder.card) checkCardFits(folder.card, this.cardBase, adapter);
     const all = [...folder.heads, ...heads];
-    const made = this.base.policy({ ...(folder.hasAdapter ? { adapter: { path: adapter } } : {}), heads: all });
+    const made = this.base.policy({
+      ...(folder.hasAdapter ? { adapter: { path: adapter } } : {}),
+      heads: all,
+      ...(folder.weights ? { weights: folder.weights } : { train: partsOf(train) }),
+    });
     try {
       restoreHeads(made, folder);
     } catch (error) {

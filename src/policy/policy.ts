@@ -1,4 +1,4 @@
-/** A policy: a base, an adapter or none, and heads. It generates, scores, answers with a confidence, and can be trained. */
+/** A policy: a base, an adapter or none, what it owns of the base, and heads. It generates, scores, answers with a confidence, and can be trained. */
 import { type BatchLayout, flatMasks, flatten } from "../data/packing.js";
 import { CredenceError } from "../errors.js";
 import { writeFolderAtomic } from "../files.js";
@@ -57,7 +57,7 @@ export interface GenerateSettings {
   /** Token ids that end an answer; default the model's. */
   stopTokens?: number[];
   seed?: number;
-  /** "off": the base answers, whatever adapter the policy has. */
+  /** "off": the base answers, whatever adapter or weights of its own the policy has. */
   adapter?: "on" | "off";
   /** Depths whose hidden states come back with each sample (0: embedding, k: after block k). */
   collect?: number[];
@@ -199,6 +199,11 @@ export class Policy implements AsyncDisposable {
   /** Whether it has an adapter that can be switched off. */
   get hasAdapter(): boolean {
     return this.config !== undefined;
+  }
+
+  /** Whether it has numbers of its own in the place of some of its base's; they are switched off with the adapter. */
+  get hasWeights(): boolean {
+    return this.native.ownsWeights;
   }
 
   /** Token ids of one prompt, checked against the context. */
@@ -464,7 +469,7 @@ export class Policy implements AsyncDisposable {
     );
   }
 
-  /** Trains the adapter and the heads; one trainer at a time makes sense. */
+  /** Trains the adapter, what is owned of the base, and the heads; one trainer at a time makes sense. */
   trainer(options: TrainerOptions): Trainer {
     this.checkAlive();
     const trainer = new Trainer(this, options, () => this.trainers.delete(trainer));
@@ -481,7 +486,9 @@ export class Policy implements AsyncDisposable {
     return policyFiles(tensors, this.config, card);
   }
 
-  /** Writes a folder that `model.policy({ adapter })` and PEFT read: whole, or not at all. */
+  /**
+   * Writes a folder that `model.policy({ adapter })` reads, and PEFT where no weights are the policy's own: whole, or not at all.
+   */
   save(directory: string, card: AnyCard | undefined = this.card ?? this.rewardCard): void {
     writeFolderAtomic(directory, this.files(card));
   }

@@ -18,6 +18,7 @@ import type {
   NativePpoLoss,
   NativeTrainer,
   OptimizerSpec,
+  ParameterGroup,
   PassSize,
   PolicyTensors,
   PpoSums,
@@ -27,10 +28,24 @@ import type {
 } from "../native.js";
 import type { Policy } from "./policy.js";
 
+/** The learning rate of each step, the first being 0, or one rate for all. */
+export type Rate = number | ((step: number) => number);
+
+/** What a group of parameters has of its own; default as all others. */
+export interface GroupOptions {
+  schedule?: Rate;
+  /** In the place of the optimiser's. */
+  weightDecay?: number;
+}
+
 export interface TrainerOptions {
   optimizer?: Partial<OptimizerSpec>;
-  /** The learning rate of each step, the first being 0, or one rate for all. */
-  schedule: number | ((step: number) => number);
+  schedule: Rate;
+  /**
+   * Groups of the policy's parameters that learn at rates of their own, or decay otherwise. Gradients are clipped by the norm of all
+   * of them.
+   */
+  groups?: Partial<Record<ParameterGroup, GroupOptions>>;
 }
 
 /**
@@ -133,7 +148,7 @@ export interface StepResult {
   loss: number;
   /** Before clipping; 0 where the step was not taken. */
   gradientNorm: number;
-  /** 0 where the step was not taken. */
+  /** Of all groups that have none of their own; 0 where the step was not taken. */
   learningRate: number;
   /** Of the loss "ppo". */
   ppo?: PpoStatistics;
@@ -175,6 +190,9 @@ export interface OpenPass extends ForwardResult {
    */
   backward(upstream: Upstream): Promise<void>;
 }
+
+const rateOf = (schedule: Rate): ((step: number) => number) =>
+  typeof schedule === "number" ? () => schedule : schedule;
 
 export const defaultOptimizer: OptimizerSpec = {
   beta1: 0.9,
@@ -372,6 +390,7 @@ function sumOfWeights(rows: Float32Array[], prefixOf: BatchLayout["prefixOf"]): 
 export class Trainer implements Disposable {
   private readonly native: NativeTrainer;
   private readonly rate: (step: number) => number;
+  private readonly groups: [ParameterGroup, GroupOptions][];
   private readonly forget: () => void;
   private steps = 0;
   /** Counts what ends a pass held open. */
@@ -379,9 +398,10 @@ export class Trainer implements Disposable {
   private disposed = false;
 
   /** Made by `policy.trainer()`. */
-  constructor(policy: Policy, { optimizer, schedule }: TrainerOptions, forget: () => void) {
+  constructor(policy: Policy, { optimizer, schedule, groups = {} }: TrainerOptions, forget: () => void) {
     this.native = policy.native.trainer({ ...defaultOptimizer, ...optimizer });
-    this.rate = typeof schedule === "number" ? () => schedule : schedule;
+    this.rate = rateOf(schedule);
+    this.groups = Object.entries(groups) as [ParameterGroup, GroupOptions][];
     this.forget = forget;
   }
 
@@ -550,7 +570,13 @@ export class Trainer implements Disposable {
     this.checkAlive();
     const learningRate = this.rate(this.steps);
     this.passes += 1;
-    const { loss, gradientNorm, ppo } = await this.native.update({ learningRate, count });
+    const groups = Object.fromEntries(
+      this.groups.map(([group, { schedule, weightDecay }]) => [
+        group,
+        { learningRate: schedule === undefined ? undefined : rateOf(schedule)(this.steps), weightDecay },
+      ]),
+    );
+    const { loss, gradientNorm, ppo } = await this.native.update({ learningRate, count, groups });
     if (!Number.isFinite(gradientNorm)) {
       throw new CredenceError(
         "DIVERGED",

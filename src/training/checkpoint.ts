@@ -141,9 +141,11 @@ export function checkSame(
 ): void {
   if (!state) return;
   const then = state.settings ?? {};
-  const changed = Object.keys(settings).filter((key) => settings[key] !== then[key]);
+  const changed = [...new Set([...Object.keys(settings), ...Object.keys(then)])].filter(
+    (key) => settings[key] !== then[key],
+  );
   if (changed.length === 0) return;
-  const what = changed.map((key) => `${key}: ${then[key] ?? "none"} then, ${settings[key]} now`).join("; ");
+  const what = changed.map((key) => `${key}: ${then[key] ?? "none"} then, ${settings[key] ?? "none"} now`).join("; ");
   throw new CredenceError(
     "OTHER_RECIPE",
     `${directory} was begun with other settings or records (${what}). Choose another folder, or delete this one`,

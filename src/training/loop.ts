@@ -4,12 +4,15 @@
  */
 import { CredenceError } from "../errors.js";
 import type { AnyCard } from "../model/card.js";
-import type { PassSize } from "../native.js";
+import type { ParameterGroup, PassSize } from "../native.js";
 import type { Policy } from "../policy/policy.js";
-import type { FeatureBatch, Trainer, TrainingBatch } from "../policy/trainer.js";
+import type { FeatureBatch, Trainer, TrainerOptions, TrainingBatch } from "../policy/trainer.js";
 import { Metrics } from "../tracking/metrics.js";
 import type { Progress } from "../tracking/progress.js";
 import { type Checkpoint, type CheckpointState, writeCheckpoint } from "./checkpoint.js";
+
+/** What groups of a policy's parameters have of their own. */
+export type GroupRates = Partial<Record<ParameterGroup, { learningRate?: number; weightDecay?: number }>>;
 
 /** What every training is told. */
 export interface TrainingSettings {
@@ -21,6 +24,8 @@ export interface TrainingSettings {
   /** Largest learning rate. */
   learningRate: number;
   weightDecay: number;
+  /** Groups of parameters with a largest learning rate, which rises and falls with the other, or a weight decay of their own. */
+  groups?: GroupRates;
   /** Share of the training that warms up. */
   warmup: number;
   /** Seed of the rows' order. */
@@ -104,6 +109,7 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
   const trainer = policy.trainer({
     optimizer: { weightDecay: settings.weightDecay, seed: settings.seed },
     schedule: rate,
+    groups: groupSchedules(settings, rate),
   });
   if (checkpoint) trainer.restore({ step, seed: checkpoint.state.seed, tensors: checkpoint.moments });
   const metrics = new Metrics(directory, checkpoint?.state.metricsBytes ?? 0, step, settings.events);
@@ -149,6 +155,21 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
     told.end();
     trainer.dispose();
   }
+}
+
+function groupSchedules(
+  { groups = {}, learningRate: largest }: TrainingSettings,
+  rate: (step: number) => number,
+): TrainerOptions["groups"] {
+  return Object.fromEntries(
+    Object.entries(groups).map(([group, { learningRate, weightDecay }]) => [
+      group,
+      {
+        ...(learningRate === undefined ? {} : { schedule: (step: number) => (rate(step) / largest) * learningRate }),
+        weightDecay,
+      },
+    ]),
+  );
 }
 
 async function take(

@@ -81,6 +81,7 @@ async function train(given: SftTraining): Promise<SftResult> {
     weightDecay: job.weightDecay,
     warmup: job.warmup,
     records: records.records,
+    ...(job.groups ? { groups: JSON.stringify(job.groups) } : {}),
   };
   const checkpoint = newestCheckpoint(job.directory);
   checkSame(job.directory, checkpoint?.state, settings);

@@ -99,9 +99,10 @@ export function localResponder(
 }
 
 /** What a policy's answers depend on beside what it is asked. */
-export function whoAnswers({ model, native, hasAdapter }: Policy): unknown {
+export function whoAnswers({ model, native, hasAdapter, hasWeights }: Policy): unknown {
   const hash = createHash("sha256");
-  for (const { name, data } of hasAdapter ? native.tensors().adapter : []) hash.update(name).update(data);
+  const { weights, adapter } = hasAdapter || hasWeights ? native.tensors() : { weights: [], adapter: [] };
+  for (const { name, data } of [...weights, ...adapter]) hash.update(name).update(data);
   const { dtype, isa } = model.info;
   return [model.sha256, model.tokenizer.chatTemplate ?? null, dtype, isa, hash.digest("hex")];
 }

@@ -192,6 +192,12 @@ export async function writeRewardModel(
         `${adapter} is a head alone, and this layout keeps one beside a PEFT adapter. Choose the layout deepspeed`,
       );
     }
+    if (policy.hasWeights) {
+      throw new CredenceError(
+        "UNSUPPORTED",
+        `${adapter} was trained beside weights of its own, for which the layout ${layout} has no place. Choose the layout deepspeed`,
+      );
+    }
     return await makeWhole(out, async (temporary) => {
       mkdirSync(temporary);
       const lora = policy.native.tensors().adapter;
@@ -239,8 +245,9 @@ async function writeMerged(policy: Policy, adapter: string, out: string, weight:
   return makeWhole(out, async (temporary) => {
     mkdirSync(temporary);
     const merged = join(temporary, "merged");
-    if (policy.hasAdapter) await mergeAdapter(adapter, merged, { model: model.path });
-    const folder = policy.hasAdapter ? merged : model.path;
+    const differs = policy.hasAdapter || policy.hasWeights;
+    if (differs) await mergeAdapter(adapter, merged, { model: model.path });
+    const folder = differs ? merged : model.path;
     const backbone = tensorFiles(folder)
       .flatMap(readAny)
       .filter(({ name }) => !isHead(name))
