@@ -61,7 +61,7 @@ export const conqordRows: readonly CompatRow<ConqordId>[] = [
   {
     id: "A9-9",
     published: "rollouts are greedy: the same weights always roll out the same",
-    here: "rollouts are sampled",
+    here: "rollouts are sampled; a temperature of 0 is for asking",
     commands: [],
   },
   {
@@ -73,7 +73,7 @@ export const conqordRows: readonly CompatRow<ConqordId>[] = [
   {
     id: "A9-11",
     published: "adapters learn at 5e-4, whatever --learning_rate says",
-    here: "both rates are settings, and told",
+    here: "the base is frozen; what learns does so at the rate that is given",
     commands: [],
   },
   {
@@ -105,7 +105,7 @@ export const conqordRows: readonly CompatRow<ConqordId>[] = [
   {
     id: "A9-16",
     published: "fp16 everywhere; a curve is logged under two names; a batch of short answers alone ends the training",
-    here: "bf16 or float32, each curve by its own name, and such a batch is left out and counted",
+    here: "bf16 or float32, each curve by its own name",
     commands: [],
   },
   {
