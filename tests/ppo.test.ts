@@ -8,6 +8,7 @@ import { Model } from "../src/policy/model.js";
 import { conqordTerm } from "../src/rewards/batch-terms.js";
 import { silent } from "../src/tracking/progress.js";
 import { advantagesOf } from "../src/training/ppo/advantages.js";
+import { readPpoLines } from "../src/training/ppo/lines.js";
 import { type PpoTraining, trainPpo } from "../src/training/ppo/ppo.js";
 import { promptsOf } from "../src/training/ppo/rollouts.js";
 import { type PpoOptions, ppoSchema } from "../src/training/ppo/settings.js";
@@ -160,6 +161,13 @@ t.test("a mask says what is learnt from; a term compares completions", async (t)
   );
   await run(training);
   t.equal(seen.length, 24);
+  const [line] = readPpoLines(training.directory);
+  t.equal(line!.confidences!.length, 20);
+  t.equal(
+    line!.confidences!.reduce((sum, n) => sum + n, 0),
+    12,
+    "every stated confidence is counted",
+  );
   const none = { ...training, directory: join(folder, "no-mask"), mask: () => new Uint8Array(1) };
   await t.rejects(trainPpo(none), { code: "BAD_INPUT", message: /mask of sample 0 of prompt 0/ });
   const blind = { ...training, directory: join(folder, "blind"), reward: red };

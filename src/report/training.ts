@@ -275,7 +275,8 @@ export function alarmSection(runs: readonly TrainingRun[]): string {
   );
   const watched =
     "Watched at every iteration: ratios, divergence, clipping, falling reward, completions that state no confidence, collapsing entropy, gradients, numbers that are not finite.";
-  if (all.length === 0) return `<section><h2>Alarms</h2><p>There was none.</p><p class="note">${watched}</p></section>`;
+  if (all.length === 0)
+    return `<section><h2>Alarms</h2><p>There were none.</p><p class="note">${watched}</p></section>`;
   const items = all.map((alarm) => `<li class="worse"><span>${text(alarm)}</span></li>`);
   return `<section><h2>Alarms</h2><p class="note">${watched}</p><ul class="findings one">${join(items)}</ul></section>`;
 }
