@@ -27,7 +27,7 @@ const logprobs = async (policy: Policy, options = {}) =>
   (await policy.forward(rows, { logprobs: true, ...options })).logprobs!;
 /** Largest change of the tensors whose name matches. */
 const moved = (before: Policy["native"], after: Policy["native"], name: RegExp): number => {
-  const [a, b] = [before, after].map((policy) => Object.values(policy.tensors()).flat());
+  const [a, b] = [before, after].map((policy) => Object.values(policy.tensors()).flat() as TensorData[]);
   return Math.max(
     ...a!.flatMap((tensor, i) =>
       name.test(tensor.name) ? Array.from(tensor.data, (value, k) => Math.abs(value - b![i]!.data[k]!)) : [0],

@@ -8,13 +8,7 @@ import {
   selfConsistencyPlatt,
   sequenceProbability,
 } from "../src/methods/elical/baselines.js";
-import {
-  calibrate,
-  type Elicited,
-  elicit,
-  elicitedAgreement,
-  labelParts,
-} from "../src/methods/elical/probe.js";
+import { calibrate, type Elicited, elicit, elicitedAgreement, labelParts } from "../src/methods/elical/probe.js";
 import { sigmoid } from "../src/model/calibrator.js";
 import { fitLogistic as fit } from "./fixtures/fit-logistic.js";
 

@@ -66,7 +66,7 @@ export function adapterConfig(spec: AdapterSpec, baseName: string): Record<strin
 
 /** The files of a policy, for `writeFolderAtomic`. */
 export function policyFiles(
-  tensors: PolicyTensors,
+  tensors: Omit<PolicyTensors, "weights"> & { weights?: TensorData[] },
   config: Record<string, unknown> | undefined,
   card: AnyCard | undefined,
 ): Record<string, FileData> {
@@ -87,7 +87,7 @@ export function readPolicyTensors(directory: string): PolicyTensors {
     const path = join(directory, name);
     return existsSync(path) ? readSafetensors(path) : [];
   };
-  return { adapter: read(adapterFile), heads: read(headsFile) };
+  return { weights: read(weightsFile), adapter: read(adapterFile), heads: read(headsFile) };
 }
 
 /** What a folder holds of a policy. */

@@ -625,7 +625,7 @@ export class Trainer implements Disposable {
         return tensor;
       });
     };
-    const all = ({ adapter, heads }: PolicyTensors): TensorData[] => [...adapter, ...heads];
+    const all = ({ weights, adapter, heads }: PolicyTensors): TensorData[] => [...weights, ...adapter, ...heads];
     const own = this.native.average();
     if (!own !== !state.average) {
       const [there, here] = own ? ["no", "one"] : ["a", "none"];
