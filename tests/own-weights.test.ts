@@ -5,6 +5,7 @@ import t from "tap";
 import { recordsOf } from "../src/data/readers.js";
 import { exportAdapter, Model, mergeAdapter, type Policy } from "../src/index.js";
 import { readSafetensors } from "../src/model/safetensors.js";
+import type { TensorData } from "../src/native.js";
 import { type SftTraining, trainSft } from "../src/training/sft.js";
 import { runBytes, stopAfter } from "./fixtures/runs.js";
 import { writeTinyModel } from "./fixtures/tiny-model.js";
