@@ -103,7 +103,8 @@ TEST(gradients_of_what_is_owned_are_finite_differences_of_the_loss) {
       else if (kind == "closed set") loss.closed_set = {{{5, 90, 33}, {12, 3, 8}}, {2, 0, 1}, {1, 0.5f, 2}};
       else if (kind == "kl") loss.divergence_weights = weights;
       else loss.read = {kind, {{0, 8, 9}, {1, 1, 4}}}, loss.targets = {0.2f, 0.9f};
-      expect_finite_differences(policy, batch, loss, type + " " + kind, 5e-3, 1e-3, 0.02, 2e-4);
+      // A step that is small beside what a loss this sharp bends in: of the embedding it is the sum of many.
+      expect_finite_differences(policy, batch, loss, type + " " + kind, 1e-3, 1e-3, 0.02, 2e-3);
     }
   };
   check("llama", false, {"nll", "closed set", "kl", "sure", "deep", "first"});
