@@ -150,7 +150,7 @@ Napi::Value run_bench(const Napi::CallbackInfo& call) {
       options.batch = integer_or(object, "batch", options.batch);
       options.length = integer_or(object, "length", options.length);
       options.rank = integer_or(object, "rank", options.rank);
-      options.train = string_or(object, "train", options.train);
+      options.train = string_or(object, "train", options.train.c_str());
       options.repeats = integer_or(object, "repeats", options.repeats);
       options.tokens = integer_or(object, "tokens", options.tokens);
     }

@@ -63,11 +63,13 @@ Divergence divergence_of(const Napi::Value& value);
 PassRequest request_of(const Napi::Object& options);
 Loss loss_of(const Napi::Value& value);
 AdapterSpec adapter_of(const Napi::Object& value);
+OwnedSpec owned_of(const Napi::Value& value);
+std::map<Group, GroupSettings> groups_of(const Napi::Value& value);
 std::vector<NamedTensor> tensors_of(const Napi::Value& value, const char* name);
 /// [{name, shape, data}] of parameters in a flat buffer.
 Napi::Array tensor_array(Napi::Env env, const std::vector<Parameter>& parameters, const std::vector<float>& flat,
                          const std::string& prefix = "");
-/// {adapter, heads}: the tensors of a policy whose flat buffer has these numbers.
+/// {weights, adapter, heads}: the tensors of a policy whose flat buffer has these numbers.
 Napi::Object policy_tensors(Napi::Env env, const Policy& policy, const std::vector<float>& flat);
 Napi::Object pass_result(Napi::Env env, const PassResult& result, bool collected);
 
