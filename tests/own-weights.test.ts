@@ -116,7 +116,10 @@ t.test("a folder brings them along, and merging makes a model of them", async (t
   t.same(JSON.parse(readFileSync(join(saved, "adapter_config.json"), "utf8")).credence_weights, "weights.safetensors");
   t.same(
     readSafetensors(join(saved, "weights.safetensors")).map(({ name }) => name),
-    policy.native.tensors().weights.map(({ name }) => name),
+    policy.native
+      .tensors()
+      .weights.map(({ name }) => name)
+      .sort(),
   );
   const read = await model.policy({ adapter: saved });
   t.equal(read.hasWeights, true);

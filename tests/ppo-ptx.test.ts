@@ -104,7 +104,9 @@ t.test("coefficient times the mean likelihood of its rows is added, however it i
   near(await gradient(true), (await gradient(false)) * (0.75 + 3), "the gradient is that of the sum");
   const refused = await step(3, undefined, false);
   t.match(refused, { gradientNorm: 0, ppo: { accepted: false, ptxLoss: undefined } });
-  t.match(await step(3, undefined, true), { ppo: { accepted: true, ptxLoss: likelihood } });
+  const taken = await step(3, undefined, true);
+  t.equal(taken.ppo!.accepted, true);
+  near(taken.ppo!.ptxLoss!, likelihood, "what a step tells is the likelihood of its rows");
   beside.weights = beside.weights.map((row) => row.map(() => 0));
   await t.rejects(step(1), { code: "NOTHING_SUPERVISED" });
 });
@@ -112,7 +114,7 @@ t.test("coefficient times the mean likelihood of its rows is added, however it i
 t.test("rows go on from wherever they stand, epoch after epoch", async (t) => {
   const property = fc.asyncProperty(
     fc.array(fc.integer({ min: 1, max: 6 }), { minLength: 1, maxLength: 12 }),
-    fc.integer({ min: 20, max: 60 }),
+    fc.integer({ min: 40, max: 80 }), // no row is longer
     fc.integer({ min: 1, max: 8 }),
     fc.nat(99),
     fc.nat(30),
