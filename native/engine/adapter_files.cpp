@@ -16,12 +16,12 @@ namespace {
 /// Keys that say nothing about what the adapter computes: names, versions, how it was initialised or trained, and
 /// switches that are looked at one by one below.
 constexpr std::string_view kHarmless[] = {
-    "auto_mapping",   "peft_version",        "revision",
-    "inference_mode", "task_type",           "base_model_name_or_path",
-    "peft_type",      "target_modules",      "layers_to_transform",
-    "layers_pattern", "init_lora_weights",   "use_rslora",
-    "runtime_config", "eva_config",          "corda_config",
-    "lora_ga_config", "ensure_weight_tying", "velora_config",
+    "auto_mapping",     "peft_version",        "revision",
+    "inference_mode",   "task_type",           "base_model_name_or_path",
+    "peft_type",        "target_modules",      "layers_to_transform",
+    "layers_pattern",   "init_lora_weights",   "use_rslora",
+    "runtime_config",   "eva_config",          "corda_config",
+    "lora_ga_config",   "ensure_weight_tying", "velora_config",
     "credence_weights",
 };
 

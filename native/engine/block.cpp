@@ -134,9 +134,10 @@ void run_block(const Base& base, const BlockRun& run) {
 const float* final_norm_at(Base& base, const Policy* policy, double temperature) {
   if (temperature == 1) return WeightsOf(base, policy).final_norm();
   if (policy && policy->owned().final_norm() >= 0) {
-    fail("UNSUPPORTED",
-         "log-probabilities at the temperature %g of a policy that trains its own last norm. Take 1, or leave the norms to the base",
-         temperature);
+    fail(
+        "UNSUPPORTED",
+        "log-probabilities at the temperature %g of a policy that trains its own last norm. Take 1, or leave the norms to the base",
+        temperature);
   }
   return base.final_norm(temperature);
 }

@@ -256,8 +256,7 @@ void Policy::set_parameters(const std::vector<NamedTensor>& tensors) {
   for (const NamedTensor& tensor : tensors) {
     const auto found =
         std::find_if(known.begin(), known.end(), [&](const Parameter& p) { return p.name == tensor.name; });
-    if (found == known.end())
-      fail("WRONG_MODEL", "tensor \"%s\" is not one of this policy's", tensor.name.c_str());
+    if (found == known.end()) fail("WRONG_MODEL", "tensor \"%s\" is not one of this policy's", tensor.name.c_str());
     if (found->shape != tensor.shape) {
       fail("WRONG_MODEL", "tensor \"%s\" has shape %s; this policy's has %s. Was it made for another model?",
            tensor.name.c_str(), shape_text(tensor.shape).c_str(), shape_text(found->shape).c_str());
