@@ -57,6 +57,8 @@ t.test("recipes", async (t) => {
     t.throws(() => loadRecipe("ppo/quickstart", settings), { code: "BAD_RECIPE", message });
   refused([tries({ name: "a" }, { name: "a" })], /the name a stands there twice/);
   refused([tries({ name: "a", ppo: { epoch: 1 } })], /tries a: .*epoch/);
+  refused([tries({ name: "a", ppo: { ptx: {} } })], /tries a: ptx: this recipe has no rows/);
+  refused([["ppo.criticOptimizer", { learningRate: 1e-3 }]], /ppo.criticOptimizer: this recipe's critic is a head/);
   refused([["prompt.system", "none"]], /prompt: fine-tuning reads a conversation/);
   refused([["ppo.rollout.newTokens", 5]], /newTokens says it/);
   refused([["reward.rule", "linar"]], /reward\.rule/);

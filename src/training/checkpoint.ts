@@ -111,6 +111,13 @@ function settle(directory: string, { validation }: CheckpointState): void {
 /** Folder of the best checkpoint of a training that has one. */
 export const bestCheckpoint = (directory: string): string => realpathSync(join(directory, "best"));
 
+/** Folder of the policy that a training gives: the running average of its best checkpoint where one is kept, else that itself. */
+export function givenPolicy(directory: string): string {
+  const best = bestCheckpoint(directory);
+  const average = join(best, averageFolder);
+  return existsSync(average) ? average : best;
+}
+
 /** Folders of a stage's checkpoints, oldest first. */
 export function checkpoints(directory: string): string[] {
   const folder = join(directory, "checkpoints");

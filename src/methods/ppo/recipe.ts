@@ -131,6 +131,14 @@ function merged(under: Record<string, unknown>, over: Record<string, unknown>): 
   return all;
 }
 
+/** Settings of the trainer that this recipe gives nothing for. */
+const withoutPlace = ({ ptx, criticOptimizer }: PpoSettings): string[] => [
+  ...(ptx ? ["ptx: this recipe has no rows of language modelling; trainPpo takes some"] : []),
+  ...(criticOptimizer
+    ? ["criticOptimizer: this recipe's critic is a head of the policy; trainPpo takes one of its own"]
+    : []),
+];
+
 /** What a single setting cannot tell. */
 export function ppoRecipeProblems(recipe: PpoRecipe): string[] {
   const problems: string[] = [];
@@ -146,7 +154,9 @@ export function ppoRecipeProblems(recipe: PpoRecipe): string[] {
     const checked = ppoSchema.safeParse(merged(ppo, more));
     if (!checked.success)
       problems.push(...checked.error.issues.map(({ path, message }) => `tries ${name}: ${path.join(".")}: ${message}`));
+    else problems.push(...withoutPlace(checked.data).map((problem) => `tries ${name}: ${problem}`));
   }
+  problems.push(...withoutPlace(ppo).map((problem) => `ppo.${problem}`));
   if (ppo.rollout.newTokens !== ppoSchema.parse({}).rollout.newTokens)
     problems.push("ppo.rollout.newTokens: newTokens says it for all answers");
   return problems;

@@ -7,7 +7,7 @@ import type { HeadSpec } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import { confidenceReward } from "../../rewards/reward.js";
-import { bestCheckpoint } from "../../training/checkpoint.js";
+import { bestCheckpoint, givenPolicy } from "../../training/checkpoint.js";
 import { trainPpo } from "../../training/ppo/ppo.js";
 import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
 import { trainSft } from "../../training/sft.js";
@@ -183,7 +183,7 @@ export function ppoStages(job: PpoJob): Stage[] {
       name: stageNames.after,
       run: async (context) => {
         const { chosen } = readChoice(context.runDirectory);
-        const from = bestCheckpoint(stageFolder(context, stageNames.ppo(chosen)));
+        const from = givenPolicy(stageFolder(context, stageNames.ppo(chosen)));
         const critic = tries.find(({ name }) => name === chosen)!.settings.advantage.estimator === "gae";
         await using policy = await model.policy({ adapter: from, ...(critic ? { heads } : {}) });
         await tell(context, job, policy, "test", "asking the test questions after");
