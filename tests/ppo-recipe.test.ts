@@ -1,13 +1,16 @@
 /** The reinforcement recipe: what is refused, how its parts are read and chosen, and that stopping changes nothing. */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import t from "tap";
 import { chooseTry, evaluatePpo, type TryResult } from "../src/methods/ppo/evaluate.js";
 import { type PpoRecipe, triesOf } from "../src/methods/ppo/recipe.js";
-import { formRows, partsOf, type Said } from "../src/methods/ppo/speaking.js";
-import { partsOfQuestions } from "../src/methods/ppo/stages.js";
+import { formRows, partsOf, type Said, say } from "../src/methods/ppo/speaking.js";
+import { partsOfQuestions, readSaid, stageNames } from "../src/methods/ppo/stages.js";
 import { checkRecipe, loadRecipe, readSummary, runRecipe, type Setting, summaryText } from "../src/methods/recipes.js";
 import { Model } from "../src/policy/model.js";
+import { silent } from "../src/tracking/progress.js";
+import { bestCheckpoint, givenPolicy } from "../src/training/checkpoint.js";
+import { stageFolder } from "../src/training/run.js";
 import { runBytes, stopAfter } from "./fixtures/runs.js";
 import { writeTinyModel, writeTinyQuestions } from "./fixtures/tiny-model.js";
 
@@ -134,7 +137,13 @@ t.test("rows, differences and the choice", (t) => {
 
 t.test("a run", { timeout: 120_000 }, async (t) => {
   const engine = { threads: 1 };
-  const tries: Setting = ["tries", [{ name: "gae" }, { name: "rloo", ppo: { advantage: { estimator: "rloo" } } }]];
+  const tries: Setting = [
+    "tries",
+    [
+      { name: "gae", ppo: { ema: { decay: 0.5 } } },
+      { name: "rloo", ppo: { advantage: { estimator: "rloo" } } },
+    ],
+  ];
   const recipe = loadRecipe("ppo/quickstart", [...small, tries]);
   const whole = join(folder, "whole");
   const summary = await runRecipe(recipe, { directory: whole, engine });
@@ -165,6 +174,22 @@ t.test("a run", { timeout: 120_000 }, async (t) => {
       await runRecipe(recipe, { directory, engine });
       t.same(runBytes(directory), runBytes(whole), task);
     }
+  });
+
+  t.test("what is asked after is the running average, where one is kept", async (t) => {
+    const stage = (name: string) => stageFolder({ runDirectory: whole }, name);
+    const trained = stage(stageNames.ppo("gae"));
+    const from = givenPolicy(trained);
+    t.equal(basename(from), "average");
+    t.equal(givenPolicy(stage(stageNames.ppo("rloo"))), bestCheckpoint(stage(stageNames.ppo("rloo"))));
+    await using opened = await Model.load(model, engine);
+    await using policy = await opened.policy({ adapter: from, heads: [{ name: "value", kind: "linear" }] });
+    const said = readSaid(trained, "validation");
+    const again = await say(policy, said, recipe, { progress: silent, label: "" });
+    t.same(
+      again.map(({ text }) => text),
+      said.map(({ text }) => text),
+    );
   });
 
   t.test("the conversation that is learnt begins as the prompt that is asked", async (t) => {
