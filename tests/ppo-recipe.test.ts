@@ -6,7 +6,7 @@ import { chooseTry, evaluatePpo, type TryResult } from "../src/methods/ppo/evalu
 import { type PpoRecipe, triesOf } from "../src/methods/ppo/recipe.js";
 import { formRows, partsOf, type Said, say } from "../src/methods/ppo/speaking.js";
 import { partsOfQuestions, readSaid, stageNames } from "../src/methods/ppo/stages.js";
-import { checkRecipe, loadRecipe, readSummary, runRecipe, type Setting, summaryText } from "../src/methods/recipes.js";
+import { checkRecipe, loadRecipe, runRecipe, type Setting, summaryOf, summaryText } from "../src/methods/recipes.js";
 import { Model } from "../src/policy/model.js";
 import { silent } from "../src/tracking/progress.js";
 import { bestCheckpoint, givenPolicy } from "../src/training/checkpoint.js";
@@ -113,7 +113,7 @@ t.test("rows, differences and the choice", (t) => {
   const brier = comparisons.find(({ against, metric }) => against === "before" && metric === "brier")!;
   t.equal(brier.outcome, "better");
   t.ok(brier.difference.value! < -0.05);
-  t.equal(comparisons.find(({ against, metric }) => against === "before" && metric === "accuracy")!.outcome, "null");
+  t.equal(comparisons.find(({ against, metric }) => against === "before" && metric === "accuracy")!.outcome, "level");
 
   const one = (name: string, more: Partial<TryResult>): TryResult => ({
     name,
@@ -158,7 +158,7 @@ t.test("a run", { timeout: 120_000 }, async (t) => {
   t.equal(train + validation + test, 60);
   t.equal(summary.rows.before.metrics.brier.value !== null, true);
   t.equal(summary.verdict.length, 4);
-  t.same(readSummary(whole), JSON.parse(JSON.stringify(summary)));
+  t.same(summaryOf(whole), JSON.parse(JSON.stringify(summary)));
   t.match(await summaryText(summary, whole), /On the validation questions, which choose:\n {2}gae/);
   t.ok(existsSync(join(whole, "report.html")));
 

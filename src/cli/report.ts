@@ -30,8 +30,8 @@ export async function handler({ run, out, json }: { run: string; out?: string; j
     else print(`${trainingText(training)}\nReport: ${path}`);
     return;
   }
-  const { readSummary, reportOf, summaryText } = await import("../methods/recipes.js");
-  const summary = readSummary(run);
+  const { summaryOf, reportOf, summaryText } = await import("../methods/recipes.js");
+  const summary = summaryOf(run);
   writeFileAtomic(path, await reportOf(run, summary));
   if (json) printJson(summary);
   else print(await summaryText(summary, run));

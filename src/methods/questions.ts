@@ -6,7 +6,7 @@ import { questionSchema } from "../data/records.js";
 import { elicalReferenceSplit } from "../data/splits.js";
 import { CredenceError } from "../errors.js";
 import { hasAnswer } from "../evaluation/match.js";
-import { readText, writeFileAtomic } from "../files.js";
+import { readJson, readText, writeFileAtomic, writeJsonAtomic } from "../files.js";
 import { worldFacts } from "./world-facts.js";
 
 export interface AskedQuestion {
@@ -121,6 +121,23 @@ export async function prepareQuestions({
     places.map((place): AskedQuestion => ({ ...kept[place]!, part: name }));
   return { questions: [...part(train, "train"), ...part(test, "test")], dropped };
 }
+
+const droppedFile = "dropped.json";
+
+/** The work of a recipe's first stage: its questions and how many were left out, written where later stages read them. */
+export async function keepQuestions(
+  directory: string,
+  recipe: { questions: QuestionSettings },
+): Promise<{ questions: AskedQuestion[]; dropped: number }> {
+  const prepared = await prepareQuestions(recipe);
+  writeJsonAtomic(join(directory, droppedFile), { answerInQuestion: prepared.dropped });
+  writeQuestions(directory, prepared.questions);
+  return prepared;
+}
+
+/** How many questions a stage left out because their answer stands in them. */
+export const readDropped = (directory: string): number =>
+  (readJson(join(directory, droppedFile)) as { answerInQuestion: number }).answerInQuestion;
 
 export const writeQuestions = (directory: string, questions: AskedQuestion[]): void =>
   writeFileAtomic(join(directory, questionsFile), toJsonLines(questions));

@@ -1,18 +1,18 @@
 /** Recipes: a preset's name, a YAML file, or a plain object; settings changed one by one; all checked by the method. */
 import { existsSync } from "node:fs";
-import { extname, join } from "node:path";
+import { extname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parse, parseDocument } from "yaml";
 import type { ZodType } from "zod";
 import { CredenceError } from "../errors.js";
-import { readJson, readText } from "../files.js";
+import { readText } from "../files.js";
 import { zodProblems } from "../model/card.js";
 import type { ElicalPlan, PlanOptions } from "./elical/preflight.js";
 import { type ElicalRecipe, elicalSchema, recipeProblems } from "./elical/recipe.js";
 import type { ElicalSummary } from "./elical/summary.js";
 import { type PpoRecipe, ppoRecipeProblems, ppoRecipeSchema } from "./ppo/recipe.js";
 import type { PpoSummary } from "./ppo/summary.js";
-import type { RecipeRunOptions } from "./run.js";
+import { type RecipeRunOptions, readSummary } from "./run.js";
 
 export type Recipe = ElicalRecipe | PpoRecipe;
 /** What a run ends with: `recipe.method` says which. */
@@ -172,8 +172,7 @@ export function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<Re
 }
 
 /** summary.json of a run that is done. */
-export const readSummary = (directory: string): RecipeSummary =>
-  readJson(join(directory, "summary.json")) as RecipeSummary;
+export const summaryOf = (directory: string): RecipeSummary => readSummary<RecipeSummary>(directory);
 
 /** The table a terminal shows of a run. */
 export const summaryText = (summary: RecipeSummary, directory: string): Promise<string> =>

@@ -1,5 +1,7 @@
 /** A recipe's stages executing in a run folder, on the recipe's model. */
+import { join } from "node:path";
 import { CredenceError } from "../errors.js";
+import { readJson } from "../files.js";
 import { type Addon, type BaseOptions, native } from "../native.js";
 import { Model } from "../policy/model.js";
 import { type Progress, silent } from "../tracking/progress.js";
@@ -41,11 +43,11 @@ export function machineOf(model: Model): Record<string, string> {
  *
  * @throws CredenceError "ABORTED" when the signal fires: the same call goes on from there
  */
-export async function runStages(
+export async function runStages<Summary>(
   recipe: { model: string },
   options: RecipeRunOptions,
   stagesOf: (model: Model, engine: Engine) => Stage[],
-): Promise<void> {
+): Promise<Summary> {
   const { directory, progress = silent, signal, addon = native() } = options;
   if (signal?.aborted) throw new CredenceError("ABORTED", "stopped before it began");
   await using model = await Model.load(recipe.model, { ...options.engine, engine: addon, note: progress.note, signal });
@@ -63,4 +65,9 @@ export async function runStages(
     signal,
     resumeInexact: options.resumeInexact,
   });
+  return readSummary<Summary>(directory);
 }
+
+/** summary.json of a run that is done: what its last stage wrote. */
+export const readSummary = <Summary>(directory: string): Summary =>
+  readJson(join(directory, "summary.json")) as Summary;

@@ -1,7 +1,7 @@
 /** An EliCal run from its recipe to its summary. */
 import { type RecipeRunOptions, runStages } from "../run.js";
 import type { ElicalRecipe } from "./recipe.js";
-import { elicalStages, readSummary } from "./stages.js";
+import { elicalStages } from "./stages.js";
 import type { ElicalSummary } from "./summary.js";
 
 /**
@@ -9,9 +9,9 @@ import type { ElicalSummary } from "./summary.js";
  *
  * @throws CredenceError "ABORTED" when the signal fires: the same call goes on from there
  */
-export async function runElical(recipe: ElicalRecipe, options: RecipeRunOptions): Promise<ElicalSummary> {
+export function runElical(recipe: ElicalRecipe, options: RecipeRunOptions): Promise<ElicalSummary> {
   const { engine, judging } = options;
-  await runStages(recipe, options, (model, addon) =>
+  return runStages<ElicalSummary>(recipe, options, (model, addon) =>
     elicalStages({
       recipe,
       model,
@@ -21,5 +21,4 @@ export async function runElical(recipe: ElicalRecipe, options: RecipeRunOptions)
       judging,
     }),
   );
-  return readSummary(options.directory);
 }

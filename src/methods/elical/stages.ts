@@ -2,10 +2,10 @@
 import { join } from "node:path";
 import { CredenceError } from "../../errors.js";
 import { applyPlatt, type FitLogistic, fitPlatt } from "../../evaluation/calibrators.js";
-import { linkAtomic, readJson, writeFileAtomic, writeJsonAtomic } from "../../files.js";
+import { linkAtomic, writeFileAtomic, writeJsonAtomic } from "../../files.js";
 import type { Policy } from "../../policy/policy.js";
 import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
-import { prepareQuestions, readStageQuestions, writeQuestions } from "../questions.js";
+import { keepQuestions, readStageQuestions } from "../questions.js";
 import { answerQuestions, readFeatures, readSamples } from "./answers.js";
 import { type AskingStage, askVerbally, askWhetherRight, compareMeanings } from "./asking.js";
 import {
@@ -39,7 +39,7 @@ import { elicit, elicitedHead } from "./probe.js";
 import { fitProbes } from "./probes.js";
 import { compatOf } from "./quirks.js";
 import { type ElicalRecipe, loraCounts } from "./recipe.js";
-import { type ElicalSummary, summarize } from "./summary.js";
+import { summarize } from "./summary.js";
 
 export interface ElicalJob extends JudgingJob {
   fit: FitLogistic;
@@ -225,9 +225,7 @@ export function elicalStages(job: ElicalJob): Stage[] {
     {
       name: stageNames.questions,
       run: async ({ directory, progress }) => {
-        const { questions, dropped } = await prepareQuestions(recipe);
-        writeJsonAtomic(join(directory, "dropped.json"), { answerInQuestion: dropped });
-        writeQuestions(directory, questions);
+        const { questions, dropped } = await keepQuestions(directory, recipe);
         const train = questions.filter(({ part }) => part === "train").length;
         progress.note(
           `${questions.length} questions, ${train} to learn from; ${dropped} left out because their answer stands in them`,
@@ -284,7 +282,3 @@ export function elicalStages(job: ElicalJob): Stage[] {
     },
   ];
 }
-
-/** summary.json of a run that is done. */
-export const readSummary = (runDirectory: string): ElicalSummary =>
-  readJson(join(runDirectory, "summary.json")) as ElicalSummary;

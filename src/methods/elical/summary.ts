@@ -4,6 +4,7 @@ import type { MetricValue } from "../../evaluation/bootstrap.js";
 import { readJson } from "../../files.js";
 import type { RunState } from "../../training/run.js";
 import { version } from "../../version.js";
+import { readDropped } from "../questions.js";
 import { type AskingNote, noteFile } from "./asking.js";
 import { bestRow, type Evaluated, inOrder } from "./evaluate.js";
 import { type JudgeNote, judgeFile } from "./judging.js";
@@ -54,9 +55,6 @@ export interface ElicalSummary extends Evaluated {
 export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJob, "recipe" | "model">): ElicalSummary {
   const stage = (name: string) => join(runDirectory, "stages", name);
   const evaluated = readJson(join(stage(stageNames.evaluate), "evaluated.json")) as Evaluated;
-  const { answerInQuestion } = readJson(join(stage(stageNames.questions), "dropped.json")) as {
-    answerInQuestion: number;
-  };
   const labels = readLabels(stage(stageNames.labels));
   const { storageType, architecture, layers, hiddenSize, parameters, device, isa, dtype, threads } = model.info;
   const count = (of: LabelledRecord[]): QuestionCounts => {
@@ -89,7 +87,7 @@ export function summarize(runDirectory: string, { recipe, model }: Pick<ElicalJo
     questions: {
       ...count(labels),
       groups: new Set(labels.map(({ group }) => group)).size,
-      leftOut: answerInQuestion,
+      leftOut: readDropped(stage(stageNames.questions)),
       sets: Object.fromEntries(setsOf(recipe).map((set) => [set, count(labels.filter((label) => label.set === set))])),
     },
     judge: readJson(join(stage(stageNames.labels), judgeFile)) as JudgeNote,

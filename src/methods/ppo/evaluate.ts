@@ -1,7 +1,8 @@
 /** What reinforcement did: rows of confidences for the same questions, differences between them, the choice among tries. */
 import { type BootstrapOptions, evaluate, type MetricValue, pairedBootstrap } from "../../evaluation/bootstrap.js";
-import { direction, type MetricName } from "../../evaluation/metrics.js";
+import type { MetricName } from "../../evaluation/metrics.js";
 import type { Prediction } from "../../evaluation/rows.js";
+import { type Verdict, verdict } from "../../report/words.js";
 import { readPpoLines } from "../../training/ppo/lines.js";
 import type { PpoRecipe, Try } from "./recipe.js";
 import type { Said } from "./speaking.js";
@@ -30,8 +31,8 @@ export interface Comparison {
   metric: MetricName;
   /** `of` less `against`, with a paired interval over groups. */
   difference: MetricValue;
-  /** What of the whole interval can be said: "null" where it holds 0 or there is none. */
-  outcome: "better" | "worse" | "null";
+  /** What of the whole interval can be said: "level" where it holds 0; null where there is none. */
+  outcome: Verdict | null;
 }
 
 export interface Evaluated {
@@ -84,7 +85,7 @@ export function evaluatePpo(
         ...options.bootstrap,
         bins: settings.bins,
       });
-      return { of: "after", against, metric, difference, outcome: outcomeOf(difference, direction[metric]) };
+      return { of: "after", against, metric, difference, outcome: verdict(metric, difference) };
     });
   return {
     rows,
@@ -95,12 +96,6 @@ export function evaluatePpo(
       ),
     ],
   };
-}
-
-function outcomeOf(difference: MetricValue, better: 1 | -1): Comparison["outcome"] {
-  if (difference.value === null || difference.low === null || difference.high === null) return "null";
-  if (difference.low <= 0 && difference.high >= 0) return "null";
-  return difference.value * better > 0 ? "better" : "worse";
 }
 
 /** What a try came to, on the validation questions. */

@@ -1,7 +1,7 @@
 /** A reinforcement run from its recipe to its summary. */
 import { type RecipeRunOptions, runStages } from "../run.js";
 import type { PpoRecipe } from "./recipe.js";
-import { ppoStages, readPpoSummary } from "./stages.js";
+import { ppoStages } from "./stages.js";
 import type { PpoSummary } from "./summary.js";
 
 /**
@@ -9,7 +9,6 @@ import type { PpoSummary } from "./summary.js";
  *
  * @throws CredenceError "ABORTED" when the signal fires: the same call goes on from there
  */
-export async function runPpo(recipe: PpoRecipe, options: RecipeRunOptions): Promise<PpoSummary> {
-  await runStages(recipe, options, (model) => ppoStages({ recipe, model }));
-  return readPpoSummary(options.directory);
+export function runPpo(recipe: PpoRecipe, options: RecipeRunOptions): Promise<PpoSummary> {
+  return runStages<PpoSummary>(recipe, options, (model) => ppoStages({ recipe, model }));
 }

@@ -11,11 +11,11 @@ import { bestCheckpoint, givenPolicy } from "../../training/checkpoint.js";
 import { trainPpo } from "../../training/ppo/ppo.js";
 import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
 import { trainSft } from "../../training/sft.js";
-import { type AskedQuestion, prepareQuestions, readStageQuestions, writeQuestions } from "../questions.js";
+import { type AskedQuestion, keepQuestions, readStageQuestions } from "../questions.js";
 import { chooseTry, evaluatePpo, type TryResult, tryResult } from "./evaluate.js";
 import { type PpoRecipe, type Try, triesOf } from "./recipe.js";
 import { formRows, partsOf, promptsOf, rightAs, type Said, say } from "./speaking.js";
-import { type PpoSummary, summarize } from "./summary.js";
+import { summarize } from "./summary.js";
 
 export interface PpoJob {
   recipe: PpoRecipe;
@@ -147,9 +147,7 @@ export function ppoStages(job: PpoJob): Stage[] {
     {
       name: stageNames.questions,
       run: async ({ directory, progress }) => {
-        const { questions, dropped } = await prepareQuestions(recipe);
-        writeJsonAtomic(join(directory, "dropped.json"), { answerInQuestion: dropped });
-        writeQuestions(directory, questions);
+        const { questions, dropped } = await keepQuestions(directory, recipe);
         const { train, validation, test } = partsOfQuestions(questions, recipe.questions);
         progress.note(
           `${train.length} questions to learn from, ${validation.length} that choose, ${test.length} held out; ${dropped} left out because their answer stands in them`,
@@ -221,7 +219,3 @@ export const readChoice = (runDirectory: string) =>
     chosen: string;
     results: TryResult[];
   };
-
-/** summary.json of a run that is done. */
-export const readPpoSummary = (runDirectory: string): PpoSummary =>
-  readJson(join(runDirectory, "summary.json")) as PpoSummary;

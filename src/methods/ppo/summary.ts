@@ -5,7 +5,7 @@ import type { MetricName } from "../../evaluation/metrics.js";
 import { readJson } from "../../files.js";
 import { type RunState, stageFolder } from "../../training/run.js";
 import { version } from "../../version.js";
-import { readStageQuestions } from "../questions.js";
+import { readDropped, readStageQuestions } from "../questions.js";
 import { type Comparison, type Evaluated, type RowName, rowTitles, type TryResult } from "./evaluate.js";
 import type { PpoRecipe } from "./recipe.js";
 import { type PpoJob, partsOfQuestions, readChoice, stageNames } from "./stages.js";
@@ -27,9 +27,6 @@ export function summarize(runDirectory: string, { recipe, model }: PpoJob): PpoS
   const folder = (name: string) => stageFolder({ runDirectory }, name);
   const questions = readStageQuestions(folder(stageNames.questions));
   const { train, validation, test } = partsOfQuestions(questions, recipe.questions);
-  const { answerInQuestion } = readJson(join(folder(stageNames.questions), "dropped.json")) as {
-    answerInQuestion: number;
-  };
   const evaluated = readJson(join(folder(stageNames.evaluate), "evaluated.json")) as Evaluated;
   const { chosen, results } = readChoice(runDirectory);
   const { device, isa, dtype, threads, storageType, architecture } = model.info;
@@ -43,7 +40,7 @@ export function summarize(runDirectory: string, { recipe, model }: PpoJob): PpoS
       validation: validation.length,
       test: test.length,
       groups: new Set(questions.map(({ group }) => group)).size,
-      leftOut: answerInQuestion,
+      leftOut: readDropped(folder(stageNames.questions)),
     },
     ...evaluated,
     tries: results,
