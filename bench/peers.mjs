@@ -28,9 +28,9 @@ const { values } = parseArgs({
 });
 const { threads, steps } = values;
 const rounds = Number(values.rounds);
-const works = ["sft", "ragged", "ppo", "generate", "samples", "kernels"];
+const works = ["sft", "ragged", "ppo", "advantage", "generate", "samples", "kernels"];
 const wanted = chosen(values.only, works, "only");
-if (!values.model && wanted.some((work) => work !== "kernels")) {
+if (!values.model && wanted.some((work) => !["advantage", "kernels"].includes(work))) {
   console.error("--model: name the GGUF file that both sides load");
   process.exit(2);
 }
@@ -86,6 +86,25 @@ const definitions = {
       memory,
     ],
   },
+  // Rollouts of 64 completions of up to 1,024 tokens on both sides, of other lengths: the figure is of a token.
+  advantage: {
+    peer: "TRL's advantage step",
+    needs: python("torch", "numpy"),
+    modes: ["the faster of PyTorch and NumPy"],
+    theirs: () =>
+      jsonOf(values.python, [join(root, "bench/peers/ppo_advantage.py")], { env: { OMP_NUM_THREADS: threads } }),
+    ours: () => credence("bench", "kernels", "--only", "operators", "--dtype", "f32", "--threads", threads),
+    figures: [
+      {
+        name: "ns a token",
+        peer: (d) => (1e6 * Math.min(d.torch_ms_median, d.numpy_ms_median)) / d.real_tokens,
+        own: ({ kernels }) => {
+          const { ms_median, shape } = kernels.find(({ kernel }) => kernel === "advantage");
+          return (1e6 * ms_median) / Number(/(\d+) tokens/.exec(shape)[1]);
+        },
+      },
+    ],
+  },
   generate: {
     peer: "llama.cpp (node-llama-cpp)",
     needs: () => (existsSync(values.lib) ? "" : `node-llama-cpp is not at ${values.lib}`),
@@ -136,6 +155,7 @@ function python(...modules) {
   };
 }
 
+const ratio = (value) => (value < 0.1 ? value.toPrecision(2) : value.toFixed(2));
 const rows = [];
 let different = false;
 for (const work of wanted.filter((name) => name in definitions)) {
@@ -181,7 +201,7 @@ for (const work of wanted.filter((name) => name in definitions)) {
   for (const { name, peer: of, own } of figures) {
     const their = median(state.rounds.map((round) => of(round.peer)));
     const our = median(state.rounds.map((round) => own(round.credence)));
-    rows.push([work, `${peer}, ${state.mode}`, name, number(their), number(our), (our / their).toFixed(2)]);
+    rows.push([work, `${peer}, ${state.mode}`, name, number(their), number(our), ratio(our / their)]);
   }
   // Sorted by length its first batch is another one: the loss is of a run as the sequences come.
   if (work === "ragged" && state.mode.endsWith(sorted)) {

@@ -143,10 +143,19 @@ else console.log(JSON.stringify({ tokens_per_s_median: args.includes("bf16") ? 2
   t.equal(other.status, 1, "another loss is another work");
   const lacks = spawnSync(
     process.execPath,
-    [join(root, "bench/peers.mjs"), "--model", model, "--only", "samples", "--python", join(folder, "no-python")],
+    [
+      join(root, "bench/peers.mjs"),
+      "--model",
+      model,
+      "--only",
+      "samples,advantage",
+      "--python",
+      join(folder, "no-python"),
+    ],
     { encoding: "utf8" },
   );
   t.match(lacks.stdout, /\| samples \| transformers.generate: missing \(/);
+  t.match(lacks.stdout, /\| advantage \| TRL's advantage step: missing \(/);
   t.equal(lacks.status, 0, lacks.stderr);
 });
 

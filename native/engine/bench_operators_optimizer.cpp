@@ -62,8 +62,9 @@ void OperatorBench::advantage() {
     p.returns = room.same(count, 0);
     p.moments = room.numbers(std::vector<double>(6));
     line(
-        "advantage", std::to_string(segments) + " x " + std::to_string(longest) + ", ragged", 0, 24.0 * count,
-        [&] { device->advantage(p); }, true);
+        "advantage",
+        std::to_string(segments) + " x " + std::to_string(longest) + ", ragged: " + std::to_string(count) + " tokens",
+        0, 24.0 * count, [&] { device->advantage(p); }, true);
   }
 }
 

@@ -12,12 +12,6 @@ extern "C" const credence_table* credence_backend_v4(int32_t version, const char
 using namespace credence;
 using namespace credence::testing;
 
-#if defined(__SANITIZE_THREAD__)
-#define NEEDS_FIBERS SKIP("the thread sanitizer does not follow fibers")
-#else
-#define NEEDS_FIBERS (void)0
-#endif
-
 namespace {
 
 constexpr int kHeads = 6, kKvHeads = 3, kGroup = kHeads / kKvHeads;
@@ -46,7 +40,6 @@ void expect_longest_first(const cuda::Item* items, int count, const std::vector<
 }  // namespace
 
 TEST(work_is_taken_longest_first_and_once) {
-  NEEDS_FIBERS;
   const char* reason = nullptr;
   Backend backend(credence_backend_v4(CREDENCE_TABLE_VERSION, &reason), CREDENCE_F32, 1);
   const std::vector<int> lengths = {5, 700, 64, 1, 130, 300, 65};

@@ -64,6 +64,9 @@ TEST(the_work_of_a_step_is_the_one_written_down) {
 }
 
 TEST(workloads_say_their_rates_beside_the_walls) {
+#if defined(__SANITIZE_THREAD__)
+  SKIP("one thread alone, and minutes");
+#endif
   const TemporaryFolder folder;
   write_small_model(folder.path());
   BenchOptions options;

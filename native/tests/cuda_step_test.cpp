@@ -19,12 +19,6 @@ const credence_table* table() {
   return named_table() ? named_table() : credence_backend_v4(CREDENCE_TABLE_VERSION, &reason);
 }
 
-#if defined(__SANITIZE_THREAD__)
-#define NEEDS_FIBERS SKIP("the thread sanitizer does not follow fibers")
-#else
-#define NEEDS_FIBERS (void)0
-#endif
-
 constexpr int kTokens = 9, kSegments = 3, kHidden = 24, kIntermediate = 40, kVocabulary = 37, kHeads = 3, kHeadDim = 8,
               kKvHeads = 1, kQkv = (kHeads + 2 * kKvHeads) * kHeadDim, kRank = 5;
 
@@ -254,7 +248,6 @@ void each_dtype(const std::function<void(Backend&)>& body) {
 }  // namespace
 
 TEST(a_step_waits_only_to_read_and_takes_no_memory) {
-  NEEDS_FIBERS;
   each_dtype([](Backend& backend) {
     Step step(backend);
     step.write(kContents[0]);
@@ -277,7 +270,6 @@ TEST(a_step_waits_only_to_read_and_takes_no_memory) {
 }
 
 TEST(a_recorded_step_is_the_step_on_what_stands_in_memory_then) {
-  NEEDS_FIBERS;
   each_dtype([](Backend& backend) {
     const credence_table& t = *backend.table;
     std::vector<std::vector<uint8_t>> plain, replayed;
@@ -313,7 +305,6 @@ TEST(a_recorded_step_is_the_step_on_what_stands_in_memory_then) {
 }
 
 TEST(what_needs_the_host_is_refused_while_launches_are_recorded) {
-  NEEDS_FIBERS;
   Backend backend(table(), CREDENCE_F32, 1);
   const credence_table& t = *backend.table;
   const auto x = floats_on_device(backend, std::vector<double>(4));
@@ -340,7 +331,6 @@ TEST(what_needs_the_host_is_refused_while_launches_are_recorded) {
 }
 
 TEST(a_product_that_gives_a_row_other_bits_in_another_batch_is_reported) {
-  NEEDS_FIBERS;
   if (!is_emulated(table()) || named_table()) SKIP("the fault is planted in the emulation");
   using emulation::PlantedProducts;
   for (const credence_dtype dtype : {CREDENCE_F32, CREDENCE_BF16})

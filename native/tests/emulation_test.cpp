@@ -163,27 +163,16 @@ struct Opened {
   std::string words() const { return table->last_error(handle); }
 };
 
-#if defined(__SANITIZE_THREAD__)
-#define NEEDS_FIBERS SKIP("the thread sanitizer does not follow fibers")
-#else
-#define NEEDS_FIBERS (void)0
-#endif
-
 }  // namespace
 
-TEST(a_kernel_is_right_in_every_order_of_warps) {
-  NEEDS_FIBERS;
-  EXPECT_EQ(wrong_orders<Plant::kNothing>(), 0);
-}
+TEST(a_kernel_is_right_in_every_order_of_warps) { EXPECT_EQ(wrong_orders<Plant::kNothing>(), 0); }
 
 TEST(a_missing_barrier_gives_a_wrong_result_in_some_order) {
-  NEEDS_FIBERS;
   EXPECT(wrong_orders<Plant::kNoBarrier>() > 0);
   EXPECT(wrong_orders<Plant::kNoGuard>() > 0);
 }
 
 TEST(a_kernel_that_goes_beyond_its_memory_is_found) {
-  NEEDS_FIBERS;
   const auto add = [](int beyond) {
     Opened on;
     auto* x = static_cast<float*>(on.table->alloc(on.handle, 33 * sizeof(float)));
@@ -199,7 +188,6 @@ TEST(a_kernel_that_goes_beyond_its_memory_is_found) {
 }
 
 TEST(lanes_that_do_not_meet_are_found) {
-  NEEDS_FIBERS;
   float out[32] = {};
   run(&read_lane, dim3(1), dim3(32), 0, 0x0000ffffu, 15, out);
   EXPECT_EQ(out[3], 15.0f);
@@ -210,14 +198,12 @@ TEST(lanes_that_do_not_meet_are_found) {
 }
 
 TEST(what_nobody_wrote_to_shared_memory_is_no_number) {
-  NEEDS_FIBERS;
   float out[32] = {};
   run(&read_unwritten, dim3(1), dim3(32), sizeof out, out);
   for (float x : out) EXPECT(std::isnan(x));
 }
 
 TEST(tensor_core_and_copy_instructions_are_their_definition) {
-  NEEDS_FIBERS;
   constexpr int kDepth = 80;
   std::vector<__nv_bfloat16> a(16 * kDepth), b(8 * kDepth);
   for (size_t i = 0; i < a.size(); ++i)
@@ -242,7 +228,6 @@ TEST(tensor_core_and_copy_instructions_are_their_definition) {
 }
 
 TEST(the_host_waits_for_the_device_only_to_read) {
-  NEEDS_FIBERS;
   Opened on;
   const auto waits = [&] { return on.table->waits(on.handle); };
   constexpr int64_t kCount = 20000;
@@ -270,7 +255,6 @@ TEST(the_host_waits_for_the_device_only_to_read) {
 }
 
 TEST(what_a_kernel_saw_is_told_once_at_the_next_wait) {
-  NEEDS_FIBERS;
   Opened on;
   auto* rows = static_cast<int32_t*>(on.table->alloc(on.handle, 4));
   auto* x = static_cast<float*>(on.table->alloc(on.handle, 64));
