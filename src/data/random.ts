@@ -97,6 +97,21 @@ function maskedBelow(n: number, draw: () => number): number {
   return value;
 }
 
+/** The places of the population that `choice` draws, in their order. */
+export interface ChoiceOptions {
+  /** How many. */
+  size: number;
+  /** Whether a place may be drawn again; NumPy's default. */
+  replace: boolean;
+}
+
+function checkChoice(population: number, { size, replace }: ChoiceOptions): void {
+  if (population < 1 || (!replace && size > population))
+    throw new RangeError(
+      `a choice of ${size} from ${population}${replace ? "" : " without replacement"}; expected at most ${population}`,
+    );
+}
+
 /** numpy.random.default_rng(seed): PCG64, a 128-bit congruential generator with the XSL-RR output. (O'Neill 2014.) */
 export class NumpyRandom implements RandomSource {
   private state: bigint;
@@ -149,6 +164,83 @@ export class NumpyRandom implements RandomSource {
   permutation<T>(items: readonly T[]): T[] {
     return permutation(items, this);
   }
+
+  /** In [0, n) from the upper half of a product (Lemire 2019), as `integers` and `choice` draw. n at most 2^32 - 1. */
+  private product(n: number): number {
+    if (n <= 1) return 0;
+    const threshold = (2 ** 32 - n) % n;
+    for (;;) {
+      const wide = BigInt(this.uint32()) * BigInt(n);
+      if (Number(wide & 0xffffffffn) >= threshold) return Number(wide >> 32n);
+    }
+  }
+
+  /** `Generator.choice` of the integers below `population`, every one as likely. */
+  choice(population: number, options: ChoiceOptions): number[] {
+    checkChoice(population, options);
+    const { size, replace } = options;
+    if (replace) return Array.from({ length: size }, () => this.product(population));
+    if (population > 10000 && size > Math.floor(population / 50)) {
+      // The end of a shuffle of all.
+      const all = Array.from({ length: population }, (_, i) => i);
+      this.mix(all, Math.max(population - size, 1));
+      return all.slice(population - size);
+    }
+    // Floyd's algorithm (Bentley & Floyd 1987), then a shuffle.
+    const drawn = new Set<number>();
+    for (let j = population - size; j < population; ++j) {
+      const value = this.product(j + 1);
+      drawn.add(drawn.has(value) ? j : value);
+    }
+    return this.mix([...drawn], 1);
+  }
+
+  /** A shuffle from the end down to place `first`, by products. */
+  private mix(items: number[], first: number): number[] {
+    for (let i = items.length - 1; i >= first; --i) {
+      const j = this.product(i + 1);
+      const item = items[i]!;
+      items[i] = items[j]!;
+      items[j] = item;
+    }
+    return items;
+  }
+
+  /**
+   * `Generator.binomial` where it inverts the distribution (Kachitvichyanukul & Schmeiser 1988, algorithm BINV), which is while
+   * n min(p, 1 - p) is at most 30.
+   *
+   * @throws RangeError beyond that
+   */
+  binomial(n: number, p: number): number {
+    if (!(p >= 0 && p <= 1)) throw new RangeError(`a binomial draw of p = ${p}; expected a probability`);
+    const rare = p <= 0.5 ? p : 1 - p;
+    if (n * rare > 30) throw new RangeError(`a binomial draw of n = ${n}, p = ${p}; expected n min(p, 1 - p) up to 30`);
+    if (n === 0 || rare === 0) return p <= 0.5 ? 0 : n;
+    const successes = this.inverted(n, rare);
+    return p <= 0.5 ? successes : n - successes;
+  }
+
+  private inverted(n: number, p: number): number {
+    const q = 1 - p;
+    const none = Math.exp(n * Math.log1p(-p));
+    const bound = Math.min(n, n * p + 10 * Math.sqrt(n * p * q + 1));
+    let x = 0;
+    let mass = none;
+    let left = this.random();
+    while (left > mass) {
+      x += 1;
+      if (x > bound) {
+        x = 0;
+        mass = none;
+        left = this.random();
+      } else {
+        left -= mass;
+        mass = ((n - x + 1) * p * mass) / (x * q);
+      }
+    }
+    return x;
+  }
 }
 
 // ---- Mersenne Twister
@@ -199,6 +291,17 @@ export class NumpyRandomState extends MersenneTwister implements RandomSource {
   /** As many low bits of a draw as n - 1 has, until they are below n. n at most 2^32. */
   below(n: number): number {
     return maskedBelow(n, () => this.uint32());
+  }
+
+  /** `RandomState.choice` (and, after `numpy.random.seed`, `numpy.random.choice`) of the integers below `population`. */
+  choice(population: number, options: ChoiceOptions): number[] {
+    checkChoice(population, options);
+    const { size, replace } = options;
+    if (replace) return Array.from({ length: size }, () => this.below(population));
+    return shuffle(
+      Array.from({ length: population }, (_, i) => i),
+      this,
+    ).slice(0, size);
   }
 }
 
