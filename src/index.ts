@@ -146,6 +146,7 @@ export {
   type BatchTermState,
   type ConqordOptions,
   conqordTerm,
+  inBlocks,
   type OrderOptions,
   orderPreserving,
   orderPreservingGathered,

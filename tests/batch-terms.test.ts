@@ -5,6 +5,7 @@ import {
   type BatchTerm,
   type ConqordOptions,
   conqordTerm,
+  inBlocks,
   orderPreserving,
   orderPreservingGathered,
   ppoCTerm,
@@ -94,6 +95,20 @@ t.test("ranks that share a batch", async (t) => {
     [1, 0, 3],
   );
   close(t, [...parts[0]!, ...parts[2]!], [3.05, 0.8, 0.18, 4.17], "as one batch");
+});
+
+t.test("in blocks each is compared within itself", async (t) => {
+  const blocks = inBlocks(conqordTerm(), 4);
+  const alone = conqordTerm().apply(r, c);
+  close(
+    t,
+    blocks.apply([...r, ...r, 5, -5], [...c, ...c, 1, 0]),
+    [...alone, ...alone, 5 + 0.4 * 10, -5 + 0.4 * 10],
+    "a short one last",
+  );
+  t.same([blocks.name, blocks.properness, blocks.state()], ["conqord-difference", "improper", null]);
+  t.throws(() => inBlocks(conqordTerm(), 0), { code: "USAGE" });
+  t.throws(() => blocks.apply([1, 2, 3, 4, Number.NaN], [0, 0, 0, 0, 0]), { message: /sample 4/ });
 });
 
 t.test("a batch of one is refused where the term would always be 0", async (t) => {

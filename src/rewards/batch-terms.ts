@@ -187,6 +187,28 @@ export function conqordTerm(options: ConqordOptions = {}): BatchTerm {
   };
 }
 
+/**
+ * A term whose batch is cut into blocks, each compared within itself: several small batches that one optimiser step learns from.
+ *
+ * @param size samples of a block; the last has what is left
+ */
+export function inBlocks(term: BatchTerm, size: number): BatchTerm {
+  if (!Number.isInteger(size) || size < 1)
+    throw new CredenceError("USAGE", `${term.name}: blocks of ${size}; expected a whole number from 1`);
+  return {
+    ...term,
+    apply(qualities, confidences) {
+      checked(term.name, qualities, confidences);
+      const out = new Float64Array(qualities.length);
+      for (let from = 0; from < out.length; from += size) {
+        const block = (values: ArrayLike<number>) => Array.from(values).slice(from, from + size);
+        out.set(term.apply(block(qualities), block(confidences)), from);
+      }
+      return out;
+    },
+  };
+}
+
 // ---- PPO-C
 
 export interface PpoCOptions {

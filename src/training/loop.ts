@@ -24,6 +24,8 @@ export interface TrainingSettings {
   /** Largest learning rate. */
   learningRate: number;
   weightDecay: number;
+  /** AdamW's decay of the mean of squared gradients; default 0.999. */
+  beta2?: number;
   /** Groups of parameters with a largest learning rate, which rises and falls with the other, or a weight decay of their own. */
   groups?: GroupRates;
   /** Share of the training that warms up. */
@@ -107,7 +109,11 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
   let saved = step;
   let state: Partial<CheckpointState> = {};
   const trainer = policy.trainer({
-    optimizer: { weightDecay: settings.weightDecay, seed: settings.seed },
+    optimizer: {
+      weightDecay: settings.weightDecay,
+      seed: settings.seed,
+      ...(settings.beta2 === undefined ? {} : { beta2: settings.beta2 }),
+    },
     schedule: rate,
     groups: groupSchedules(settings, rate),
   });
@@ -157,8 +163,9 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
   }
 }
 
-function groupSchedules(
-  { groups = {}, learningRate: largest }: TrainingSettings,
+/** Each group's own rate, which is what the others' is of their largest. */
+export function groupSchedules(
+  { groups = {}, learningRate: largest }: Pick<TrainingSettings, "groups" | "learningRate">,
   rate: (step: number) => number,
 ): TrainerOptions["groups"] {
   return Object.fromEntries(

@@ -21,6 +21,7 @@ import { Metrics } from "../../tracking/metrics.js";
 import { type Progress, silent } from "../../tracking/progress.js";
 import { type Checkpoint, checkSame, newestCheckpoint, type Trained, writeCheckpoint } from "../checkpoint.js";
 import { lockFolder } from "../lock.js";
+import { groupSchedules } from "../loop.js";
 import { learningRate } from "../schedule.js";
 import { advantagesOf, type PlacedReward } from "./advantages.js";
 import { confidenceCounts } from "./lines.js";
@@ -53,6 +54,8 @@ export interface PpoTraining<Data> {
   prompts: PpoPrompt<Data>[];
   /** Asked for each completion as soon as it is there; under `limitedReward`'s limits. */
   reward: Reward<Data> | LimitedReward<Data>;
+  /** A completion as a reward reads it; default its text without space at its ends. */
+  completion?(rollout: Rollout): string;
   /** What an iteration's rewards become together, where they are compared with each other. */
   batchTerm?: BatchTerm;
   /** [tokens] which of a completion's tokens are learnt from, 1 or 0; absent: all. The reward stands on the last of them. */
@@ -225,14 +228,16 @@ async function iterate<Data>(
 
 function trainerOf(
   policy: Policy,
-  { schedule: kind, learningRate: peak, warmup, ...optimizer }: PpoSettings["optimizer"],
+  { schedule: kind, learningRate: peak, warmup, groups, ...optimizer }: PpoSettings["optimizer"],
   { seed, iterations, epochs, miniBatches }: PpoSettings,
   averageDecay?: number,
 ): Trainer {
   const schedule = { kind, peak, steps: iterations * epochs * miniBatches, warmup };
+  const rate = (step: number) => learningRate(schedule, step);
   return policy.trainer({
     optimizer: { ...optimizer, seed, averageDecay },
-    schedule: (step) => learningRate(schedule, step),
+    schedule: rate,
+    groups: groupSchedules({ groups, learningRate: peak }, rate),
   });
 }
 
@@ -395,7 +400,8 @@ async function rollOut<Data>(
   async function* asked() {
     for await (const rollout of sampleRollouts(policy, tokens, settings, iteration, signal)) {
       const { text: prompt, data: record } = chosen[rollout.group]!;
-      const { group: question, sample, text: completion } = rollout;
+      const { group: question, sample } = rollout;
+      const completion = job.completion?.(rollout) ?? rollout.text;
       yield { question, sample, prompt, completion, record, rollout };
     }
   }

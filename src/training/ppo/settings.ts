@@ -1,5 +1,6 @@
 /** What a PPO training can be told: every setting with its default. Sources of defaults: docs/methods/reinforcement.md. */
 import { z } from "zod";
+import { parameterGroups } from "../../native.js";
 
 const positive = z.int().positive();
 /** A regular expression as JavaScript writes it, without slashes and flags. */
@@ -14,8 +15,8 @@ const share = z.number().min(0).max(1);
 
 const optimizer = z.strictObject({
   learningRate: z.number().positive().default(1e-4),
-  /** A straight line to zero over all iterations, or the same rate throughout. */
-  schedule: z.enum(["constant", "linear"]).default("constant"),
+  /** A straight line or half a cosine to zero over all iterations, or the same rate throughout. */
+  schedule: z.enum(["constant", "linear", "cosine"]).default("constant"),
   /** Share of the optimiser steps that warm up. */
   warmup: share.default(0),
   weightDecay: z.number().min(0).default(0),
@@ -24,6 +25,13 @@ const optimizer = z.strictObject({
   epsilon: z.number().positive().default(1e-8),
   /** 0: no clipping. */
   maxGradientNorm: z.number().min(0).default(1),
+  /** Groups of parameters with a largest learning rate, which rises and falls with the other, or a weight decay of their own. */
+  groups: z
+    .partialRecord(
+      z.enum(parameterGroups),
+      z.strictObject({ learningRate: z.number().min(0).optional(), weightDecay: z.number().min(0).optional() }),
+    )
+    .optional(),
 });
 
 export const ppoSchema = z.strictObject({
