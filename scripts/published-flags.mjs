@@ -12,7 +12,7 @@ const cell = (text) => text.replaceAll("|", "\\|");
 const table = (head, rows) =>
   [head, head.map(() => "---"), ...rows].map((row) => `| ${row.map(cell).join(" | ")} |`).join("\n");
 
-const byDefault = ({ default: value, demandOption }) =>
+const byDefault = ({ default: given, defaultDescription: value = given, demandOption }) =>
   demandOption ? "needed" : value === undefined || value === "" ? "" : `\`${value}\``;
 
 function tablesOf(scripts, compatRows) {

@@ -6,20 +6,20 @@ type ConqordId = `A9-${number}`;
 /** Rows of the published code that are asked for. */
 export type ConqordCompat = Compat<ConqordId>;
 
-/** `commands`: on which `--compat` brings the published behaviour back. Trainings have rows of their own, where they exist. */
+/** `commands`: on which `--compat` brings the published behaviour back. */
 export const conqordRows: readonly CompatRow<ConqordId>[] = [
   {
     id: "A9-1",
     published:
       "saving fuses the adapter into the live weights and switches it off; the first save comes before the first step",
     here: "saving changes nothing of what is trained",
-    commands: [],
+    commands: ["sft", "reward-model", "ppo"],
   },
   {
     id: "A9-2",
     published: "the script rolls out one sample at a time, for which the order-preserving term is always 0",
     here: "a batch of one is refused while alpha is above 0",
-    commands: [],
+    commands: ["ppo"],
   },
   {
     id: "A9-3",
@@ -37,14 +37,14 @@ export const conqordRows: readonly CompatRow<ConqordId>[] = [
     id: "A9-5",
     published: "the reward model also reads the confidence, and turns that the model went on to invent",
     here: "both are cut from the text, which is then tokenized again",
-    commands: [],
+    commands: ["ppo"],
   },
   {
     id: "A9-6",
     published:
       "a confidence that cannot be read is 1.0 in training and 0.0 in evaluation, where 1 and .85 cannot be; any number is taken. A judge's first number is its rating, and 0 where it gives none",
     here: "one reader: a number from 0 to 1, those beyond taken as the nearer of them and counted; what happens without one is chosen. A judge's one number within its scale",
-    commands: ["rate", "metrics", "retrieval"],
+    commands: ["ppo", "rate", "metrics", "retrieval"],
   },
   {
     id: "A9-7",
@@ -61,25 +61,25 @@ export const conqordRows: readonly CompatRow<ConqordId>[] = [
   {
     id: "A9-9",
     published: "rollouts are greedy: the same weights always roll out the same",
-    here: "rollouts are sampled; a temperature of 0 is for asking",
-    commands: [],
+    here: "rollouts are sampled, at a temperature that is a setting",
+    commands: ["ppo"],
   },
   {
     id: "A9-10",
     published: "the KL penalty is 0.1 and alpha 0.5, where the paper has 0.005 and 0.4",
-    here: "both are settings",
+    here: "both are settings, and the presets script and paper have either's",
     commands: [],
   },
   {
     id: "A9-11",
     published: "adapters learn at 5e-4, whatever --learning_rate says",
-    here: "the base is frozen; what learns does so at the rate that is given",
-    commands: [],
+    here: "an adapter learns at the rate of all else, unless it is given one of its own",
+    commands: ["sft", "reward-model", "ppo"],
   },
   {
     id: "A9-12",
     published: "what one stage writes the next cannot load: no config.json, and folders of other names",
-    here: "a checkpoint holds all that is needed to go on from it",
+    here: "each training leaves a policy's folder and, of the actor, a whole model; the next begins with either",
     commands: [],
   },
   {

@@ -4,7 +4,7 @@ import { NumpyRandomState, permutation } from "../../data/random.js";
 import { readSplit, splitFiles } from "../../data/saved-sets.js";
 import { CredenceError } from "../../errors.js";
 import { type RecordTexts, type Source, sourceOf } from "./sources.js";
-import { dealt, type Phase, parseShares } from "./splits.js";
+import { dealt, type Phase, parseShares, writeIndices } from "./splits.js";
 import { confidenceLine, type LearntText } from "./wire.js";
 
 export interface PhaseData {
@@ -19,6 +19,8 @@ export interface PhaseData {
   /** Further sets, of phase 1 alone and whole for it. */
   sftOnly?: readonly string[];
   seed: number;
+  /** Folder of files that say which rows each phase got, under the published names; default none. */
+  indices?: string;
 }
 
 const recordSchema = z.looseObject({});
@@ -46,6 +48,8 @@ async function setTexts(path: string, shares: string, data: PhaseData): Promise<
   const asked = parseShares(shares);
   if (asked.length < phase)
     throw new CredenceError("USAGE", `shares ${shares}: there is none for phase ${phase}; expected three`);
+  if (data.indices !== undefined)
+    writeIndices(data.indices, { name: source.clean, seed, use: part, shares }, records.length);
   const rows = dealt(asked, records.length, seed)[phase - 1]!;
   if (rows.length === 0)
     throw new CredenceError(

@@ -107,22 +107,24 @@ export function fieldsOf(text: string): { lead: string; fields: Field[] } {
 export const runOn = (text: string): number =>
   fieldsOf(text).fields.find(({ name }) => name === "Human" || name === "Question")?.from ?? text.length;
 
+/** A text without the lines of its confidences. */
+export function withoutConfidences(text: string): string {
+  let rest = "";
+  let at = 0;
+  for (const { name, from, to } of fieldsOf(text).fields) {
+    if (!name.startsWith("Confidence")) continue;
+    rest += text.slice(at, from);
+    at = to;
+  }
+  return rest + text.slice(at);
+}
+
 /**
  * The text that a reward model scores: without confidences and without turns that were invented, or, as published (A9-5),
  * with both.
  */
-export function scoredText(completion: string, compat: ConqordCompat): string {
-  if (compat.has("A9-5")) return completion;
-  const own = completion.slice(0, runOn(completion));
-  let text = "";
-  let at = 0;
-  for (const { name, from, to } of fieldsOf(own).fields) {
-    if (!name.startsWith("Confidence")) continue;
-    text += own.slice(at, from);
-    at = to;
-  }
-  return text + own.slice(at);
-}
+export const scoredText = (completion: string, compat: ConqordCompat): string =>
+  compat.has("A9-5") ? completion : withoutConfidences(completion.slice(0, runOn(completion)));
 
 /** What reads confidences and counts. */
 export interface Reading {

@@ -75,6 +75,8 @@ export interface PpoTraining<Data> {
   label?: string;
   progress?: Progress;
   signal?: AbortSignal;
+  /** What else the training follows from, by name: it is not gone on with where any of it is another. */
+  follows?: Record<string, string | number>;
   /** Told after each iteration. */
   told?(iteration: number, values: Record<string, number>): void;
 }
@@ -95,10 +97,11 @@ interface Learners {
 }
 
 /** Settings by the names they differ in. */
-const told = <Data>({ settings, critic, ptx }: PpoTraining<Data>): Record<string, string | number> => ({
+const told = <Data>({ settings, critic, ptx, follows }: PpoTraining<Data>): Record<string, string | number> => ({
   ...Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, JSON.stringify(value)])),
   critic: critic ? "of its own" : "the policy's head",
   ...(ptx ? { ptxRecords: ptx.records } : {}),
+  ...follows,
 });
 
 /**
