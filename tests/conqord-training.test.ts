@@ -330,7 +330,7 @@ t.test("reinforcement: what is read, what is refused, and what greedy rollouts a
     const read: string[] = [];
     const { logits } = quality;
     quality.logits = (rows, ...rest) => {
-      read.push(...rows.map((row) => model.tokenizer.decode(row, { skipSpecials: true })));
+      read.push(...rows.map((row) => model.tokenizer.decode(row).replace(/<\/s>$/, "")));
       return logits.call(quality, rows, ...rest);
     };
     const { policy, counts } = await trainConqordPpo({
