@@ -68,7 +68,7 @@ t.test("from Arrow folders to the table of retrieval", async (t) => {
     "sft",
     ...["--model_name_or_path", model, ...adapter, ...rows, "--gradient_checkpointing", "--zero_stage=3"],
     ...["--data_output_path", at("datatmp"), "--sft_only_data_path", formed],
-    ...["--learning_rate", "1e-2", "--num_train_epochs", "8"],
+    ...["--learning_rate", "1.5e-2", "--num_train_epochs", "6"],
   );
   t.same(sft.merged, at("sft", "final"));
   t.ok(existsSync(at("sft", "final", "config.json")), "what the next stage loads is a model");
