@@ -10,8 +10,6 @@ import { readText, writeFileAtomic } from "../../files.js";
 import type { Prompt } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
 import { conqordTerm } from "../../rewards/batch-terms.js";
-import { batchedReward } from "../../rewards/batched.js";
-import { limitedReward } from "../../rewards/limited.js";
 import type { Message } from "../../text/chat.js";
 import { bestCheckpoint } from "../../training/checkpoint.js";
 import type { PairRecord } from "../../training/reward-model/pairs.js";
@@ -22,6 +20,7 @@ import { type Form, partsBy, promptsOf, rightAs } from "../ppo/speaking.js";
 import { ablation, type Earning, fineTuned, questionsOf, type Reinforcement } from "../ppo/stages.js";
 import type { AskedQuestion } from "../questions.js";
 import { alphaOf, type ConqordRecipe } from "./recipe.js";
+import { qualityReward } from "./reward.js";
 import { confidenceLine } from "./wire.js";
 
 /** "Paris\n\n### Confidence: 0.7." */
@@ -137,30 +136,14 @@ async function learnQuality(context: StageContext, { rewardModel: settings, adap
 async function earning(context: StageContext, recipe: ConqordRecipe, model: Model, training: string): Promise<Earning> {
   const { prompt, term } = recipe;
   const policy = await model.policy({ adapter: bestCheckpoint(stageFolder(context, stageNames.rewardModel)) });
-  const scorer = rewardModel(policy);
-  const size = 32;
-  const quality = batchedReward<AskedQuestion>(
-    "quality",
-    (items, signal) =>
-      scorer.score(
-        items.map(({ completion, record }) => ({ messages: conversation(record, prompt), completion })),
-        { signal },
-      ),
-    { size },
-  );
   const { unparsed, form, reduce, clamp } = term;
+  const { reward } = qualityReward<AskedQuestion>(rewardModel(policy), {
+    unparsed: 0,
+    missing: unparsed,
+    asked: (record) => ({ messages: conversation(record, prompt) }),
+  });
   return {
-    reward: limitedReward<AskedQuestion>(
-      {
-        name: "conqord",
-        async score(text, completion, record, rest) {
-          const { answer, confidence } = conqordForm.partsOf(completion);
-          if (confidence === null || answer === "") return { reward: unparsed, confidence: 0 };
-          return { reward: (await quality.score(text, answer, record, rest)) as number, confidence };
-        },
-      },
-      { concurrency: 2 * size, retries: 0 },
-    ),
+    reward,
     batchTerm: conqordTerm({ alpha: training === ablation ? 0 : alphaOf(recipe, training), form, reduce, clamp }),
     dispose: () => policy.dispose(),
   };
