@@ -46,6 +46,7 @@ export {
 } from "./methods/conqord/data.js";
 export { type ConqordMetrics, conqordMetrics, type RatedRow } from "./methods/conqord/metrics.js";
 export { type RetrievalPoint, type RetrievalRow, retrievalSweep } from "./methods/conqord/retrieval.js";
+export type { ConqordSummary } from "./methods/conqord/run.js";
 export type { RecordTexts } from "./methods/conqord/sources.js";
 export { writeIndices } from "./methods/conqord/splits.js";
 export { confidenceLine, labelledRow, scoredText } from "./methods/conqord/wire.js";

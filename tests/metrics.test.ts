@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { test } from "tap";
+import { spearman } from "../src/evaluation/correlation.js";
 import { confidenceHistogram, reliabilityBins, riskCoverage, wilson } from "../src/evaluation/curves.js";
 import { goldenMetrics, type MetricName, measure } from "../src/evaluation/metrics.js";
 import { binOf, type Prediction } from "../src/evaluation/rows.js";
@@ -26,6 +27,24 @@ test("every metric is the reference's to 1e-9", async (t) => {
 
 test("the copy here is the shared one", { skip: existsSync(shared) ? false : "../shared is absent" }, async (t) => {
   t.equal(readFileSync(golden, "utf8"), readFileSync(shared, "utf8"));
+});
+
+test("Spearman's correlation is that of the ranks, whatever weights and ties", async (t) => {
+  let state = 7;
+  const next = (below: number) => {
+    state = (state * 48271) % 2147483647;
+    return state % below;
+  };
+  for (let turn = 0; turn < 50; turn++) {
+    const some = Array.from({ length: 2 + next(40) }, (): [number, 0 | 1] => [next(6) / 5, next(2) as 0 | 1]);
+    const got = measure(rows(...some), "spearman");
+    const expected = spearman(
+      some.map(([confidence]) => confidence),
+      some.map(([, correct]) => correct),
+    );
+    if (expected === null) t.equal(got, null);
+    else t.ok(Math.abs(got! - expected) < 1e-12, `${got} and ${expected}`);
+  }
 });
 
 test("by hand", async (t) => {

@@ -2,9 +2,9 @@
 import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import t from "tap";
-import { chooseTry, evaluatePpo, type TryResult } from "../src/methods/ppo/evaluate.js";
+import { chooseTry, evaluateReinforcement, type TryResult } from "../src/methods/ppo/evaluate.js";
 import { type PpoRecipe, triesOf } from "../src/methods/ppo/recipe.js";
-import { formRows, partsOf, type Said, say } from "../src/methods/ppo/speaking.js";
+import { formRows, labelledForm, type Said, say } from "../src/methods/ppo/speaking.js";
 import { partsOfQuestions, readSaid, stageNames } from "../src/methods/ppo/stages.js";
 import { checkRecipe, loadRecipe, runRecipe, type Setting, summaryOf, summaryText } from "../src/methods/recipes.js";
 import { Model } from "../src/policy/model.js";
@@ -69,6 +69,7 @@ t.test("recipes", async (t) => {
 });
 
 t.test("answer and confidence are told apart", (t) => {
+  const { partsOf } = labelledForm;
   t.same(partsOf("Paris\nConfidence: 0.7"), { answer: "Paris", confidence: 0.7 });
   t.same(partsOf("Paris"), { answer: "Paris", confidence: null });
   t.same(partsOf("Paris\nConfidence: 7"), { answer: "Paris\nConfidence: 7", confidence: null }, "beyond 1 is none");
@@ -80,7 +81,8 @@ t.test("answer and confidence are told apart", (t) => {
     kind: "a",
     part: "train" as const,
   }));
-  const rows = formRows(asked, { user: "Q: {question}", system: { text: "S" } }, 3);
+  const form = { prompt: { user: "Q: {question}", system: { text: "S" } }, seed: 3, form: labelledForm };
+  const rows = formRows(asked, form);
   t.same(rows[7]!.messages.slice(0, 2), [
     { role: "system", content: "S" },
     { role: "user", content: "Q: Question 7?" },
@@ -88,7 +90,7 @@ t.test("answer and confidence are told apart", (t) => {
   const said = rows.map(({ messages }) => partsOf(messages[2]!.content));
   t.equal(said[7]!.answer, "right 7");
   t.equal(new Set(said.map(({ confidence }) => confidence)).size, 11, "all eleven confidences");
-  t.same(formRows(asked, { user: "Q: {question}", system: { text: "S" } }, 3), rows);
+  t.same(formRows(asked, form), rows);
   t.end();
 });
 
@@ -106,7 +108,7 @@ t.test("rows, differences and the choice", (t) => {
   const settings = { bins: 10, resamples: 200, seed: 0, unstated: 0.5 };
   const before = make(() => null);
   const after = make((_, kind) => kinds[kind]!);
-  const { rows, comparisons } = evaluatePpo({ before, after, labelled: before }, settings);
+  const { rows, comparisons } = evaluateReinforcement({ before, after, labelled: before }, settings, []);
   t.equal(rows.before.unstated, 400);
   t.equal(rows.before.metrics.brier.value, 0.25);
   t.ok(Math.abs(rows["rate-of-kind"].metrics.brier.value! - rows.after.metrics.brier.value!) < 0.01);
@@ -185,7 +187,7 @@ t.test("a run", { timeout: 120_000 }, async (t) => {
     await using opened = await Model.load(model, engine);
     await using policy = await opened.policy({ adapter: from, heads: [{ name: "value", kind: "linear" }] });
     const said = readSaid(trained, "validation");
-    const again = await say(policy, said, recipe, { progress: silent, label: "" });
+    const again = await say(policy, said, { ...recipe, form: labelledForm }, { progress: silent, label: "" });
     t.same(
       again.map(({ text }) => text),
       said.map(({ text }) => text),
@@ -203,7 +205,7 @@ t.test("a run", { timeout: 120_000 }, async (t) => {
       part: "train" as const,
     };
     for (const prompt of [recipe.prompt, { user: "{question}", system: { text: "You are quietly helpful" } }]) {
-      const { messages } = formRows([asked], prompt, 0)[0]!;
+      const { messages } = formRows([asked], { prompt, seed: 0, form: labelledForm })[0]!;
       const { ids } = await opened.supervise(messages);
       const tokens = await opened.promptTokens(asked.question, prompt);
       t.same([...ids.slice(0, tokens.length)], [...tokens]);

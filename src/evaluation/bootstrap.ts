@@ -99,7 +99,7 @@ function statistic(sample: Sample, metric: MetricName, weights: (Int32Array | Fl
 }
 
 /**
- * Accuracy, AUROC, ECE (equal width and mass), Brier, NLL and AURC of predictions, each with a 95 % interval.
+ * Accuracy, AUROC, ECE (equal width and mass), Brier, NLL, AURC and Spearman's correlation of predictions, each with a 95 % interval.
  *
  * @param given predictions, or an array of them a seed
  * @throws CredenceError "BAD_INPUT" naming the row whose confidence is outside [0, 1]

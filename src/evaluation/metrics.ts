@@ -4,7 +4,7 @@
  */
 import { binOf, type Prediction, type Rows, readRows } from "./rows.js";
 
-export const metricNames = ["accuracy", "auroc", "ece", "eceEqualMass", "brier", "nll", "aurc"] as const;
+export const metricNames = ["accuracy", "auroc", "ece", "eceEqualMass", "brier", "nll", "aurc", "spearman"] as const;
 export type MetricName = (typeof metricNames)[number];
 
 /** Per row in the order of its columns. */
@@ -17,6 +17,12 @@ const emptyReason = "there are no predictions";
 export function undefinedReason(metric: MetricName, rows: Rows): string {
   if (rows.n === 0) return emptyReason;
   if (metric === "auroc") return rows.correct[0] === 1 ? "every answer is right" : "every answer is wrong";
+  if (metric === "spearman") {
+    const [all] = rows.correct;
+    return rows.correct.every((one) => one === all)
+      ? `every answer is ${all === 1 ? "right" : "wrong"}`
+      : "every confidence is the same";
+  }
   return `${metric} is undefined for these predictions`;
 }
 
@@ -152,7 +158,42 @@ export const aurcTiesAveraged: Metric = (rows, weights) => {
   return covered > 0 ? sum / covered : null;
 };
 
-export const metrics: Record<MetricName, Metric> = { accuracy, auroc, ece, eceEqualMass, brier, nll, aurc };
+/** Spearman's rank correlation of confidence and correctness, ties sharing their mean rank; ranks of two values are the values. */
+const spearman: Metric = (rows, weights) => {
+  let count = 0;
+  let right = 0;
+  let rankOfRight = 0;
+  let squares = 0;
+  for (let i = 0; i < rows.n; ) {
+    const p = rows.confidence[i]!;
+    let tied = 0;
+    let rightHere = 0;
+    for (; i < rows.n && rows.confidence[i] === p; i++) {
+      tied += weights[i]!;
+      rightHere += weights[i]! * rows.correct[i]!;
+    }
+    const rank = count + (tied - 1) / 2;
+    squares += tied * rank * rank;
+    rankOfRight += rightHere * rank;
+    count += tied;
+    right += rightHere;
+  }
+  const middle = (count - 1) / 2;
+  const ofRanks = squares - count * middle * middle;
+  const ofRight = right - (right * right) / count;
+  return ofRanks > 0 && ofRight > 0 ? (rankOfRight - middle * right) / Math.sqrt(ofRanks * ofRight) : null;
+};
+
+export const metrics: Record<MetricName, Metric> = {
+  accuracy,
+  auroc,
+  ece,
+  eceEqualMass,
+  brier,
+  nll,
+  aurc,
+  spearman,
+};
 
 /** Which way is better: 1 for higher, -1 for lower. */
 export const direction: Record<MetricName, 1 | -1> = {
@@ -163,6 +204,7 @@ export const direction: Record<MetricName, 1 | -1> = {
   brier: -1,
   nll: -1,
   aurc: -1,
+  spearman: 1,
 };
 
 /** One metric of a set of predictions, without an interval. */

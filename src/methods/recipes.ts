@@ -7,16 +7,18 @@ import type { ZodType } from "zod";
 import { CredenceError } from "../errors.js";
 import { readText } from "../files.js";
 import { zodProblems } from "../model/card.js";
+import { type ConqordRecipe, conqordProblems, conqordRecipeSchema } from "./conqord/recipe.js";
+import type { ConqordSummary } from "./conqord/run.js";
 import type { ElicalPlan, PlanOptions } from "./elical/preflight.js";
 import { type ElicalRecipe, elicalSchema, recipeProblems } from "./elical/recipe.js";
 import type { ElicalSummary } from "./elical/summary.js";
-import { type PpoRecipe, ppoRecipeProblems, ppoRecipeSchema } from "./ppo/recipe.js";
-import type { PpoSummary } from "./ppo/summary.js";
+import { type PpoRecipe, ppoRecipeSchema, reinforcementProblems } from "./ppo/recipe.js";
+import type { PpoSummary, ReinforcementSummary } from "./ppo/summary.js";
 import { type RecipeRunOptions, readSummary } from "./run.js";
 
-export type Recipe = ElicalRecipe | PpoRecipe;
+export type Recipe = ElicalRecipe | PpoRecipe | ConqordRecipe;
 /** What a run ends with: `recipe.method` says which. */
-export type RecipeSummary = ElicalSummary | PpoSummary;
+export type RecipeSummary = ElicalSummary | PpoSummary | ConqordSummary;
 
 interface Method<Of extends Recipe, Summary> {
   schema: ZodType<Of>;
@@ -29,7 +31,19 @@ interface Method<Of extends Recipe, Summary> {
   report(directory: string, summary: Summary): Promise<string>;
 }
 
-const methods: { elical: Method<ElicalRecipe, ElicalSummary>; ppo: Method<PpoRecipe, PpoSummary> } = {
+/** How what reinforcement did is shown, whatever earned. */
+const reinforcement = {
+  text: async (summary: ReinforcementSummary, directory: string) =>
+    (await import("./ppo/summary.js")).reinforcementText(summary, directory),
+  report: async (directory: string, summary: ReinforcementSummary) =>
+    (await import("./ppo/report.js")).writeReport(directory, summary),
+};
+
+const methods: {
+  elical: Method<ElicalRecipe, ElicalSummary>;
+  ppo: Method<PpoRecipe, PpoSummary>;
+  conqord: Method<ConqordRecipe, ConqordSummary>;
+} = {
   elical: {
     schema: elicalSchema,
     problems: recipeProblems,
@@ -39,10 +53,15 @@ const methods: { elical: Method<ElicalRecipe, ElicalSummary>; ppo: Method<PpoRec
   },
   ppo: {
     schema: ppoRecipeSchema,
-    problems: ppoRecipeProblems,
+    problems: reinforcementProblems,
     run: async (recipe, options) => (await import("./ppo/run.js")).runPpo(recipe, options),
-    text: async (summary, directory) => (await import("./ppo/summary.js")).ppoSummaryText(summary, directory),
-    report: async (directory, summary) => (await import("./ppo/report.js")).ppoReport(directory, summary),
+    ...reinforcement,
+  },
+  conqord: {
+    schema: conqordRecipeSchema,
+    problems: conqordProblems,
+    run: async (recipe, options) => (await import("./conqord/run.js")).runConqord(recipe, options),
+    ...reinforcement,
   },
 };
 
@@ -51,6 +70,7 @@ const methodOf = (name: Recipe["method"]) => methods[name] as unknown as Method<
 /** Presets that come with the package: src/methods/presets/NAME.yaml. */
 export const presets = [
   "ppo/quickstart",
+  "conqord/quickstart",
   "elical/quickstart",
   "elical/qwen2.5-7b",
   "elical/qwen2.5-14b",
@@ -128,6 +148,10 @@ export function loadRecipe(
   recipe: `ppo/${string}` | ({ method: "ppo" } & Record<string, unknown>),
   settings?: Setting[],
 ): PpoRecipe;
+export function loadRecipe(
+  recipe: `conqord/${string}` | ({ method: "conqord" } & Record<string, unknown>),
+  settings?: Setting[],
+): ConqordRecipe;
 export function loadRecipe(recipe: string | Record<string, unknown>, settings?: Setting[]): Recipe;
 export function loadRecipe(recipe: string | Record<string, unknown>, settings: Setting[] = []): Recipe {
   let plain: unknown = structuredClone(recipe);
@@ -166,6 +190,7 @@ export async function planRecipe(recipe: Recipe, options: PlanOptions = {}): Pro
 /** Runs a recipe in a run folder, or goes on there. */
 export function runRecipe(recipe: ElicalRecipe, options: RecipeRunOptions): Promise<ElicalSummary>;
 export function runRecipe(recipe: PpoRecipe, options: RecipeRunOptions): Promise<PpoSummary>;
+export function runRecipe(recipe: ConqordRecipe, options: RecipeRunOptions): Promise<ConqordSummary>;
 export function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<RecipeSummary>;
 export function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<RecipeSummary> {
   return methodOf(recipe.method).run(recipe, options);

@@ -1,6 +1,6 @@
 /** One self-contained page that says what came of a run: no script, nothing fetched. */
 import { riskCoverage } from "../evaluation/curves.js";
-import { type MetricName, metricNames } from "../evaluation/metrics.js";
+import type { MetricName } from "../evaluation/metrics.js";
 import type { Prediction } from "../evaluation/rows.js";
 import { linesChart, riskChart } from "./charts.js";
 import { cards, differenceTable, findingList, type ReliabilitySide, reliability } from "./comparison.js";
@@ -162,7 +162,9 @@ function mistakes(input: ReportInput): string {
  */
 export function renderReport(input: ReportInput): string {
   const top = headline(input);
-  const explained = metricNames.map((m) => `<strong>${metricWords[m].short}</strong>: ${metricWords[m].meaning}.`);
+  const explained = (["accuracy", ...columns] as const).map(
+    (m) => `<strong>${metricWords[m].short}</strong>: ${metricWords[m].meaning}.`,
+  );
   return page(`${top.title} \u00b7 ${input.model}`, [
     `<header>
 <p class="eyebrow">Credence report \u00b7 ${text(input.model)} \u00b7 ${text(input.subject)}</p>

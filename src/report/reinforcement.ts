@@ -212,9 +212,17 @@ function aims({ evaluation }: ReinforcementInput): Finding[] {
   return [...told.filter(({ verdict }) => verdict === "worse"), ...told.filter(({ verdict }) => verdict === "better")];
 }
 
-const columns: readonly MetricName[] = ["accuracy", "auroc", "ece", "brier"];
+/** Spearman's correlation where the run is about it. */
+const columnsOf = ({ differences }: ReinforcementEvaluation): readonly MetricName[] => [
+  "accuracy",
+  "auroc",
+  ...(differences.some(({ metric }) => metric === "spearman") ? (["spearman"] as const) : []),
+  "ece",
+  "brier",
+];
 
 function rowTable(evaluation: ReinforcementEvaluation): string {
+  const columns = columnsOf(evaluation);
   const { rows, questions } = evaluation;
   const best = bestOf(rows, columns);
   const states = rows.some(({ unstated }) => unstated !== undefined);
@@ -268,7 +276,7 @@ function measured(input: ReinforcementInput): string[] {
       }),
     ),
     rowTable(evaluation),
-    differenceTable(evaluation.differences, columns.toReversed(), (row) => labelOf(evaluation, row)),
+    differenceTable(evaluation.differences, columnsOf(evaluation).toReversed(), (row) => labelOf(evaluation, row)),
   ];
 }
 
@@ -307,7 +315,9 @@ function examples({ examples: given = [] }: ReinforcementInput): string {
 export function reinforcementReport(input: ReinforcementInput): string {
   const { evaluation, trainings, kl = {}, model, subject } = input;
   const top = reinforcementHeadline(input);
-  const explained = evaluation ? columns.map((m) => `<strong>${metricWords[m].short}</strong>: ${meaningOf(m)}.`) : [];
+  const explained = evaluation
+    ? columnsOf(evaluation).map((m) => `<strong>${metricWords[m].short}</strong>: ${meaningOf(m)}.`)
+    : [];
   const about = ["Credence report", model, subject].filter((one) => one !== undefined);
   const both = evaluation && [rowOf(evaluation, evaluation.before), rowOf(evaluation, evaluation.after)];
   return page([top.title, model].filter(Boolean).join(" \u00b7 "), [

@@ -86,6 +86,7 @@ export const metricWords: Record<MetricName, MetricWords> = {
     short: "AURC",
     meaning: "error rate among the surest answers, averaged over how many of them are taken",
   },
+  spearman: { short: "Spearman", meaning: "rank correlation of confidence and being right; 0 is chance" },
 };
 
 const minus = (text: string) => text.replace("-", "\u2212");

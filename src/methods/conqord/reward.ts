@@ -1,16 +1,22 @@
 /** CONQORD's reward of one completion: the quality that a reward model sees in its answer, and the confidence that it states. */
 import { CredenceError } from "../../errors.js";
+import { confidenceFormats } from "../../evaluation/stated.js";
 import { batchedReward } from "../../rewards/batched.js";
 import { type LimitedReward, limitedReward } from "../../rewards/limited.js";
+import type { Prompted } from "../../training/reward-model/rows.js";
 import type { RewardModel } from "../../training/reward-model/scoring.js";
 import type { ConqordCompat } from "./compat.js";
 import { confidenceReading, type Reading, runOn, scoredText } from "./wire.js";
 
-export interface QualityOptions {
+export interface QualityOptions<R> {
   /** What a confidence is that is not stated, counted; "error": there is none. */
   unparsed: "error" | number;
   /** What is scored: the answer alone (default), or the answer with the confidence that it states (PreApproach). */
   scored?: "answer" | "stated";
+  /** What a completion without a confidence earns in place of its quality; absent: its quality. */
+  missing?: number;
+  /** What was answered, as the reward model reads it; absent: the prompt's text. */
+  asked?(record: R): Prompted;
   compat?: ConqordCompat;
 }
 
@@ -27,7 +33,7 @@ const day = 24 * 60 * 60;
  */
 export function qualityReward<R = unknown>(
   model: RewardModel,
-  { unparsed, scored = "answer", compat = new Set() }: QualityOptions,
+  { unparsed, scored = "answer", missing, asked, compat = new Set() }: QualityOptions<R>,
 ): { reward: LimitedReward<R>; counts: Reading["counts"] } {
   const reading = confidenceReading("training", { compat, onFailure: unparsed });
   const read = (completion: string) =>
@@ -38,7 +44,10 @@ export function qualityReward<R = unknown>(
     "quality",
     (items, signal) =>
       model.score(
-        items.map(({ prompt, completion }) => ({ prompt, completion: read(completion) })),
+        items.map(({ prompt, completion, record }) => ({
+          ...(asked ? asked(record) : { prompt }),
+          completion: read(completion),
+        })),
         { signal },
       ),
     { size: atOnce },
@@ -48,6 +57,8 @@ export function qualityReward<R = unknown>(
       name: "conqord",
       async score(prompt, completion, record, context) {
         const confidence = confidenceOf(completion);
+        if (missing !== undefined && !confidenceFormats.conqord.find(completion))
+          return { reward: missing, confidence };
         return { reward: (await quality.score(prompt, completion, record, context)) as number, confidence };
       },
     },

@@ -4,14 +4,15 @@ import type { MetricName } from "../../evaluation/metrics.js";
 import type { Prediction } from "../../evaluation/rows.js";
 import { type Verdict, verdict } from "../../report/words.js";
 import { readPpoLines } from "../../training/ppo/lines.js";
-import type { PpoRecipe, Try } from "./recipe.js";
+import type { ReinforcementRecipe, Try } from "./recipe.js";
 import type { Said } from "./speaking.js";
 
-type Evaluation = PpoRecipe["evaluation"];
+type Evaluation = ReinforcementRecipe["evaluation"];
 
 /** Names of the rows of a table, in its order. */
 export const rowTitles = {
   after: "After PPO, as stated",
+  ablation: "After PPO without the method's term, as stated",
   before: "Fine-tuned to the form, as stated",
   "sequence-probability": "Fine-tuned, probability of its answer",
   "rate-of-kind": "Fine-tuned, rate of the kind of question",
@@ -36,9 +37,16 @@ export interface Comparison {
 }
 
 export interface Evaluated {
-  rows: Record<RowName, RowResult>;
+  rows: Record<Exclude<RowName, "ablation">, RowResult> & { ablation?: RowResult };
   comparisons: Comparison[];
 }
+
+/** The rows that there are, in a table's order, with their titles. */
+export const titledRows = (rows: Evaluated["rows"]): [name: RowName, title: string, row: RowResult][] =>
+  (Object.entries(rowTitles) as [RowName, string][]).flatMap(([name, title]) => {
+    const row = rows[name];
+    return row ? [[name, title, row]] : [];
+  });
 
 /** Confidences as they were stated; `unstated` where none was. */
 export const statedPredictions = (said: readonly Said[], { unstated }: Evaluation): Prediction[] =>
@@ -56,17 +64,30 @@ const rateOf = (said: readonly Said[]): number => {
 
 const bootstrapOf = ({ resamples, seed }: Evaluation): BootstrapOptions => ({ samples: resamples, seed });
 
-/**
- * @param answers before and after: of the test questions; labelled: of the validation questions before, which rates are from
- */
-export function evaluatePpo(
-  { before, after, labelled }: { before: Said[]; after: Said[]; labelled: Said[] },
+/** What is compared with the fine-tuned policy whatever a method hopes for. */
+const always: readonly MetricName[] = ["brier", "auroc", "ece", "accuracy"];
+
+export interface Answered {
+  /** Of the test questions, by the fine-tuned policy and by the reinforced one. */
+  before: Said[];
+  after: Said[];
+  /** Of the test questions, without what the method adds. */
+  ablation?: Said[];
+  /** Of the validation questions, before: what rates are from. */
+  labelled: Said[];
+}
+
+/** @param aimed metrics that a method hopes to better */
+export function evaluateReinforcement(
+  { before, after, ablation, labelled }: Answered,
   settings: Evaluation,
+  aimed: readonly MetricName[],
 ): Evaluated {
   const overall = rateOf(labelled);
   const kinds = new Map(labelled.map(({ kind }) => [kind, rateOf(labelled.filter((one) => one.kind === kind))]));
-  const predictions: Record<RowName, Prediction[]> = {
+  const predictions: Record<Exclude<RowName, "ablation">, Prediction[]> & { ablation?: Prediction[] } = {
     after: statedPredictions(after, settings),
+    ...(ablation ? { ablation: statedPredictions(ablation, settings) } : {}),
     before: statedPredictions(before, settings),
     "sequence-probability": beliefs(before, ({ probability }) => Math.min(1, probability)),
     "rate-of-kind": beliefs(before, ({ kind }) => kinds.get(kind) ?? overall),
@@ -76,21 +97,24 @@ export function evaluatePpo(
   const missing = (said: Said[]) => said.filter(({ confidence }) => confidence === null).length;
   const rows = Object.fromEntries(
     Object.entries(predictions).map(([name, row]) => [name, { metrics: evaluate(row, options) }]),
-  ) as Record<RowName, RowResult>;
+  ) as Evaluated["rows"];
   rows.before.unstated = missing(before);
   rows.after.unstated = missing(after);
-  const compared = (against: RowName, metrics: MetricName[]): Comparison[] =>
+  if (ablation) rows.ablation!.unstated = missing(ablation);
+  const compared = (against: RowName, metrics: readonly MetricName[]): Comparison[] =>
     metrics.map((metric) => {
-      const difference = pairedBootstrap(predictions.after, predictions[against], metric, {
+      const difference = pairedBootstrap(predictions.after, predictions[against]!, metric, {
         ...options.bootstrap,
         bins: settings.bins,
       });
       return { of: "after", against, metric, difference, outcome: verdict(metric, difference) };
     });
+  const told = [...always, ...aimed.filter((metric) => !always.includes(metric))];
   return {
     rows,
     comparisons: [
-      ...compared("before", ["brier", "auroc", "ece", "accuracy"]),
+      ...compared("before", told),
+      ...(ablation ? compared("ablation", told) : []),
       ...(["sequence-probability", "rate-of-kind", "constant"] as const).flatMap((row) =>
         compared(row, ["brier", "auroc"]),
       ),
@@ -117,7 +141,7 @@ export function tryResult(
   said: Said[],
   before: Said[],
   folder: string,
-  { evaluation }: Pick<PpoRecipe, "evaluation">,
+  { evaluation }: Pick<ReinforcementRecipe, "evaluation">,
 ): TryResult {
   const measured = (answers: Said[]) => {
     const { accuracy, brier, auroc } = evaluate(statedPredictions(answers, evaluation), {
@@ -141,7 +165,7 @@ export function tryResult(
 }
 
 /** Of the tries that keep to the limits the one with the least Brier score; where none does, that which loses least accuracy. */
-export function chooseTry(results: readonly TryResult[], { accuracyLoss, kl }: PpoRecipe["limits"]): string {
+export function chooseTry(results: readonly TryResult[], { accuracyLoss, kl }: ReinforcementRecipe["limits"]): string {
   const lost = (one: TryResult) => one.accuracyBefore - one.accuracy;
   const kept = results.filter((one) => lost(one) <= accuracyLoss && one.kl <= kl);
   const [from, by] = kept.length ? [kept, (one: TryResult) => one.brier] : [results, lost];

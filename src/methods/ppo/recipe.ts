@@ -1,4 +1,4 @@
-/** What a reinforcement run can be told: every setting with its default, checked; an unknown one is refused by its path. */
+/** What a run of reinforcement can be told: every setting with its default, checked; an unknown one is refused by its path. */
 import { z } from "zod";
 import { promptSchema } from "../../model/card.js";
 import { scoringRules } from "../../rewards/scoring-rules.js";
@@ -9,8 +9,15 @@ const positive = z.int().positive();
 const projections = ["q", "k", "v", "o", "gate", "up", "down"] as const;
 const rules = Object.keys(scoringRules) as [keyof typeof scoringRules, ...(keyof typeof scoringRules)[]];
 
-export const ppoRecipeSchema = z.strictObject({
-  method: z.literal("ppo"),
+/** Other settings of a recipe's `ppo` under a name. */
+export const trySchema = z.strictObject({
+  /** Names it in tables and folders. */
+  name: z.string().regex(/^[a-z0-9][a-z0-9-]*$/, 'expected lower-case letters, digits and "-"'),
+  ppo: z.record(z.string(), z.unknown()).default({}),
+});
+
+/** Settings of every method that fine-tunes to a form and then reinforces; each adds what earns. */
+export const reinforcementSettings = {
   /** A folder, a .gguf, or a hub id. */
   model: z.string(),
   questions: z
@@ -66,24 +73,9 @@ export const ppoRecipeSchema = z.strictObject({
       seed: z.int().min(0).default(0),
     })
     .prefault({}),
-  reward: z
-    .strictObject({
-      rule: z.enum(rules).default("rlcr"),
-      /** What a completion without a confidence earns: below the worst that `rule` pays. */
-      unparsed: z.number().default(-1.5),
-    })
-    .prefault({}),
   ppo: ppoSchema.prefault({}),
   /** Other settings of `ppo`, each trained for itself; the validation questions choose among them. None: those above alone. */
-  tries: z
-    .array(
-      z.strictObject({
-        /** Names it in tables and folders. */
-        name: z.string().regex(/^[a-z0-9][a-z0-9-]*$/, 'expected lower-case letters, digits and "-"'),
-        ppo: z.record(z.string(), z.unknown()).default({}),
-      }),
-    )
-    .default([]),
+  tries: z.array(trySchema).default([]),
   /** What a try must keep to be chosen, and the report holds the result against. */
   limits: z
     .strictObject({
@@ -102,9 +94,24 @@ export const ppoRecipeSchema = z.strictObject({
       unstated: share.default(0.5),
     })
     .prefault({}),
+};
+
+/** What recipes of all such methods have. */
+export type ReinforcementRecipe = z.infer<z.ZodObject<typeof reinforcementSettings, z.core.$strict>>;
+
+export const ppoRecipeSchema = z.strictObject({
+  method: z.literal("ppo"),
+  ...reinforcementSettings,
+  reward: z
+    .strictObject({
+      rule: z.enum(rules).default("rlcr"),
+      /** What a completion without a confidence earns: below the worst that `rule` pays. */
+      unparsed: z.number().default(-1.5),
+    })
+    .prefault({}),
 });
 
-/** Settings of a reinforcement run. */
+/** Settings of a run that is paid by a scoring rule. */
 export type PpoRecipe = z.infer<typeof ppoRecipeSchema>;
 
 export interface Try {
@@ -113,7 +120,7 @@ export interface Try {
 }
 
 /** The settings that are trained, by name: the recipe's own, or those it lists, each on top of the recipe's own. */
-export function triesOf({ ppo, tries, newTokens }: PpoRecipe): Try[] {
+export function triesOf({ ppo, tries, newTokens }: ReinforcementRecipe): Try[] {
   const own = { ...ppo, rollout: { ...ppo.rollout, newTokens } };
   if (tries.length === 0) return [{ name: "ppo", settings: own }];
   return tries.map(({ name, ppo: more }) => ({ name, settings: ppoSchema.parse(merged(own, more)) }));
@@ -140,7 +147,7 @@ const withoutPlace = ({ ptx, criticOptimizer }: PpoSettings): string[] => [
 ];
 
 /** What a single setting cannot tell. */
-export function ppoRecipeProblems(recipe: PpoRecipe): string[] {
+export function reinforcementProblems(recipe: ReinforcementRecipe): string[] {
   const problems: string[] = [];
   const { prompt, tries, ppo } = recipe;
   if (prompt.template === "none" || prompt.system === "none")

@@ -1,14 +1,14 @@
-/** What the report of a reinforcement run shows, from the run's own files. */
+/** What the report of a run of reinforcement shows, from the run's own files. */
 
 import { settingLines } from "../../report/page.js";
 import { readTrainingRun } from "../../report/ppo-training.js";
 import { type ReinforcementInput, reinforcementReport, type SaidAnswer } from "../../report/reinforcement.js";
 import { stageFolder } from "../../training/run.js";
-import { type RowName, rowTitles, statedPredictions } from "./evaluate.js";
+import { statedPredictions, titledRows } from "./evaluate.js";
 import { triesOf } from "./recipe.js";
 import type { Said } from "./speaking.js";
-import { readSaid, stageNames } from "./stages.js";
-import type { PpoSummary } from "./summary.js";
+import { ablation, readSaid, stageNames } from "./stages.js";
+import type { ReinforcementSummary } from "./summary.js";
 
 /** How many answers are shown, before and after. */
 const shownExamples = 12;
@@ -48,7 +48,7 @@ function examplesOf(before: readonly Said[], after: readonly Said[]): NonNullabl
 }
 
 /** The report of a run, as one self-contained HTML file. */
-export function ppoReport(runDirectory: string, summary: PpoSummary): string {
+export function writeReport(runDirectory: string, summary: ReinforcementSummary): string {
   const { recipe, model, engine, questions, rows, comparisons, tries, chosen, verdict } = summary;
   const folder = (name: string) => stageFolder({ runDirectory }, name);
   const before = readSaid(folder(stageNames.before), "test");
@@ -63,7 +63,7 @@ export function ppoReport(runDirectory: string, summary: PpoSummary): string {
       questions: { test: questions.test, clusteredBy: world ? "country" : "group" },
       before: "before",
       after: "after",
-      rows: (Object.entries(rowTitles) as [RowName, string][]).map(([name, label]) => ({ name, label, ...rows[name] })),
+      rows: titledRows(rows).map(([name, label, row]) => ({ name, label, ...row })),
       differences: comparisons.map(({ of, against, metric, difference }) => ({
         row: of,
         other: against,
@@ -89,9 +89,20 @@ export function ppoReport(runDirectory: string, summary: PpoSummary): string {
           },
         }
       : {}),
-    trainings: trained.map(({ name, settings: { iterations } }) =>
-      readTrainingRun(folder(stageNames.ppo(name)), name, iterations),
-    ),
+    trainings: [
+      ...trained.map(({ name, settings: { iterations } }) =>
+        readTrainingRun(folder(stageNames.ppo(name)), name, iterations),
+      ),
+      ...(rows.ablation
+        ? [
+            readTrainingRun(
+              folder(stageNames.ablation),
+              ablation,
+              trained.find(({ name }) => name === chosen)!.settings.iterations,
+            ),
+          ]
+        : []),
+    ],
     kl: { limit: recipe.limits.kl },
     examples: examplesOf(before, after),
     ran: [

@@ -1,8 +1,30 @@
-/** A reinforcement run from its recipe to its summary. */
+/** Reinforcement by a scoring rule of the stated confidence, from its recipe to its summary. */
+import { confidenceReward } from "../../rewards/reward.js";
+import type { AskedQuestion } from "../questions.js";
 import { type RecipeRunOptions, runStages } from "../run.js";
 import type { PpoRecipe } from "./recipe.js";
-import { ppoStages } from "./stages.js";
+import { labelledForm, rightAs } from "./speaking.js";
+import { type Reinforcement, reinforcementStages } from "./stages.js";
 import type { PpoSummary } from "./summary.js";
+
+function byRule(recipe: PpoRecipe): Reinforcement {
+  const { partsOf } = labelledForm;
+  const reward = confidenceReward<AskedQuestion>({
+    ...recipe.reward,
+    confidence: (completion) => partsOf(completion).confidence,
+    correct: (_, completion, { answer }) => rightAs[recipe.right](answer, partsOf(completion).answer),
+    answerEnd: (completion) => partsOf(completion).answer.length,
+  });
+  return {
+    recipe,
+    form: labelledForm,
+    earning: async () => ({ reward }),
+    aims: [
+      { metric: "brier", says: "the Brier score falls" },
+      { metric: "auroc", says: "AUROC rises" },
+    ],
+  };
+}
 
 /**
  * Runs what is not done yet.
@@ -10,5 +32,5 @@ import type { PpoSummary } from "./summary.js";
  * @throws CredenceError "ABORTED" when the signal fires: the same call goes on from there
  */
 export function runPpo(recipe: PpoRecipe, options: RecipeRunOptions): Promise<PpoSummary> {
-  return runStages<PpoSummary>(recipe, options, (model) => ppoStages({ recipe, model }));
+  return runStages<PpoSummary>(recipe, options, (model) => reinforcementStages({ ...byRule(recipe), model }));
 }

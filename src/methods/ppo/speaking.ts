@@ -1,7 +1,7 @@
 /** How answer and confidence are written in one completion, and what a policy says to questions. */
 import { NumpyRandom } from "../../data/random.js";
 import { hasAnswer, isAnswer } from "../../evaluation/match.js";
-import { confidenceFormats } from "../../evaluation/stated.js";
+import { type ConfidenceFormat, confidenceFormats } from "../../evaluation/stated.js";
 import type { Prompt } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
@@ -11,9 +11,6 @@ import type { Progress } from "../../tracking/progress.js";
 import type { AskedQuestion } from "../questions.js";
 import type { PpoRecipe } from "./recipe.js";
 
-/** "Paris\nConfidence: 0.7". */
-const written = (answer: string, confidence: number): string => `${answer}\nConfidence: ${confidence.toFixed(1)}`;
-
 export interface Parts {
   /** The completion up to its confidence, or all of it. */
   answer: string;
@@ -21,9 +18,21 @@ export interface Parts {
   confidence: number | null;
 }
 
-/** A completion's answer and confidence. The format is `confidenceFormats.labelled`. */
-export function partsOf(completion: string): Parts {
-  const stated = confidenceFormats.labelled.find(completion);
+/** How an answer and its confidence are one completion. */
+export interface Form {
+  written(answer: string, confidence: number): string;
+  partsOf(completion: string): Parts;
+}
+
+/** "Paris\nConfidence: 0.7". */
+export const labelledForm: Form = {
+  written: (answer, confidence) => `${answer}\nConfidence: ${confidence.toFixed(1)}`,
+  partsOf: (completion) => partsBy(confidenceFormats.labelled, completion),
+};
+
+/** A completion's answer and confidence, as a format finds it. */
+export function partsBy(format: ConfidenceFormat, completion: string): Parts {
+  const stated = format.find(completion);
   if (!stated || stated.value > 1) return { answer: completion.trimEnd(), confidence: null };
   return { answer: completion.slice(0, stated.from).trimEnd(), confidence: stated.value };
 }
@@ -31,14 +40,17 @@ export function partsOf(completion: string): Parts {
 /**
  * Conversations that teach the form: the first wording of each question's answer, and a confidence in tenths drawn at random.
  */
-export function formRows(questions: readonly AskedQuestion[], prompt: Prompt, seed: number): { messages: Message[] }[] {
+export function formRows(
+  questions: readonly AskedQuestion[],
+  { prompt, seed, form }: { prompt: Prompt; seed: number; form: Form },
+): { messages: Message[] }[] {
   const random = new NumpyRandom([seed, 17]);
   const system = typeof prompt.system === "object" ? [{ role: "system", content: prompt.system.text }] : [];
   return questions.map(({ question, answer }) => ({
     messages: [
       ...system,
       { role: "user", content: prompt.user.replaceAll("{question}", () => question) },
-      { role: "assistant", content: written(answer[0]!, Math.floor(random.random() * 11) / 10) },
+      { role: "assistant", content: form.written(answer[0]!, Math.floor(random.random() * 11) / 10) },
     ],
   }));
 }
@@ -70,7 +82,7 @@ const logSum = (values: Float32Array, from: number, to: number): number => {
 export async function say(
   policy: Policy,
   questions: readonly AskedQuestion[],
-  { prompt, newTokens, right }: Pick<PpoRecipe, "prompt" | "newTokens" | "right">,
+  { prompt, newTokens, right, form }: Pick<PpoRecipe, "prompt" | "newTokens" | "right"> & { form: Form },
   { progress, signal, label }: { progress: Progress; signal?: AbortSignal; label: string },
 ): Promise<Said[]> {
   const { model } = policy;
@@ -81,7 +93,7 @@ export async function say(
     for await (const sample of policy.generate(prompts, { maxNewTokens: newTokens, temperature: 0, signal })) {
       const { text, tokens, logprobs, finish } = sample;
       const question = questions[sample.prompt]!;
-      const { answer, confidence } = partsOf(text);
+      const { answer, confidence } = form.partsOf(text);
       const spans = spansOfTokens(model.tokenizer, tokens, text);
       const of = spans ? tokensBetween(spans, 0, answer.length) : { from: 0, to: tokens.length };
       const probability = Math.exp(logSum(logprobs, of.from, of.to));

@@ -1,26 +1,52 @@
-/** A reinforcement run's stages: questions, fine-tuning to the form, PPO, what is said before and after, evaluation, report. */
+/**
+ * The stages of a run of reinforcement: questions, fine-tuning to the form, PPO, what is said before and after, evaluation, report.
+ * What completions earn, and how they state their confidence, a method says.
+ */
 import { join } from "node:path";
 import { recordsOf, toJsonLines } from "../../data/readers.js";
 import { splitByGroup } from "../../data/splits.js";
+import type { MetricName } from "../../evaluation/metrics.js";
 import { readJson, readText, writeFileAtomic, writeJsonAtomic } from "../../files.js";
 import type { HeadSpec } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
-import { confidenceReward } from "../../rewards/reward.js";
 import { bestCheckpoint, givenPolicy } from "../../training/checkpoint.js";
-import { trainPpo } from "../../training/ppo/ppo.js";
+import { type PpoTraining, trainPpo } from "../../training/ppo/ppo.js";
 import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
 import { trainSft } from "../../training/sft.js";
 import { type AskedQuestion, keepQuestions, readStageQuestions } from "../questions.js";
-import { chooseTry, evaluatePpo, type TryResult, tryResult } from "./evaluate.js";
-import { type PpoRecipe, type Try, triesOf } from "./recipe.js";
-import { formRows, partsOf, promptsOf, rightAs, type Said, say } from "./speaking.js";
+import { chooseTry, evaluateReinforcement, type TryResult, tryResult } from "./evaluate.js";
+import { type ReinforcementRecipe, type Try, triesOf } from "./recipe.js";
+import { type Form, formRows, promptsOf, type Said, say } from "./speaking.js";
 import { summarize } from "./summary.js";
 
-export interface PpoJob {
-  recipe: PpoRecipe;
+/** What the completions of one training earn. */
+export interface Earning extends Pick<PpoTraining<AskedQuestion>, "reward" | "batchTerm"> {
+  /** Called when the training is over. */
+  dispose?(): Promise<void>;
+}
+
+/** What a method makes of reinforcement. */
+export interface Reinforcement {
+  recipe: ReinforcementRecipe & { method: string };
+  /** How answers state their confidence. */
+  form: Form;
+  /** Stages between fine-tuning and reinforcement. */
+  preparing?: Stage[];
+  /** What completions earn in a training: one of the recipe's, or `ablation`, the chosen one without what the method adds. */
+  earning(context: StageContext, training: string): Promise<Earning>;
+  /** Whether the chosen settings are trained once more as `ablation`, which is asked too and never chosen. */
+  ablated?: boolean;
+  /** What is hoped for against the fine-tuned policy: which metrics get better. */
+  aims: readonly { metric: MetricName; says: string }[];
+}
+
+export interface ReinforcementJob extends Reinforcement {
   model: Model;
 }
+
+/** Name of the training without what a method adds. */
+export const ablation = "ablation";
 
 /** Folders under stages/. */
 export const stageNames = {
@@ -29,6 +55,7 @@ export const stageNames = {
   before: "03-before",
   ppo: (name: string) => `04-ppo-${name}`,
   choice: "05-choice",
+  ablation: "05-ablation",
   after: "06-after",
   evaluate: "07-evaluate",
   report: "08-report",
@@ -49,7 +76,7 @@ export function readSaid(directory: string, part: "validation" | "test"): Said[]
 /** The training questions, and those of their groups that only choose; the test questions. */
 export function partsOfQuestions(
   questions: readonly AskedQuestion[],
-  { validationShare, seed }: PpoRecipe["questions"],
+  { validationShare, seed }: ReinforcementRecipe["questions"],
 ): Record<"train" | "validation" | "test", AskedQuestion[]> {
   const learning = questions.filter(({ part }) => part === "train");
   const { train, test: validation } = splitByGroup(learning, { testShare: validationShare, seed });
@@ -57,28 +84,28 @@ export function partsOfQuestions(
   return { train: of(train), validation: of(validation), test: questions.filter(({ part }) => part === "test") };
 }
 
-const questionsOf = (context: StageContext, { questions }: PpoRecipe) =>
+export const questionsOf = (context: StageContext, { questions }: ReinforcementRecipe) =>
   partsOfQuestions(readStageQuestions(stageFolder(context, stageNames.questions)), questions);
 
-/** The fine-tuned policy: where reinforcement begins, and what it is kept near. */
-const fineTuned = (context: StageContext): string => bestCheckpoint(stageFolder(context, stageNames.sft));
+/** Folder of the fine-tuned policy: where reinforcement begins, and what it is kept near. */
+export const fineTuned = (context: StageContext): string => bestCheckpoint(stageFolder(context, stageNames.sft));
 
 /** Writes what a policy says to the questions of a part. */
 async function tell(
   context: StageContext,
-  { recipe }: PpoJob,
+  { recipe, form }: ReinforcementJob,
   policy: Policy,
   part: "validation" | "test",
   label: string,
 ): Promise<Said[]> {
-  const said = await say(policy, questionsOf(context, recipe)[part], recipe, { ...context, label });
+  const said = await say(policy, questionsOf(context, recipe)[part], { ...recipe, form }, { ...context, label });
   writeFileAtomic(join(context.directory, saidFile(part)), toJsonLines(said));
   return said;
 }
 
-async function fineTune(context: StageContext, { recipe, model }: PpoJob): Promise<void> {
+async function fineTune(context: StageContext, { recipe, model, form }: ReinforcementJob): Promise<void> {
   const { adapter, sft, prompt } = recipe;
-  const rows = formRows(questionsOf(context, recipe).train, prompt, sft.seed);
+  const rows = formRows(questionsOf(context, recipe).train, { prompt, seed: sft.seed, form });
   const { policy, data } = await trainSft({
     ...sft,
     directory: context.directory,
@@ -105,42 +132,46 @@ function silence(policy: Policy): Policy {
   return policy;
 }
 
-async function reinforce(context: StageContext, job: PpoJob, { name, settings }: Try): Promise<void> {
+async function reinforce(
+  context: StageContext,
+  job: ReinforcementJob,
+  { name, settings }: Try,
+  part: "validation" | "test",
+): Promise<void> {
   const { recipe, model } = job;
   const { train } = questionsOf(context, recipe);
   const prompts = await promptsOf(model, train, recipe.prompt);
   const start = fineTuned(context);
   const critic = settings.advantage.estimator === "gae";
-  const reward = confidenceReward<AskedQuestion>({
-    ...recipe.reward,
-    confidence: (completion) => partsOf(completion).confidence,
-    correct: (_, completion, { answer }) => rightAs[recipe.right](answer, partsOf(completion).answer),
-    answerEnd: (completion) => partsOf(completion).answer.length,
-  });
-  await using reference = await model.policy({ adapter: start });
-  await using policy = await trainPpo({
-    directory: context.directory,
-    policy: async (checkpoint) => {
-      if (!critic) return model.policy({ adapter: checkpoint ?? start });
-      return checkpoint
-        ? model.policy({ adapter: checkpoint, heads })
-        : silence(await model.policy({ adapter: start, heads }));
-    },
-    reference,
-    prompts: prompts.map((tokens, i) => ({ tokens, text: train[i]!.question, data: train[i]! })),
-    reward,
-    settings,
-    ...(critic ? { valueHead } : {}),
-    label: name === "ppo" ? "reinforcing" : `reinforcing, ${name}`,
-    progress: context.progress,
-    signal: context.signal,
-  });
-  await tell(context, job, policy, "validation", "asking the validation questions");
+  const { dispose, ...earning } = await job.earning(context, name);
+  try {
+    await using reference = await model.policy({ adapter: start });
+    await using policy = await trainPpo({
+      ...earning,
+      directory: context.directory,
+      policy: async (checkpoint) => {
+        if (!critic) return model.policy({ adapter: checkpoint ?? start });
+        return checkpoint
+          ? model.policy({ adapter: checkpoint, heads })
+          : silence(await model.policy({ adapter: start, heads }));
+      },
+      reference,
+      prompts: prompts.map((tokens, i) => ({ tokens, text: train[i]!.question, data: train[i]! })),
+      settings,
+      ...(critic ? { valueHead } : {}),
+      label: name === "ppo" ? "reinforcing" : `reinforcing, ${name}`,
+      progress: context.progress,
+      signal: context.signal,
+    });
+    await tell(context, job, policy, part, `asking the ${part} questions`);
+  } finally {
+    await dispose?.();
+  }
 }
 
 /** All stages of a recipe in order. */
-export function ppoStages(job: PpoJob): Stage[] {
-  const { recipe, model } = job;
+export function reinforcementStages(job: ReinforcementJob): Stage[] {
+  const { recipe, model, preparing = [], ablated } = job;
   const tries = triesOf(recipe);
   const { limits, evaluation } = recipe;
   return [
@@ -163,7 +194,13 @@ export function ppoStages(job: PpoJob): Stage[] {
           await tell(context, job, policy, part, `asking the ${part} questions before`);
       },
     },
-    ...tries.map((one): Stage => ({ name: stageNames.ppo(one.name), run: (context) => reinforce(context, job, one) })),
+    ...preparing,
+    ...tries.map(
+      (one): Stage => ({
+        name: stageNames.ppo(one.name),
+        run: (context) => reinforce(context, job, one, "validation"),
+      }),
+    ),
     {
       name: stageNames.choice,
       run: async (context) => {
@@ -177,6 +214,18 @@ export function ppoStages(job: PpoJob): Stage[] {
         if (tries.length > 1) context.progress.note(`the validation questions choose ${chosen}`);
       },
     },
+    ...(ablated
+      ? [
+          {
+            name: stageNames.ablation,
+            run: async (context: StageContext) => {
+              const { chosen } = readChoice(context.runDirectory);
+              const { settings } = tries.find(({ name }) => name === chosen)!;
+              await reinforce(context, job, { name: ablation, settings }, "test");
+            },
+          },
+        ]
+      : []),
     {
       name: stageNames.after,
       run: async (context) => {
@@ -191,13 +240,15 @@ export function ppoStages(job: PpoJob): Stage[] {
       name: stageNames.evaluate,
       run: async (context) => {
         const before = stageFolder(context, stageNames.before);
-        const evaluated = evaluatePpo(
+        const evaluated = evaluateReinforcement(
           {
             before: readSaid(before, "test"),
             after: readSaid(stageFolder(context, stageNames.after), "test"),
             labelled: readSaid(before, "validation"),
+            ...(ablated ? { ablation: readSaid(stageFolder(context, stageNames.ablation), "test") } : {}),
           },
           evaluation,
+          job.aims.map(({ metric }) => metric),
         );
         writeJsonAtomic(join(context.directory, "evaluated.json"), evaluated);
       },
@@ -207,8 +258,8 @@ export function ppoStages(job: PpoJob): Stage[] {
       run: async (context) => {
         const summary = summarize(context.runDirectory, job);
         writeJsonAtomic(join(context.runDirectory, "summary.json"), summary);
-        const { ppoReport } = await import("./report.js");
-        writeFileAtomic(join(context.runDirectory, "report.html"), ppoReport(context.runDirectory, summary));
+        const { writeReport } = await import("./report.js");
+        writeFileAtomic(join(context.runDirectory, "report.html"), writeReport(context.runDirectory, summary));
       },
     },
   ];

@@ -1,18 +1,20 @@
-/** The summary of a reinforcement run: everything the report and other programs read, and what a terminal shows. */
+/** The summary of a run of reinforcement: everything the report and other programs read, and what a terminal shows. */
 import { join } from "node:path";
 import type { MetricValue } from "../../evaluation/bootstrap.js";
 import type { MetricName } from "../../evaluation/metrics.js";
 import { readJson } from "../../files.js";
+import { metricWords } from "../../report/words.js";
 import { type RunState, stageFolder } from "../../training/run.js";
 import { version } from "../../version.js";
 import { readDropped, readStageQuestions } from "../questions.js";
-import { type Comparison, type Evaluated, type RowName, rowTitles, type TryResult } from "./evaluate.js";
-import type { PpoRecipe } from "./recipe.js";
-import { type PpoJob, partsOfQuestions, readChoice, stageNames } from "./stages.js";
+import { type Comparison, type Evaluated, rowTitles, type TryResult, titledRows } from "./evaluate.js";
+import type { PpoRecipe, ReinforcementRecipe } from "./recipe.js";
+import { partsOfQuestions, type ReinforcementJob, readChoice, stageNames } from "./stages.js";
 
-export interface PpoSummary extends Evaluated {
+export interface ReinforcementSummary<R extends ReinforcementRecipe = ReinforcementRecipe & { method: string }>
+  extends Evaluated {
   credence: string;
-  recipe: PpoRecipe;
+  recipe: R;
   model: { name: string; source: string; sha256: string; storageType: string; architecture: string };
   engine: { device: string; isa: string; dtype: string; threads: number };
   questions: { train: number; validation: number; test: number; groups: number; leftOut: number };
@@ -23,7 +25,9 @@ export interface PpoSummary extends Evaluated {
   stages: RunState["stages"];
 }
 
-export function summarize(runDirectory: string, { recipe, model }: PpoJob): PpoSummary {
+export type PpoSummary = ReinforcementSummary<PpoRecipe>;
+
+export function summarize(runDirectory: string, { recipe, model, aims }: ReinforcementJob): ReinforcementSummary {
   const folder = (name: string) => stageFolder({ runDirectory }, name);
   const questions = readStageQuestions(folder(stageNames.questions));
   const { train, validation, test } = partsOfQuestions(questions, recipe.questions);
@@ -45,12 +49,17 @@ export function summarize(runDirectory: string, { recipe, model }: PpoJob): PpoS
     ...evaluated,
     tries: results,
     chosen,
-    verdict: verdictOf(evaluated, results.find(({ name }) => name === chosen)!, recipe.limits),
+    verdict: verdictOf(evaluated, aims, results.find(({ name }) => name === chosen)!, recipe.limits),
     stages: (readJson(join(runDirectory, "state.json")) as RunState).stages,
   };
 }
 
-function verdictOf({ comparisons }: Evaluated, { kl }: TryResult, limits: PpoRecipe["limits"]): PpoSummary["verdict"] {
+function verdictOf(
+  { comparisons }: Evaluated,
+  aims: ReinforcementJob["aims"],
+  { kl }: TryResult,
+  limits: ReinforcementRecipe["limits"],
+): ReinforcementSummary["verdict"] {
   const of = (metric: MetricName) => comparisons.find((one) => one.against === "before" && one.metric === metric)!;
   const better = (says: string, { outcome, difference }: Comparison) => ({
     says,
@@ -59,8 +68,7 @@ function verdictOf({ comparisons }: Evaluated, { kl }: TryResult, limits: PpoRec
   });
   const accuracy = of("accuracy").difference;
   return [
-    better("the Brier score falls", of("brier")),
-    better("AUROC rises", of("auroc")),
+    ...aims.map(({ metric, says }) => better(says, of(metric))),
     {
       says: `accuracy loses at most ${points(limits.accuracyLoss)}`,
       found: shownDifference(accuracy),
@@ -93,8 +101,9 @@ export const shownDifference = (value: MetricValue): string =>
       : `${signed(value.value)} (${signed(value.low)} to ${signed(value.high)})`;
 
 /** The table a terminal shows at the end of a run. */
-export function ppoSummaryText(summary: PpoSummary, directory: string): string {
-  const { rows, verdict, questions, tries, chosen, model } = summary;
+export function reinforcementText(summary: ReinforcementSummary, directory: string): string {
+  const { rows, comparisons, verdict, questions, tries, chosen, model } = summary;
+  const columns = comparisons.filter(({ against }) => against === "before").map(({ metric }) => metric);
   const width = Math.max(...Object.values(rowTitles).map((title) => title.length));
   const line = (title: string, cells: string[]) =>
     `${title.padEnd(width)}  ${cells.map((text) => text.padEnd(25)).join("")}`.trimEnd();
@@ -106,11 +115,16 @@ export function ppoSummaryText(summary: PpoSummary, directory: string): string {
     ...verdict.map(({ says, found, holds }) => `  ${holds ? "yes" : "NO "}  ${says}: ${found}`),
     "",
     `${model.name}: ${questions.test} held-out questions, ${questions.train} learnt from`,
-    line("", ["Brier", "AUROC", "ECE", "accuracy"]),
-    ...(Object.entries(rowTitles) as [RowName, string][]).map(([name, title]) => {
-      const { brier, auroc, ece, accuracy } = rows[name].metrics;
-      return line(title, [brier, auroc, ece, accuracy].map(shown));
-    }),
+    line(
+      "",
+      columns.map((metric) => metricWords[metric].short),
+    ),
+    ...titledRows(rows).map(([, title, { metrics }]) =>
+      line(
+        title,
+        columns.map((metric) => shown(metrics[metric])),
+      ),
+    ),
     ...(unstated
       ? [`Without a stated confidence: ${rows.before.unstated} answers before, ${rows.after.unstated} after.`]
       : []),

@@ -1,0 +1,169 @@
+/**
+ * What CONQORD makes of reinforcement: answers that state a confidence under a heading, a reward model learnt from right and wrong
+ * ones, and the term that pays where confidences are in the order of quality.
+ */
+import { join } from "node:path";
+import { NumpyRandom } from "../../data/random.js";
+import { toJsonLines } from "../../data/readers.js";
+import { confidenceFormats } from "../../evaluation/stated.js";
+import { readText, writeFileAtomic } from "../../files.js";
+import type { Prompt } from "../../model/card.js";
+import type { Model } from "../../policy/model.js";
+import { conqordTerm } from "../../rewards/batch-terms.js";
+import type { Message } from "../../text/chat.js";
+import { bestCheckpoint } from "../../training/checkpoint.js";
+import type { PairRecord } from "../../training/reward-model/pairs.js";
+import { rewardModel } from "../../training/reward-model/scoring.js";
+import { trainRewardModel } from "../../training/reward-model/train.js";
+import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
+import { type Form, partsBy, promptsOf, rightAs } from "../ppo/speaking.js";
+import { ablation, type Earning, fineTuned, questionsOf, type Reinforcement } from "../ppo/stages.js";
+import type { AskedQuestion } from "../questions.js";
+import { alphaOf, type ConqordRecipe } from "./recipe.js";
+import { qualityReward } from "./reward.js";
+import { confidenceLine } from "./wire.js";
+
+/** "Paris\n\n### Confidence: 0.7." */
+export const conqordForm: Form = {
+  written: (answer, confidence) => answer + confidenceLine(confidence),
+  partsOf: (completion) => partsBy(confidenceFormats.conqord, completion),
+};
+
+const stageNames = { pairs: "03-pairs", rewardModel: "03-reward-model" };
+const pairsFile = "pairs.jsonl";
+
+/** The conversation up to where the answer begins, as the reward model reads it. */
+function conversation({ question }: AskedQuestion, { system, user }: Prompt): Message[] {
+  const first = typeof system === "object" ? [{ role: "system", content: system.text }] : [];
+  return [...first, { role: "user", content: user.replaceAll("{question}", () => question) }];
+}
+
+/** Right answers beside wrong ones to the same question. `held`: of a validation question, which nothing learns from. */
+type AnswerPair = PairRecord & { held: boolean };
+
+/**
+ * The wrong answers that were sampled to a question, most frequent first; where there are none, the right one to another question
+ * of its kind.
+ *
+ * @param sampled what was answered, without confidences
+ */
+export function pairsOf(
+  question: AskedQuestion,
+  sampled: readonly string[],
+  others: readonly AskedQuestion[],
+  { right, rewardModel: { pairs } }: Pick<ConqordRecipe, "right" | "rewardModel">,
+  random: NumpyRandom,
+): { chosen: string; rejected: string }[] {
+  const chosen = question.answer[0]!;
+  const isRight = (answer: string) => rightAs[right](question.answer, answer);
+  const counts = new Map<string, number>();
+  for (const answer of sampled)
+    if (answer !== "" && !isRight(answer)) counts.set(answer, (counts.get(answer) ?? 0) + 1);
+  const wrong = [...counts].sort(([, a], [, b]) => b - a).map(([answer]) => answer);
+  if (wrong.length === 0) {
+    const alike = others.filter(({ kind, answer }) => kind === question.kind && !isRight(answer[0]!));
+    if (alike.length > 0) wrong.push(alike[Math.floor(random.random() * alike.length)]!.answer[0]!);
+  }
+  return wrong.slice(0, pairs).map((rejected) => ({ chosen, rejected }));
+}
+
+async function samplePairs(context: StageContext, recipe: ConqordRecipe, model: Model): Promise<void> {
+  const { prompt, newTokens } = recipe;
+  const { samples, seed } = recipe.rewardModel;
+  const { train, validation } = questionsOf(context, recipe);
+  const asked = [...train, ...validation];
+  const said = asked.map(() => new Array<string>(samples).fill(""));
+  const task = context.progress.task("sampling answers to compare", asked.length * samples, "answers", "tokens");
+  await using policy = await model.policy({ adapter: fineTuned(context) });
+  const prompts = await promptsOf(model, asked, prompt);
+  try {
+    const options = { maxNewTokens: newTokens, samples, temperature: 1, seed, signal: context.signal };
+    for await (const sample of policy.generate(prompts, options)) {
+      said[sample.prompt]![sample.sample] = conqordForm.partsOf(sample.text).answer;
+      task.advance(1, sample.tokens.length);
+    }
+  } finally {
+    task.end();
+  }
+  const random = new NumpyRandom([seed, 23]);
+  const pairs = asked.flatMap((question, i): AnswerPair[] => {
+    const held = i >= train.length;
+    const messages = conversation(question, prompt);
+    return pairsOf(question, said[i]!, train, recipe, random).map((pair) => ({ messages, ...pair, held }));
+  });
+  writeFileAtomic(join(context.directory, pairsFile), toJsonLines(pairs));
+  context.progress.note(`${pairs.length} pairs of a right answer and a wrong one`);
+}
+
+async function learnQuality(context: StageContext, { rewardModel: settings, adapter }: ConqordRecipe, model: Model) {
+  const folder = stageFolder(context, stageNames.pairs);
+  const pairs = readText(join(folder, pairsFile))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as AnswerPair);
+  const { samples: _, pairs: __, ...training } = settings;
+  const { policy } = await trainRewardModel({
+    directory: context.directory,
+    model,
+    loss: { kind: "sequence" },
+    records: pairs
+      .filter(({ held }) => !held)
+      .map(({ messages, chosen, rejected }) => ({ messages, chosen, rejected })),
+    policy: (checkpoint, made) => model.policy({ adapter: checkpoint ?? adapter, ...made }),
+    ...training,
+    label: "learning quality",
+    progress: context.progress,
+    ...(context.signal ? { signal: context.signal } : {}),
+  });
+  try {
+    const told = pairs.filter(({ held }) => held);
+    const scores = await rewardModel(policy).score(
+      told.flatMap(({ messages, chosen, rejected }) => [
+        { messages, completion: chosen },
+        { messages, completion: rejected },
+      ]),
+    );
+    const rightly = told.filter((_, i) => scores[2 * i]! > scores[2 * i + 1]!).length;
+    context.progress.note(
+      `of ${told.length} pairs of validation questions the reward model prefers the right answer in ${rightly}`,
+    );
+  } finally {
+    await policy.dispose();
+  }
+}
+
+/** Quality as the reward model scores the answer alone, and the stated confidence, which the term compares. */
+async function earning(context: StageContext, recipe: ConqordRecipe, model: Model, training: string): Promise<Earning> {
+  const { prompt, term } = recipe;
+  const policy = await model.policy({ adapter: bestCheckpoint(stageFolder(context, stageNames.rewardModel)) });
+  const { unparsed, form, reduce, clamp } = term;
+  const { reward } = qualityReward<AskedQuestion>(rewardModel(policy), {
+    unparsed: 0,
+    missing: unparsed,
+    asked: (record) => ({ messages: conversation(record, prompt) }),
+  });
+  return {
+    reward,
+    batchTerm: conqordTerm({ alpha: training === ablation ? 0 : alphaOf(recipe, training), form, reduce, clamp }),
+    dispose: () => policy.dispose(),
+  };
+}
+
+/** CONQORD as reinforcement. */
+export function byOrder(recipe: ConqordRecipe, model: Model): Reinforcement {
+  const preparing: Stage[] = [
+    { name: stageNames.pairs, run: (context) => samplePairs(context, recipe, model) },
+    { name: stageNames.rewardModel, run: (context) => learnQuality(context, recipe, model) },
+  ];
+  return {
+    recipe,
+    form: conqordForm,
+    preparing,
+    earning: (context, training) => earning(context, recipe, model, training),
+    ablated: recipe.ablation,
+    aims: [
+      { metric: "ece", says: "ECE falls" },
+      { metric: "spearman", says: "Spearman's correlation of confidence and being right rises" },
+    ],
+  };
+}
