@@ -282,7 +282,7 @@ t.test("flags are of their class, and what is missing is said", async (t) => {
   await refused(["rate"], /dialogues have no expected answers.*--check-model/s);
   await refused(["rate", "--data_name", "nq", "--unrated", "2"], /--unrated 2: expected error or a number from -1/);
   await refused(["metrics", "--unparsed", "-1"], /--unparsed -1: expected error, drop or a number from 0/);
-  await refused(["sft"], /Did you mean rate\?/);
+  await refused(["rat"], /Did you mean rate\?/);
   const { status, told } = await credence("conqord", "metrics", "--gpu", "3", "--ratings", "none.csv");
   t.equal(status, 1);
   t.match(told, /not needed here: --gpu \(no model is run\)/);
