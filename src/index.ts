@@ -143,6 +143,7 @@ export {
   type StepStatistics,
 } from "./rewards/alarms.js";
 export {
+  amongStated,
   type BatchTerm,
   type BatchTermState,
   type ConqordOptions,

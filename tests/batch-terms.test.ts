@@ -2,6 +2,7 @@
 import fc from "fast-check";
 import t, { type Test } from "tap";
 import {
+  amongStated,
   type BatchTerm,
   type ConqordOptions,
   conqordTerm,
@@ -109,6 +110,17 @@ t.test("in blocks each is compared within itself", async (t) => {
   t.same([blocks.name, blocks.properness, blocks.state()], ["conqord-difference", "improper", null]);
   t.throws(() => inBlocks(conqordTerm(), 0), { code: "USAGE" });
   t.throws(() => blocks.apply([1, 2, 3, 4, Number.NaN], [0, 0, 0, 0, 0]), { message: /sample 4/ });
+});
+
+t.test("samples without a confidence are compared with nothing", async (t) => {
+  const term = amongStated(conqordTerm({ reduce: "mean" }));
+  t.equal(term.takesUnstated, true);
+  const alone = conqordTerm({ reduce: "mean" }).apply(r, c);
+  const beside = term.apply([-5, ...r, -5], [Number.NaN, ...c, Number.NaN]);
+  t.same(beside.subarray(1, r.length + 1), alone, "the others earn what they earn among themselves");
+  t.same([beside[0], beside.at(-1)], [-5, -5]);
+  t.same(term.apply([1, 2], [Number.NaN, 0.5]), [1, 2], "one alone is compared with nothing either");
+  t.throws(() => conqordTerm().apply([1, 2], [Number.NaN, 0.5]), { code: "BAD_INPUT" });
 });
 
 t.test("a batch of one is refused where the term would always be 0", async (t) => {

@@ -8,6 +8,8 @@ import type { Properness } from "./scoring-rules.js";
 export interface BatchTerm {
   readonly name: string;
   readonly properness: Properness;
+  /** Whether samples that state no confidence may be among them, as NaN. */
+  readonly takesUnstated?: boolean;
   /**
    * @param qualities r, one a sample
    * @param confidences c from 0 to 1, in the same order
@@ -204,6 +206,29 @@ export function inBlocks(term: BatchTerm, size: number): BatchTerm {
         const block = (values: ArrayLike<number>) => Array.from(values).slice(from, from + size);
         out.set(term.apply(block(qualities), block(confidences)), from);
       }
+      return out;
+    },
+  };
+}
+
+/**
+ * A term over the samples that state a confidence. One that states none keeps what it has, and no other is compared with it: a
+ * confidence put in its place would pay or cost the others for theirs.
+ */
+export function amongStated(term: BatchTerm): BatchTerm {
+  return {
+    ...term,
+    takesUnstated: true,
+    apply(qualities, confidences) {
+      const out = Float64Array.from(qualities);
+      const stated = Array.from(confidences, (_, i) => i).filter((i) => !Number.isNaN(confidences[i]));
+      // One alone is compared with nothing.
+      if (stated.length < 2) return out;
+      const of = (values: ArrayLike<number>) => stated.map((i) => values[i]!);
+      const earned = term.apply(of(qualities), of(confidences));
+      stated.forEach((i, place) => {
+        out[i] = earned[place]!;
+      });
       return out;
     },
   };

@@ -31,7 +31,7 @@ export const conqordRecipeSchema = z.strictObject({
       reduce: z.enum(["sum", "mean", "normalised"]).default("mean"),
       /** The reward is cut to plus and minus this. */
       clamp: z.number().positive().default(5),
-      /** What a completion without a confidence earns in place of its quality; its confidence counts as 0. */
+      /** What a completion without a confidence earns in place of its quality; no other is compared with it. */
       unparsed: z.number().default(-5),
     })
     .prefault({}),

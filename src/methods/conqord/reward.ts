@@ -13,7 +13,10 @@ export interface QualityOptions<R> {
   unparsed: "error" | number;
   /** What is scored: the answer alone (default), or the answer with the confidence that it states (PreApproach). */
   scored?: "answer" | "stated";
-  /** What a completion without a confidence earns in place of its quality; absent: its quality. */
+  /**
+   * What a completion without a confidence earns in place of its quality, and then its confidence is null (see `amongStated`); absent: its
+   * quality, beside what `unparsed` says.
+   */
   missing?: number;
   /** What was answered, as the reward model reads it; absent: the prompt's text. */
   asked?(record: R): Prompted;

@@ -9,7 +9,7 @@ import { confidenceFormats } from "../../evaluation/stated.js";
 import { readText, writeFileAtomic } from "../../files.js";
 import type { Prompt } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
-import { conqordTerm } from "../../rewards/batch-terms.js";
+import { amongStated, conqordTerm } from "../../rewards/batch-terms.js";
 import type { Message } from "../../text/chat.js";
 import { bestCheckpoint } from "../../training/checkpoint.js";
 import type { PairRecord } from "../../training/reward-model/pairs.js";
@@ -144,7 +144,9 @@ async function earning(context: StageContext, recipe: ConqordRecipe, model: Mode
   });
   return {
     reward,
-    batchTerm: conqordTerm({ alpha: training === ablation ? 0 : alphaOf(recipe, training), form, reduce, clamp }),
+    batchTerm: amongStated(
+      conqordTerm({ alpha: training === ablation ? 0 : alphaOf(recipe, training), form, reduce, clamp }),
+    ),
     dispose: () => policy.dispose(),
   };
 }

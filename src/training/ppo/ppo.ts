@@ -440,7 +440,10 @@ function placedRewards<Data>(
   const compared = batchTerm
     ? batchTerm.apply(
         own,
-        scores.map(({ confidence }, i) => confidence ?? noConfidence(batchTerm, scores[i]!)),
+        scores.map((score) => {
+          if (score.confidence === null && batchTerm.takesUnstated) return Number.NaN;
+          return score.confidence ?? noConfidence(batchTerm, score);
+        }),
       )
     : own;
   const clip = clamp ?? Number.POSITIVE_INFINITY;
