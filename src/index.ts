@@ -65,6 +65,7 @@ export {
   type Setting,
 } from "./methods/recipes.js";
 export type { RecipeRunOptions } from "./methods/run.js";
+export { type SaySelfMetrics, type ScoredRow, saySelfMetrics } from "./methods/sayself/metrics.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
 export type { AnswerText, AnyCard, Card, Prompt, RewardCard } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";
