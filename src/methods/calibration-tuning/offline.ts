@@ -97,7 +97,7 @@ export function judged(rows: readonly AnsweredRow[], where: string): (AnsweredRo
   if (missing > 0)
     throw new CredenceError(
       "BAD_INPUT",
-      `${where}: ${missing} of ${rows.length} rows are not judged (query_label -1); judge them first, by credence calibration-tuning label`,
+      `${where}: ${missing} of ${rows.length} rows are not judged (query_label -1); give each a query_label of 0 or 1 first`,
     );
   return rows as (AnsweredRow & { label: 0 | 1 })[];
 }
