@@ -6,7 +6,7 @@ import { NumpyRandom } from "../src/data/random.js";
 import { alphaOf } from "../src/methods/conqord/recipe.js";
 import { conqordForm, pairsOf } from "../src/methods/conqord/stages.js";
 import { loadRecipe, runRecipe, type Setting, summaryOf, summaryText } from "../src/methods/recipes.js";
-import { runBytes, stopAfter } from "./fixtures/runs.js";
+import { runBytes, stopAfter, tinyReinforcement } from "./fixtures/runs.js";
 import { writeTinyModel, writeTinyQuestions } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
@@ -14,22 +14,10 @@ const words = ["###", "Confidence", ":", "Answer", ".", ...Array.from({ length: 
 const model = writeTinyModel(join(folder, "model"), { words });
 const questions = writeTinyQuestions(join(folder, "questions.jsonl"), 60);
 const small: Setting[] = [
-  ["model", model],
-  ["questions.file", questions],
-  ["prompt.system", "default"],
+  ...tinyReinforcement(model, questions),
   ["newTokens", 12],
-  ["adapter.rank", 4],
-  ["sft.epochs", 8],
-  ["sft.learningRate", 1e-2],
   ["rewardModel.samples", 3],
   ["rewardModel.checkpointEvery", 1],
-  ["ppo.iterations", 3],
-  ["ppo.rollout.prompts", 4],
-  ["ppo.rollout.samples", 4],
-  ["ppo.checkpointEvery", 1],
-  ["sft.checkpointEvery", 1],
-  ["questions.keepGiven", true],
-  ["evaluation.resamples", 50],
 ];
 
 t.test("recipes", async (t) => {

@@ -11,7 +11,7 @@ import { Model } from "../src/policy/model.js";
 import { silent } from "../src/tracking/progress.js";
 import { bestCheckpoint, givenPolicy } from "../src/training/checkpoint.js";
 import { stageFolder } from "../src/training/run.js";
-import { runBytes, stopAfter } from "./fixtures/runs.js";
+import { runBytes, stopAfter, tinyReinforcement } from "./fixtures/runs.js";
 import { writeTinyModel, writeTinyQuestions } from "./fixtures/tiny-model.js";
 
 const folder = t.testdir();
@@ -19,22 +19,7 @@ const words = ["Confidence", ":", "Answer", ...Array.from({ length: 10 }, (_, di
 const model = writeTinyModel(join(folder, "model"), { words });
 const questions = writeTinyQuestions(join(folder, "questions.jsonl"), 60);
 
-const small: Setting[] = [
-  ["model", model],
-  ["questions.file", questions],
-  ["prompt.system", "default"],
-  ["newTokens", 8],
-  ["adapter.rank", 4],
-  ["sft.epochs", 8],
-  ["sft.learningRate", 1e-2],
-  ["ppo.iterations", 3],
-  ["ppo.rollout.prompts", 4],
-  ["ppo.rollout.samples", 4],
-  ["ppo.checkpointEvery", 1],
-  ["sft.checkpointEvery", 1],
-  ["questions.keepGiven", true],
-  ["evaluation.resamples", 50],
-];
+const small: Setting[] = [...tinyReinforcement(model, questions), ["newTokens", 8]];
 
 t.test("recipes", async (t) => {
   const recipe = loadRecipe("ppo/quickstart");

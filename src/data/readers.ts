@@ -143,6 +143,13 @@ function inOrderOf(given: unknown, parsed: unknown): unknown {
 export const toJsonLines = (records: Iterable<unknown>): string =>
   Array.from(records, (record) => `${JSON.stringify(record)}\n`).join("");
 
+/** What `toJsonLines` wrote; nothing is checked. */
+export const fromJsonLines = <T>(text: string): T[] =>
+  text
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line) as T);
+
 /**
  * Writes records as JSON lines, whole or not at all; a path that ends in .gz is compressed, "-" is standard output.
  *

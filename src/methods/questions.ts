@@ -1,7 +1,7 @@
 /** The questions of a run: facts about the world or a file, without those that give their answer away, split by group. */
 import { join } from "node:path";
 import { NumpyRandom, permutation } from "../data/random.js";
-import { readRecords, toJsonLines } from "../data/readers.js";
+import { fromJsonLines, readRecords, toJsonLines } from "../data/readers.js";
 import { questionSchema } from "../data/records.js";
 import { elicalReferenceSplit } from "../data/splits.js";
 import { CredenceError } from "../errors.js";
@@ -143,7 +143,4 @@ export const writeQuestions = (directory: string, questions: AskedQuestion[]): v
   writeFileAtomic(join(directory, questionsFile), toJsonLines(questions));
 
 export const readStageQuestions = (directory: string): AskedQuestion[] =>
-  readText(join(directory, questionsFile))
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as AskedQuestion);
+  fromJsonLines<AskedQuestion>(readText(join(directory, questionsFile)));

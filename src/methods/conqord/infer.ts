@@ -1,6 +1,8 @@
 /** Answers with stated confidences: to a set of questions in each way of asking, and the baseline that asks twice. */
+
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { fromJsonLines } from "../../data/readers.js";
 import { columnsOf, readTable, writeTable } from "../../data/tables.js";
 import { CredenceError } from "../../errors.js";
 import { whoAnswers } from "../../evaluation/judges/responder.js";
@@ -83,12 +85,7 @@ export async function answerQuestions(
     }));
   };
   await inParts(context, { count: questions.length, chunk }, make, async (paths) => {
-    const all = paths.flatMap((path) =>
-      readFileSync(path, "utf8")
-        .trimEnd()
-        .split("\n")
-        .map((line) => JSON.parse(line) as Answered),
-    );
+    const all = paths.flatMap((path) => fromJsonLines<Answered>(readFileSync(path, "utf8")));
     const one = (answered: Answered): AnswerRow => {
       const { prompt: read, reference, responses } = answered;
       if (!sampled) return { prompt: read, reference, output: responses[0]! };

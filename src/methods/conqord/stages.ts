@@ -4,19 +4,17 @@
  */
 import { join } from "node:path";
 import { NumpyRandom } from "../../data/random.js";
-import { toJsonLines } from "../../data/readers.js";
+import { fromJsonLines, toJsonLines } from "../../data/readers.js";
 import { confidenceFormats } from "../../evaluation/stated.js";
 import { readText, writeFileAtomic } from "../../files.js";
-import type { Prompt } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
 import { amongStated, conqordTerm } from "../../rewards/batch-terms.js";
-import type { Message } from "../../text/chat.js";
 import { bestCheckpoint } from "../../training/checkpoint.js";
 import type { PairRecord } from "../../training/reward-model/pairs.js";
 import { rewardModel } from "../../training/reward-model/scoring.js";
 import { trainRewardModel } from "../../training/reward-model/train.js";
 import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
-import { type Form, partsBy, promptsOf, rightAs } from "../ppo/speaking.js";
+import { askedMessages, type Form, partsBy, promptsOf, rightAs } from "../ppo/speaking.js";
 import { ablation, type Earning, fineTuned, questionsOf, type Reinforcement } from "../ppo/stages.js";
 import type { AskedQuestion } from "../questions.js";
 import { alphaOf, type ConqordRecipe } from "./recipe.js";
@@ -31,12 +29,6 @@ export const conqordForm: Form = {
 
 const stageNames = { pairs: "03-pairs", rewardModel: "03-reward-model" };
 const pairsFile = "pairs.jsonl";
-
-/** The conversation up to where the answer begins, as the reward model reads it. */
-function conversation({ question }: AskedQuestion, { system, user }: Prompt): Message[] {
-  const first = typeof system === "object" ? [{ role: "system", content: system.text }] : [];
-  return [...first, { role: "user", content: user.replaceAll("{question}", () => question) }];
-}
 
 /** Right answers beside wrong ones to the same question. `held`: of a validation question, which nothing learns from. */
 type AnswerPair = PairRecord & { held: boolean };
@@ -88,7 +80,7 @@ async function samplePairs(context: StageContext, recipe: ConqordRecipe, model: 
   const random = new NumpyRandom([seed, 23]);
   const pairs = asked.flatMap((question, i): AnswerPair[] => {
     const held = i >= train.length;
-    const messages = conversation(question, prompt);
+    const messages = askedMessages(question.question, prompt);
     return pairsOf(question, said[i]!, train, recipe, random).map((pair) => ({ messages, ...pair, held }));
   });
   writeFileAtomic(join(context.directory, pairsFile), toJsonLines(pairs));
@@ -97,10 +89,7 @@ async function samplePairs(context: StageContext, recipe: ConqordRecipe, model: 
 
 async function learnQuality(context: StageContext, { rewardModel: settings, adapter }: ConqordRecipe, model: Model) {
   const folder = stageFolder(context, stageNames.pairs);
-  const pairs = readText(join(folder, pairsFile))
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as AnswerPair);
+  const pairs = fromJsonLines<AnswerPair>(readText(join(folder, pairsFile)));
   const { samples: _, pairs: __, ...training } = settings;
   const { policy } = await trainRewardModel({
     directory: context.directory,
@@ -140,7 +129,7 @@ async function earning(context: StageContext, recipe: ConqordRecipe, model: Mode
   const { reward } = qualityReward<AskedQuestion>(rewardModel(policy), {
     unparsed: 0,
     missing: unparsed,
-    asked: (record) => ({ messages: conversation(record, prompt) }),
+    asked: (record) => ({ messages: askedMessages(record.question, prompt) }),
   });
   return {
     reward,

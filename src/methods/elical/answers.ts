@@ -4,7 +4,7 @@
  */
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { toJsonLines } from "../../data/readers.js";
+import { fromJsonLines, toJsonLines } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import { isWholeFolder, makeFolder, readText, writeFileAtomic, writeFolderAtomic } from "../../files.js";
 import { encodeSafetensors, readSafetensors } from "../../model/safetensors.js";
@@ -187,10 +187,7 @@ async function answerChunk(
 
 /** The samples of a stage that is done. */
 export function readSamples(directory: string): SamplesRecord[] {
-  return readText(join(directory, samplesFile))
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as SamplesRecord);
+  return fromJsonLines<SamplesRecord>(readText(join(directory, samplesFile)));
 }
 
 /** The hidden states of a stage that is done, in the order of its samples. */

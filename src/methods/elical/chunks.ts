@@ -1,16 +1,10 @@
 /** Long work over many rows, a chunk at a time: what is done is on disk, and a kill loses one chunk at most. */
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { toJsonLines } from "../../data/readers.js";
+import { fromJsonLines, toJsonLines } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import { makeFolder, readText, writeFileAtomic } from "../../files.js";
 import type { StageContext } from "../../training/run.js";
-
-const parse = <T>(text: string): T[] =>
-  text
-    .split("\n")
-    .filter(Boolean)
-    .map((line) => JSON.parse(line) as T);
 
 /**
  * One result for each item, in their order; written to `file` in the stage's folder once all are there, and read from it
@@ -22,7 +16,7 @@ export async function inChunks<Item, Result>(
   work: (chunk: Item[], from: number) => Promise<Result[]>,
 ): Promise<Result[]> {
   const path = join(directory, file);
-  if (existsSync(path)) return parse(readText(path));
+  if (existsSync(path)) return fromJsonLines(readText(path));
   const folder = join(directory, "chunks");
   makeFolder(folder);
   const task = progress.task(label, items.length, "rows");
@@ -33,7 +27,7 @@ export async function inChunks<Item, Result>(
         throw new CredenceError("ABORTED", `stopped while ${label}; started again it goes on from there`);
       const part = join(folder, `${String(from).padStart(8, "0")}.jsonl`);
       if (!existsSync(part)) writeFileAtomic(part, toJsonLines(await work(items.slice(from, from + size), from)));
-      all.push(...parse<Result>(readText(part)));
+      all.push(...fromJsonLines<Result>(readText(part)));
       task.advance(Math.min(size, items.length - from));
     }
   } finally {

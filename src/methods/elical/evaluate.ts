@@ -1,7 +1,7 @@
 /** A run's predictions gathered row by row, and what they are worth. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { toJsonLines } from "../../data/readers.js";
+import { fromJsonLines, toJsonLines } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import { evaluate, type MetricValue, pairedBootstrap } from "../../evaluation/bootstrap.js";
 import type { MetricName } from "../../evaluation/metrics.js";
@@ -132,10 +132,7 @@ export const writePredictions = (directory: string, predictions: StagePrediction
 export function readPredictions(directory: string): StagePrediction[] {
   const path = join(directory, predictionsFile);
   if (!existsSync(path)) throw new CredenceError("FILE", `${path} is missing; delete the run's folder and start again`);
-  return readText(path)
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as StagePrediction);
+  return fromJsonLines<StagePrediction>(readText(path));
 }
 
 /** A row's predictions, one list a seed, each in the order of the questions. */
@@ -339,10 +336,5 @@ export function readRow(runDirectory: string, key: string, recipe: ElicalRecipe)
   const paths = Array.from({ length: recipe.seeds }, (_, seed) => rowFile(runDirectory, key, seed, recipe)).filter(
     existsSync,
   );
-  return paths.flatMap((path) =>
-    readText(path)
-      .trim()
-      .split("\n")
-      .map((line) => JSON.parse(line) as RowPrediction),
-  );
+  return paths.flatMap((path) => fromJsonLines<RowPrediction>(readText(path)));
 }

@@ -1,6 +1,6 @@
 /** What the answers say of themselves: whether the given one is right, and how far the samples agree with it. */
 import { join } from "node:path";
-import { toJsonLines } from "../../data/readers.js";
+import { fromJsonLines, toJsonLines } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import { type Judge, type JudgeItem, stringJudge } from "../../evaluation/judges/judge.js";
 import { readText, writeFileAtomic } from "../../files.js";
@@ -89,7 +89,4 @@ export const writeLabels = (directory: string, records: LabelledRecord[]): void 
   writeFileAtomic(join(directory, labelsFile), toJsonLines(records));
 
 export const readLabels = (directory: string): LabelledRecord[] =>
-  readText(join(directory, labelsFile))
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as LabelledRecord);
+  fromJsonLines<LabelledRecord>(readText(join(directory, labelsFile)));

@@ -37,6 +37,12 @@ export function partsBy(format: ConfidenceFormat, completion: string): Parts {
   return { answer: completion.slice(0, stated.from).trimEnd(), confidence: stated.value };
 }
 
+/** The conversation up to where the answer begins. */
+export function askedMessages(question: string, { system, user }: Prompt): Message[] {
+  const first = typeof system === "object" ? [{ role: "system", content: system.text }] : [];
+  return [...first, { role: "user", content: user.replaceAll("{question}", () => question) }];
+}
+
 /**
  * Conversations that teach the form: the first wording of each question's answer, and a confidence in tenths drawn at random.
  */
@@ -45,11 +51,9 @@ export function formRows(
   { prompt, seed, form }: { prompt: Prompt; seed: number; form: Form },
 ): { messages: Message[] }[] {
   const random = new NumpyRandom([seed, 17]);
-  const system = typeof prompt.system === "object" ? [{ role: "system", content: prompt.system.text }] : [];
   return questions.map(({ question, answer }) => ({
     messages: [
-      ...system,
-      { role: "user", content: prompt.user.replaceAll("{question}", () => question) },
+      ...askedMessages(question, prompt),
       { role: "assistant", content: form.written(answer[0]!, Math.floor(random.random() * 11) / 10) },
     ],
   }));

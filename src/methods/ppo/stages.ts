@@ -3,7 +3,7 @@
  * What completions earn, and how they state their confidence, a method says.
  */
 import { join } from "node:path";
-import { recordsOf, toJsonLines } from "../../data/readers.js";
+import { fromJsonLines, recordsOf, toJsonLines } from "../../data/readers.js";
 import { splitByGroup } from "../../data/splits.js";
 import type { MetricName } from "../../evaluation/metrics.js";
 import { readJson, readText, writeFileAtomic, writeJsonAtomic } from "../../files.js";
@@ -67,10 +67,7 @@ const valueHead = "value";
 export const saidFile = (part: "validation" | "test"): string => `${part}.jsonl`;
 
 export function readSaid(directory: string, part: "validation" | "test"): Said[] {
-  return readText(join(directory, saidFile(part)))
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as Said);
+  return fromJsonLines<Said>(readText(join(directory, saidFile(part))));
 }
 
 /** The training questions, and those of their groups that only choose; the test questions. */
