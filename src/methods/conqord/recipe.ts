@@ -29,7 +29,7 @@ export const conqordRecipeSchema = z.strictObject({
       form: z.enum(["difference", "sign", "absolute", "exponential", "product"]).default("difference"),
       /** "sum" is the published one, which grows with an iteration's completions. */
       reduce: z.enum(["sum", "mean", "normalised"]).default("mean"),
-      /** The reward is cut to plus and minus this. */
+      /** The reward is cut to plus and minus this; quality has the mean 0 and the deviation 1 among the validation pairs' answers. */
       clamp: z.number().positive().default(5),
       /** What a completion without a confidence earns in place of its quality; no other is compared with it. */
       unparsed: z.number().default(-5),
