@@ -21,6 +21,7 @@ import * as plan from "./plan.js";
 import { publishedSpelling } from "./published.js";
 import * as reports from "./report.js";
 import * as run from "./run.js";
+import * as sayself from "./sayself.js";
 import * as score from "./score.js";
 import * as train from "./train.js";
 
@@ -41,6 +42,7 @@ const commands = [
   convert,
   elical,
   conqord,
+  sayself,
   golden,
   bench,
   doctor,
@@ -53,7 +55,8 @@ const commands = [
  */
 export async function main(args: readonly string[]): Promise<number> {
   try {
-    await parser(publishedSpelling(args, { elical: elical.scripts, conqord: conqord.scripts })).parseAsync();
+    const methods = { elical: elical.scripts, conqord: conqord.scripts, sayself: sayself.scripts };
+    await parser(publishedSpelling(args, methods)).parseAsync();
     return 0;
   } catch (error) {
     return report(error);
