@@ -27,8 +27,8 @@ export const conqordRecipeSchema = z.strictObject({
     .strictObject({
       alpha: alpha.default(0.4),
       form: z.enum(["difference", "sign", "absolute", "exponential", "product"]).default("difference"),
-      /** "sum" is the published one, which grows with an iteration's completions. */
-      reduce: z.enum(["sum", "mean", "normalised"]).default("mean"),
+      /** "sum" is the published one, which grows with an iteration's completions; "mean" shrinks with the spread of their confidences. */
+      reduce: z.enum(["sum", "mean", "normalised"]).default("normalised"),
       /** The reward is cut to plus and minus this; quality has the mean 0 and the deviation 1 among the validation pairs' answers. */
       clamp: z.number().positive().default(5),
       /** What a completion without a confidence earns in place of its quality; no other is compared with it. */

@@ -164,6 +164,7 @@ async function earning(context: StageContext, recipe: ConqordRecipe, model: Mode
   const { reward } = qualityReward<AskedQuestion>(standardised(rewardModel(policy), scale), {
     unparsed: 0,
     missing: unparsed,
+    answerEnd: (completion) => conqordForm.partsOf(completion).end,
     asked: (record) => ({ messages: askedMessages(record.question, prompt) }),
   });
   return {
