@@ -4,6 +4,7 @@ import { version } from "../version.js";
 import * as ask from "./ask.js";
 import * as bench from "./bench.js";
 import * as calibrate from "./calibrate.js";
+import * as calibrationTuning from "./calibration-tuning.js";
 import * as conqord from "./conqord.js";
 import * as convert from "./convert.js";
 import * as doctor from "./doctor.js";
@@ -41,10 +42,18 @@ const commands = [
   convert,
   elical,
   conqord,
+  calibrationTuning,
   golden,
   bench,
   doctor,
 ] as unknown as CommandModule[];
+
+/** Commands whose sub-commands are published scripts. */
+const published = {
+  elical: elical.scripts,
+  conqord: conqord.scripts,
+  "calibration-tuning": calibrationTuning.scripts,
+};
 
 /**
  * Parses and runs one command line (without node and the script).
@@ -53,7 +62,7 @@ const commands = [
  */
 export async function main(args: readonly string[]): Promise<number> {
   try {
-    await parser(publishedSpelling(args, { elical: elical.scripts, conqord: conqord.scripts })).parseAsync();
+    await parser(publishedSpelling(args, published)).parseAsync();
     return 0;
   } catch (error) {
     return report(error);
