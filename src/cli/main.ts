@@ -4,6 +4,7 @@ import { version } from "../version.js";
 import * as ask from "./ask.js";
 import * as bench from "./bench.js";
 import * as calibrate from "./calibrate.js";
+import * as calibrationTuning from "./calibration-tuning.js";
 import * as conqord from "./conqord.js";
 import * as convert from "./convert.js";
 import * as doctor from "./doctor.js";
@@ -43,10 +44,19 @@ const commands = [
   elical,
   conqord,
   sayself,
+  calibrationTuning,
   golden,
   bench,
   doctor,
 ] as unknown as CommandModule[];
+
+/** Commands whose sub-commands are published scripts. */
+const published = {
+  elical: elical.scripts,
+  conqord: conqord.scripts,
+  sayself: sayself.scripts,
+  "calibration-tuning": calibrationTuning.scripts,
+};
 
 /**
  * Parses and runs one command line (without node and the script).
@@ -55,8 +65,7 @@ const commands = [
  */
 export async function main(args: readonly string[]): Promise<number> {
   try {
-    const methods = { elical: elical.scripts, conqord: conqord.scripts, sayself: sayself.scripts };
-    await parser(publishedSpelling(args, methods)).parseAsync();
+    await parser(publishedSpelling(args, published)).parseAsync();
     return 0;
   } catch (error) {
     return report(error);

@@ -85,3 +85,39 @@ export const substringJudge = (): Judge<GradingItem> => ({
     for (const { answer, other, target } of items) yield { value: substringLabel(other ?? target, answer) };
   },
 });
+
+/** What a judge said of answers. */
+export interface Grades {
+  /** null: its reply was no verdict. */
+  labels: (0 | 1 | null)[];
+  /** How many of them. */
+  unread: number;
+}
+
+/**
+ * A judge's verdicts, one an item.
+ *
+ * @throws CredenceError "UNPARSED" where not one reply is a verdict, with the first of them; "ABORTED"
+ */
+export async function grades(
+  items: readonly GradingItem[],
+  judge: Judge<GradingItem>,
+  { signal, onJudged }: { signal?: AbortSignal; onJudged?: () => void } = {},
+): Promise<Grades> {
+  const labels: Grades["labels"] = [];
+  let reply: string | undefined;
+  for await (const verdict of judge.judge(items, { signal })) {
+    labels.push(verdict.value as 0 | 1 | null);
+    if (verdict.value === null) reply ??= verdict.reply ?? "";
+    onJudged?.();
+  }
+  if (labels.length < items.length)
+    throw new CredenceError("ABORTED", "stopped while judging; what was paid for is kept");
+  const unread = labels.filter((label) => label === null).length;
+  if (unread > 0 && unread === labels.length)
+    throw new CredenceError(
+      "UNPARSED",
+      `${judge.name}: none of ${unread} replies begins with yes or no; the first is ${JSON.stringify(reply!.slice(0, 120))}. Have another model judge`,
+    );
+  return { labels, unread };
+}
