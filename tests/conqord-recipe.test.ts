@@ -56,12 +56,20 @@ t.test("pairs are of the wrong answers that were given most, or of another quest
     one("c", "sea", "Baltic"),
   ];
   const recipe = loadRecipe("conqord/quickstart", [["rewardModel.pairs", 2]]);
-  const pairs = (sampled: string[]) => pairsOf(asked, sampled, [asked, other, unlike], recipe, new NumpyRandom([0]));
+  const pairs = (sampled: string[], strange = 0) => {
+    const rewardModel = { ...recipe.rewardModel, strange };
+    return pairsOf(asked, sampled, [asked, other, unlike], { ...recipe, rewardModel }, new NumpyRandom([0]));
+  };
   t.same(
     pairs(["Bonn", "Oslo", "paris", "Oslo", "", "Wien"]).map(({ rejected }) => rejected),
     ["Oslo", "Bonn"],
   );
   t.same(pairs(["Paree", "Paris"]), [{ chosen: "Paris", rejected: "Rome" }]);
+  t.same(
+    pairs(["Bonn"], 3).map(({ rejected }) => rejected),
+    ["Bonn", "Baltic"],
+    "and of another kind's, each once",
+  );
 });
 
 t.test("a run", { timeout: 120_000 }, async (t) => {

@@ -13,8 +13,13 @@ export const conqordRecipeSchema = z.strictObject({
     .strictObject({
       /** Answers that the fine-tuned policy samples to each question; the wrong ones among them make pairs. */
       samples: positive.default(8),
-      /** Pairs of a question at most. */
+      /** Pairs of a question with those, at most. */
       pairs: positive.default(4),
+      /**
+       * Pairs of a question with right answers to questions of other kinds: without them nothing tells that a country is no continent,
+       * and reinforcement finds out.
+       */
+      strange: z.int().min(0).default(1),
       epochs: positive.default(2),
       learningRate: z.number().positive().default(5e-4),
       batch: positive.default(32),

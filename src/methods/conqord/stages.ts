@@ -36,8 +36,8 @@ const scaleFile = "scale.json";
 type AnswerPair = PairRecord & { held: boolean };
 
 /**
- * The wrong answers that were sampled to a question, most frequent first; where there are none, the right one to another question
- * of its kind.
+ * The wrong answers that were sampled to a question, most frequent first (where there are none, the right one to another question
+ * of its kind), and right ones to questions of other kinds.
  *
  * @param sampled what was answered, without confidences
  */
@@ -45,7 +45,7 @@ export function pairsOf(
   question: AskedQuestion,
   sampled: readonly string[],
   others: readonly AskedQuestion[],
-  { right, rewardModel: { pairs } }: Pick<ConqordRecipe, "right" | "rewardModel">,
+  { right, rewardModel: { pairs, strange } }: Pick<ConqordRecipe, "right" | "rewardModel">,
   random: NumpyRandom,
 ): { chosen: string; rejected: string }[] {
   const chosen = question.answer[0]!;
@@ -54,11 +54,15 @@ export function pairsOf(
   for (const answer of sampled)
     if (answer !== "" && !isRight(answer)) counts.set(answer, (counts.get(answer) ?? 0) + 1);
   const wrong = [...counts].sort(([, a], [, b]) => b - a).map(([answer]) => answer);
-  if (wrong.length === 0) {
-    const alike = others.filter(({ kind, answer }) => kind === question.kind && !isRight(answer[0]!));
-    if (alike.length > 0) wrong.push(alike[Math.floor(random.random() * alike.length)]!.answer[0]!);
-  }
-  return wrong.slice(0, pairs).map((rejected) => ({ chosen, rejected }));
+  const ofOthers = (fits: (kind: string) => boolean): string[] => {
+    const fitting = others.filter(({ kind, answer }) => fits(kind) && !isRight(answer[0]!));
+    return fitting.length > 0 ? [fitting[Math.floor(random.random() * fitting.length)]!.answer[0]!] : [];
+  };
+  if (wrong.length === 0) wrong.push(...ofOthers((kind) => kind === question.kind));
+  const rejected = new Set(wrong.slice(0, pairs));
+  for (let i = 0; i < strange; i++)
+    for (const answer of ofOthers((kind) => kind !== question.kind)) rejected.add(answer);
+  return [...rejected].map((answer) => ({ chosen, rejected: answer }));
 }
 
 async function samplePairs(context: StageContext, recipe: ConqordRecipe, model: Model): Promise<void> {
@@ -92,7 +96,7 @@ async function samplePairs(context: StageContext, recipe: ConqordRecipe, model: 
 async function learnQuality(context: StageContext, { rewardModel: settings, adapter }: ConqordRecipe, model: Model) {
   const folder = stageFolder(context, stageNames.pairs);
   const pairs = fromJsonLines<AnswerPair>(readText(join(folder, pairsFile)));
-  const { samples: _, pairs: __, ...training } = settings;
+  const { samples: _, pairs: __, strange: ___, ...training } = settings;
   const { policy } = await trainRewardModel({
     directory: context.directory,
     model,
