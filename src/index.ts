@@ -12,6 +12,7 @@ export {
   type Rating,
   ratingSchema,
 } from "./data/records.js";
+export { type NpyRows, openNpy, type Vectors } from "./data/vectors.js";
 export { CredenceError } from "./errors.js";
 export {
   type BootstrapOptions,
@@ -65,7 +66,38 @@ export {
   type Setting,
 } from "./methods/recipes.js";
 export type { RecipeRunOptions } from "./methods/run.js";
+export {
+  type BuildQuestion,
+  type ClusteredQuestion,
+  type ClusterSettings,
+  clusterQuestions,
+  clusterSettings,
+  type QuestionRationale,
+  type ResponseCluster,
+  readBuildQuestions,
+  type SampledQuestion,
+  type SampleSettings,
+  sampleQuestions,
+  sampleSettings,
+  writeRationales,
+} from "./methods/sayself/building.js";
+export { greedyClusters } from "./methods/sayself/clusters.js";
 export { type SaySelfMetrics, type ScoredRow, saySelfMetrics } from "./methods/sayself/metrics.js";
+export { refuseOverlap, sharedQuestions } from "./methods/sayself/overlap.js";
+export {
+  type Disagreement,
+  modelSummariser,
+  type Summariser,
+  templateSummariser,
+} from "./methods/sayself/rationales.js";
+export { evaluateReasons, generateReasons, type ReasonRecord } from "./methods/sayself/reasons.js";
+export {
+  fileVectors,
+  policyVectors,
+  type ResponseVectors,
+  serverVectors,
+} from "./methods/sayself/response-vectors.js";
+export { type StageOneRow, stageOneRows, type VariantName, variants } from "./methods/sayself/stage-one.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
 export type { AnswerText, AnyCard, Card, Prompt, RewardCard } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";
@@ -134,6 +166,7 @@ export {
   type ServerOptions,
   type ServerUsage,
 } from "./remote/chat-server.js";
+export { type EmbeddingsOptions, EmbeddingsServer } from "./remote/embeddings-server.js";
 export { type GrpoOptions, grpoAdvantages, rlooAdvantages } from "./rewards/advantages.js";
 export {
   type Alarm,

@@ -5,9 +5,10 @@ import t from "tap";
 import { z } from "zod";
 import { NumpyRandomState, shuffle } from "../src/data/random.js";
 import { readSplit, splitFiles } from "../src/data/saved-sets.js";
+import { npyBytes } from "../src/data/vectors.js";
 import { formatRows, learntText, type PhaseData, phaseTexts, preApproachPairs } from "../src/methods/conqord/data.js";
 import { sourceOf } from "../src/methods/conqord/sources.js";
-import { boundaries, dealt, indexPath, npyBytes, parseShares, writeIndices } from "../src/methods/conqord/splits.js";
+import { boundaries, dealt, indexPath, parseShares, writeIndices } from "../src/methods/conqord/splits.js";
 import { dialoguePrefix } from "../src/methods/conqord/wire.js";
 
 const half = new URL("golden/conqord/Anthropic/hh-rlhf/helpful-base_conf_half", import.meta.url).pathname;

@@ -1,9 +1,14 @@
 /** SaySelf's published scripts, one sub-command each, with their flags, file names and layouts. */
 import type { Argv, CommandModule } from "yargs";
 import type { PublishedScript } from "./published.js";
+import * as build from "./sayself/build.js";
+import * as evaluateReasons from "./sayself/evaluate-reasons.js";
+import * as generateReasons from "./sayself/generate-reasons.js";
 
 /** A sub-command without a script is none that was published. */
-const commands = [] as unknown as (CommandModule & { script?: PublishedScript })[];
+const commands = [build, generateReasons, evaluateReasons] as unknown as (CommandModule & {
+  script?: PublishedScript;
+})[];
 
 /** The scripts' flags, for whoever reads the command line before yargs does. */
 export const scripts: readonly PublishedScript[] = commands.flatMap(({ script }) => script ?? []);

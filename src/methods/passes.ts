@@ -6,7 +6,7 @@ import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { toJsonLines } from "../data/readers.js";
 import { CredenceError } from "../errors.js";
-import { makeFolder, readJson, writeFileAtomic, writeJsonAtomic } from "../files.js";
+import { makeFolder, readJson, readText, writeFileAtomic, writeFileFrom, writeJsonAtomic } from "../files.js";
 import type { Progress } from "../tracking/progress.js";
 
 export interface PassContext {
@@ -81,4 +81,14 @@ export async function inParts(
   }
   await finish(paths);
   rmSync(parts, { recursive: true, force: true });
+}
+
+/** For `inParts`: the parts one after the other are the output. */
+export const joinedInto =
+  (output: string) =>
+  (paths: readonly string[]): Promise<void> =>
+    writeFileFrom(output, pieces(paths));
+
+async function* pieces(paths: readonly string[]): AsyncGenerator<string, void, undefined> {
+  for (const path of paths) yield readText(path);
 }

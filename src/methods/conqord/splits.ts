@@ -1,6 +1,7 @@
 /** Which rows of a set each of the three phases learns from, as the published code deals them, and the files that keep it. */
 import { join } from "node:path";
 import { NumpyRandomState, permutation, roundHalfEven } from "../../data/random.js";
+import { npyBytes } from "../../data/vectors.js";
 import { CredenceError } from "../../errors.js";
 import { writeFileAtomic } from "../../files.js";
 
@@ -62,20 +63,4 @@ export function writeIndices(folder: string, dealing: Dealing, count: number): v
   dealt(parseShares(dealing.shares), count, dealing.seed).forEach((rows, part) => {
     writeFileAtomic(indexPath(folder, dealing, part), npyBytes(rows));
   });
-}
-
-/** Whole numbers below 2^32 as numpy.save writes an array of uint32 (format 1.0). */
-export function npyBytes(values: readonly number[]): Uint8Array {
-  const dictionary = `{'descr': '<u4', 'fortran_order': False, 'shape': (${values.length},), }`;
-  const before = 10;
-  const header = 64 * Math.ceil((before + dictionary.length + 1) / 64);
-  const bytes = Buffer.alloc(header + 4 * values.length, " ");
-  bytes.write("\x93NUMPY\x01\x00", "latin1");
-  bytes.writeUInt16LE(header - before, 8);
-  bytes.write(dictionary, before, "latin1");
-  bytes.write("\n", header - 1, "latin1");
-  values.forEach((value, i) => {
-    bytes.writeUInt32LE(value, header + 4 * i);
-  });
-  return bytes;
 }

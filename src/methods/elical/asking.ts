@@ -12,6 +12,7 @@ import { sigmoid } from "../../model/calibrator.js";
 import type { GenerateStats } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
+import { pooledLayer, pooledStates, pooledTexts, pooledTogether } from "../../policy/pooled.js";
 import type { StageContext } from "../../training/run.js";
 import type { AskedQuestion } from "../questions.js";
 import { thermometer } from "./baselines.js";
@@ -239,11 +240,8 @@ export async function askWhetherRight(stage: AskingStage, divisions: NamedDivisi
 /** Pairs of answers to different questions that the threshold is taken from. */
 const foreignPairs = 5000;
 
-/** Answers that go through the model together. */
-const embeddedTogether = 256;
-
-const semanticLayer = ({ info }: Model, { baselines }: ElicalRecipe): number =>
-  baselines.semantic.layer ?? Math.max(1, Math.round((info.layers * 2) / 3));
+const semanticLayer = (model: Model, { baselines }: ElicalRecipe): number =>
+  baselines.semantic.layer ?? pooledLayer(model);
 
 /** What an answer says beyond its question, as it is compared. */
 const gist = (text: string, question: string): string => ownWords(text, question).join(" ");
@@ -335,44 +333,21 @@ function foreignCosines(
   return out;
 }
 
-/** The mean state over each sequence but its first token. */
-async function pooled(
-  policy: Policy,
-  sequences: Int32Array[],
-  layer: number,
-  signal?: AbortSignal,
-): Promise<Float32Array> {
-  const spans = sequences.map((row, sequence) => ({ sequence, from: 1, to: row.length }));
-  return (await policy.forward(sequences, { spans, collect: [layer] }, signal)).hidden!;
-}
-
-/**
- * The mean hidden state of each text's tokens, behind one token that begins them all: a sequence's first state is a
- * hundred times as long as the others and says nothing.
- */
+/** Each text's vector: the mean hidden state of its tokens. */
 async function embed(
   context: StageContext,
   policy: Policy,
   texts: string[],
   layer: number,
 ): Promise<Map<string, Float32Array>> {
-  const { model } = policy;
-  const width = model.info.hiddenSize;
-  const out = new Map<string, Float32Array>();
   const task = context.progress.task("comparing meanings", texts.length, "answers");
   try {
-    for (let from = 0; from < texts.length; from += embeddedTogether) {
-      const some = texts.slice(from, from + embeddedTogether);
-      const begin = model.tokenizer.bosId ?? model.stopTokens[0] ?? 0;
-      const tokens = (await model.tokenizer.encodeBatch(some)).map((row) => Int32Array.of(begin, ...row));
-      const hidden = await pooled(policy, tokens, layer, context.signal);
-      for (const [i, text] of some.entries()) out.set(text, hidden.slice(i * width, (i + 1) * width));
-      task.advance(some.length);
-    }
+    const { signal } = context;
+    const { data, width } = await pooledTexts(policy, texts, { layer, signal, onDone: (done) => task.advance(done) });
+    return new Map(texts.map((text, i) => [text, data.subarray(i * width, (i + 1) * width)]));
   } finally {
     task.end();
   }
-  return out;
 }
 
 // ---------------------------------------------------------------- looking ahead
@@ -409,9 +384,9 @@ export async function plannedAsking(
       name: stageNames.semantic,
       prompts: Array.from({ length: answers }, () => filler),
       newTokens: 0,
-      together: embeddedTogether,
+      together: pooledTogether.texts,
       read: async (policy, prompts) => {
-        await pooled(policy, prompts, semanticLayer(model, recipe));
+        await pooledStates(policy, prompts, semanticLayer(model, recipe));
       },
     });
   }
