@@ -65,7 +65,21 @@ export {
   type Setting,
 } from "./methods/recipes.js";
 export type { RecipeRunOptions } from "./methods/run.js";
+export {
+  type Asking,
+  largestGroup,
+  publishedResponses,
+  type ResponseSettings,
+} from "./methods/sayself/asking.js";
+export {
+  type EvaluatedRow,
+  type EvaluationResult,
+  type EvaluationSettings,
+  evaluateSaySelf,
+} from "./methods/sayself/evaluate.js";
+export { type Criterion, type ResponseToJudge, scoringJudge, stringScore } from "./methods/sayself/judging.js";
 export { type SaySelfMetrics, type ScoredRow, saySelfMetrics } from "./methods/sayself/metrics.js";
+export { readSaySelfQuestions, type SaySelfQuestion } from "./methods/sayself/questions.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
 export type { AnswerText, AnyCard, Card, Prompt, RewardCard } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";

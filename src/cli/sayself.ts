@@ -1,9 +1,10 @@
 /** SaySelf's published scripts, one sub-command each, with their flags, file names and layouts. */
 import type { Argv, CommandModule } from "yargs";
 import type { PublishedScript } from "./published.js";
+import * as evaluate from "./sayself/evaluate.js";
 
 /** A sub-command without a script is none that was published. */
-const commands = [] as unknown as (CommandModule & { script?: PublishedScript })[];
+const commands = [evaluate] as unknown as (CommandModule & { script?: PublishedScript })[];
 
 /** The scripts' flags, for whoever reads the command line before yargs does. */
 export const scripts: readonly PublishedScript[] = commands.flatMap(({ script }) => script ?? []);

@@ -13,6 +13,11 @@ export interface ServerOptions {
   model: string;
   /** Name of the environment variable that holds the key, where one is needed. The key is told to nobody else. */
   keyVariable?: string;
+  /**
+   * The version of Azure's interface, where the URL is that of a deployment there ("https://<name>/openai/deployments/<name>"):
+   * it is asked for by it, and the key stands in Azure's header. Default: any other server.
+   */
+  apiVersion?: string;
   /** Calls in flight at a time. Default 8. */
   concurrency?: number;
   /** Seconds until a call is given up, at most 300. Default 120. */
@@ -91,8 +96,8 @@ type Outcome = { reply: StoredReply } | Failure;
 export class ChatServer {
   readonly url: string;
   readonly model: string;
-  private readonly options: Required<Omit<ServerOptions, "keyVariable" | "price" | "answers" | "note">> &
-    Pick<ServerOptions, "price" | "answers" | "note">;
+  private readonly options: Required<Omit<ServerOptions, "keyVariable" | "apiVersion" | "price" | "answers" | "note">> &
+    Pick<ServerOptions, "apiVersion" | "price" | "answers" | "note">;
   private readonly key: string | undefined;
   private readonly tally = { paid: blank(), kept: blank(), wasted: blank(), calls: 0, retries: 0, uncounted: 0 };
   /** Requests that were counted. */
@@ -123,8 +128,8 @@ export class ChatServer {
       badReplies = 2,
       backoff = { first: 1, longest: 60 },
     } = options;
-    const { price, answers, note } = options;
-    this.options = { url, model, concurrency, timeout, retries, badReplies, backoff, price, answers, note };
+    const { apiVersion, price, answers, note } = options;
+    this.options = { url, model, apiVersion, concurrency, timeout, retries, badReplies, backoff, price, answers, note };
     if (!(this.options.timeout > 0 && this.options.timeout <= longestTimeout))
       throw new CredenceError("USAGE", `a time-out of ${this.options.timeout} s; expected up to ${longestTimeout} s`);
   }
@@ -280,6 +285,16 @@ export class ChatServer {
         );
   }
 
+  private get endpoint(): string {
+    const { apiVersion } = this.options;
+    return `${this.url}/chat/completions${apiVersion === undefined ? "" : `?api-version=${encodeURIComponent(apiVersion)}`}`;
+  }
+
+  private get keyHeader(): Record<string, string> {
+    if (this.key === undefined) return {};
+    return this.options.apiVersion === undefined ? { authorization: `Bearer ${this.key}` } : { "api-key": this.key };
+  }
+
   /** One HTTP request. */
   private async attempt(body: string, mayBeEmpty: boolean, signal?: AbortSignal): Promise<Outcome> {
     this.tally.calls += 1;
@@ -288,11 +303,11 @@ export class ChatServer {
     const leave = () => setTimeout(() => stop.abort(), 1000 * graceSeconds).unref();
     signal?.addEventListener("abort", leave, { once: true });
     try {
-      const response = await fetch(`${this.url}/chat/completions`, {
+      const response = await fetch(this.endpoint, {
         method: "POST",
         headers: {
           "content-type": "application/json",
-          ...(this.key === undefined ? {} : { authorization: `Bearer ${this.key}` }),
+          ...this.keyHeader,
         },
         body,
         redirect: "error",
