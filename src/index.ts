@@ -67,6 +67,12 @@ export {
 } from "./methods/recipes.js";
 export type { RecipeRunOptions } from "./methods/run.js";
 export {
+  type Asking,
+  largestGroup,
+  publishedResponses,
+  type ResponseSettings,
+} from "./methods/sayself/asking.js";
+export {
   type BuildQuestion,
   type ClusteredQuestion,
   type ClusterSettings,
@@ -82,8 +88,16 @@ export {
   writeRationales,
 } from "./methods/sayself/building.js";
 export { greedyClusters } from "./methods/sayself/clusters.js";
+export {
+  type EvaluatedRow,
+  type EvaluationResult,
+  type EvaluationSettings,
+  evaluateSaySelf,
+} from "./methods/sayself/evaluate.js";
+export { type Criterion, type ResponseToJudge, scoringJudge, stringScore } from "./methods/sayself/judging.js";
 export { type SaySelfMetrics, type ScoredRow, saySelfMetrics } from "./methods/sayself/metrics.js";
 export { refuseOverlap, sharedQuestions } from "./methods/sayself/overlap.js";
+export { readSaySelfQuestions, type SaySelfQuestion } from "./methods/sayself/questions.js";
 export {
   type Disagreement,
   modelSummariser,

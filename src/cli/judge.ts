@@ -48,6 +48,8 @@ export const judgingOptions = {
 export interface ServerArguments {
   url?: string;
   keyVariable?: string;
+  /** Of a deployment on Azure. */
+  apiVersion?: string;
   concurrency: number;
   timeout: number;
   retries: number;
@@ -78,6 +80,7 @@ export async function openResponder(args: ResponderArguments): Promise<OpenRespo
 /** How a server is asked. */
 export function judgeServer({
   keyVariable,
+  apiVersion,
   concurrency,
   timeout,
   retries,
@@ -89,7 +92,7 @@ export function judgeServer({
   for (const [name, value] of Object.entries({ "price-in": priceIn, "price-out": priceOut, retries }))
     if (value !== undefined && !(value >= 0)) throw new UsageError(`--${name} ${value}: expected a number from 0`);
   const price = priceIn === undefined ? undefined : { input: priceIn, output: priceOut! };
-  return { keyVariable, concurrency, timeout, retries, price };
+  return { keyVariable, apiVersion, concurrency, timeout, retries, price };
 }
 
 /** What the server was asked and paid for, in a line. */

@@ -2,11 +2,12 @@
 import type { Argv, CommandModule } from "yargs";
 import type { PublishedScript } from "./published.js";
 import * as build from "./sayself/build.js";
+import * as evaluate from "./sayself/evaluate.js";
 import * as evaluateReasons from "./sayself/evaluate-reasons.js";
 import * as generateReasons from "./sayself/generate-reasons.js";
 
 /** A sub-command without a script is none that was published. */
-const commands = [build, generateReasons, evaluateReasons] as unknown as (CommandModule & {
+const commands = [build, evaluate, generateReasons, evaluateReasons] as unknown as (CommandModule & {
   script?: PublishedScript;
 })[];
 

@@ -8,6 +8,11 @@ export interface ServerCallOptions {
   model: string;
   /** Name of the environment variable that holds the key, where one is needed. The key is told to nobody else. */
   keyVariable?: string;
+  /**
+   * The version of Azure's interface, where the URL is that of a deployment there ("https://<name>/openai/deployments/<name>"):
+   * it is asked for by it, and the key stands in Azure's header. Default: any other server.
+   */
+  apiVersion?: string;
   /** Calls in flight at a time. Default 8. */
   concurrency?: number;
   /** Seconds until a call is given up, at most 300. Default 120. */
@@ -61,6 +66,7 @@ export class ServerCalls {
   private readonly note: ServerCallOptions["note"];
   private readonly service: Service;
   private readonly key: string | undefined;
+  private readonly apiVersion: string | undefined;
   private readonly waiting: (() => void)[] = [];
   private running = 0;
   /** No call begins before; performance.now() of when the server wants to be asked again. */
@@ -68,7 +74,7 @@ export class ServerCalls {
 
   /** @throws CredenceError "USAGE" for a URL that is none, or a key's variable that is not set */
   constructor(options: ServerCallOptions, service: Service) {
-    const { url, model, keyVariable, concurrency = 8, note } = options;
+    const { url, model, keyVariable, apiVersion, concurrency = 8, note } = options;
     if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol))
       throw new CredenceError(
         "USAGE",
@@ -77,6 +83,7 @@ export class ServerCalls {
     this.url = url.replace(/\/+$/, "");
     this.model = model;
     this.concurrency = concurrency;
+    this.apiVersion = apiVersion;
     this.note = note;
     this.service = service;
     this.key = keyVariable === undefined ? undefined : process.env[keyVariable];
@@ -164,6 +171,16 @@ export class ServerCalls {
         );
   }
 
+  private get endpoint(): string {
+    const version = this.apiVersion === undefined ? "" : `?api-version=${encodeURIComponent(this.apiVersion)}`;
+    return `${this.url}/${this.service.path}${version}`;
+  }
+
+  private get keyHeader(): Record<string, string> {
+    if (this.key === undefined) return {};
+    return this.apiVersion === undefined ? { authorization: `Bearer ${this.key}` } : { "api-key": this.key };
+  }
+
   /** One HTTP request. */
   private async attempt<T>(
     body: string,
@@ -176,12 +193,9 @@ export class ServerCalls {
     const leave = () => setTimeout(() => stop.abort(), 1000 * graceSeconds).unref();
     signal?.addEventListener("abort", leave, { once: true });
     try {
-      const response = await fetch(`${this.url}/${this.service.path}`, {
+      const response = await fetch(this.endpoint, {
         method: "POST",
-        headers: {
-          "content-type": "application/json",
-          ...(this.key === undefined ? {} : { authorization: `Bearer ${this.key}` }),
-        },
+        headers: { "content-type": "application/json", ...this.keyHeader },
         body,
         redirect: "error",
         signal: stop.signal,

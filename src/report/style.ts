@@ -93,6 +93,15 @@ dl.many dt { overflow-wrap: anywhere; }
 .bars td { white-space: nowrap; }
 .bars td.bar { width: 45%; min-width: 90px; }
 .bar span { display: block; height: 10px; margin-top: 5px; border-radius: 2px; background: var(--after); opacity: 0.75; min-width: 2px; }
+.rationale { border-top: 1px solid var(--rule); margin-top: 22px; padding-top: 16px; break-inside: avoid; }
+.rationale h4 { font-size: 14.5px; font-weight: 500; color: var(--soft); margin: 0 0 6px; }
+.rationale h3, .rationale p, .rationale blockquote, .clusters span { overflow-wrap: anywhere; white-space: pre-line; }
+.rationale blockquote { margin: 0 0 14px; padding-left: 14px; border-left: 3px solid var(--after); }
+.stated { display: grid; grid-template-columns: auto minmax(0, 1fr) auto; gap: 0 10px; align-items: center; font-size: 13.5px; color: var(--after); }
+.clusters { list-style: none; margin: 0; padding: 0; font-size: 14.5px; line-height: 1.4; }
+.clusters li { display: grid; grid-template-columns: 3.2em 64px minmax(0, 1fr); gap: 0 12px; padding: 5px 0; border-bottom: 1px solid var(--rule); }
+.clusters b { font-weight: 500; text-align: right; }
+.clusters i span { display: block; height: 10px; margin-top: 5px; border-radius: 2px; background: var(--after); opacity: 0.75; min-width: 2px; }
 details { margin-top: 34px; }
 details summary { cursor: pointer; color: var(--soft); font-size: 14.5px; }
 footer { margin-top: 64px; border-top: 1px solid var(--rule); padding-top: 18px; color: var(--soft); font-size: 14px; }

@@ -6,7 +6,10 @@ import { ChatServer, type ServerOptions, type ServerUsage, type Spent } from "..
 import { localResponder, type Responder, serverResponder } from "./responder.js";
 
 /** How a server is asked: none of it changes what a judge says. */
-export type JudgeServer = Pick<ServerOptions, "keyVariable" | "concurrency" | "timeout" | "retries" | "price">;
+export type JudgeServer = Pick<
+  ServerOptions,
+  "keyVariable" | "apiVersion" | "concurrency" | "timeout" | "retries" | "price"
+>;
 
 export interface ResponderOptions extends JudgeServer {
   /** A model of this machine, or with `url` a server's. */
@@ -44,8 +47,8 @@ export async function openResponder(options: ResponderOptions): Promise<OpenResp
   const answers = options.answers === undefined ? undefined : await AnswerStore.open(options.answers);
   try {
     if (url !== undefined) {
-      const { model, keyVariable, concurrency, timeout, retries, price } = options;
-      const asked = { url, model, keyVariable, concurrency, timeout, retries, price };
+      const { model, keyVariable, apiVersion, concurrency, timeout, retries, price } = options;
+      const asked = { url, model, keyVariable, apiVersion, concurrency, timeout, retries, price };
       const server = new ChatServer({ ...asked, answers, note: (line) => note?.(line, "warn") });
       const responder = serverResponder(server, { maxTokens, mayBeEmpty });
       return { responder, server, [Symbol.asyncDispose]: async () => answers?.[Symbol.asyncDispose]() };

@@ -31,20 +31,32 @@ export interface SaySelfMetrics {
 const right = 7;
 const wrong = 3;
 
+/** Whether a score counts as right where that is a question of yes or no. */
+export const isScoredRight = (score: number): boolean => score >= right;
+
 const mean = (values: readonly number[]): number | null =>
   values.length === 0 ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
 
-/** @throws CredenceError "BAD_INPUT" naming the row whose confidence or score is out of its range */
-export function saySelfMetrics(rows: readonly ScoredRow[]): SaySelfMetrics {
+/**
+ * @param beyond a confidence above 1: an "error", or "taken" as it is, as published (B9-8): `ece` has it in the last bin, and the
+ *   absolute error may exceed 1
+ * @throws CredenceError "BAD_INPUT" naming the row whose confidence or score is out of its range
+ */
+export function saySelfMetrics(
+  rows: readonly ScoredRow[],
+  { beyond = "error" }: { beyond?: "error" | "taken" } = {},
+): SaySelfMetrics {
   const read: { confidence: number; score: number }[] = [];
   rows.forEach(({ confidence, score }, i) => {
     if (!(score >= 0 && score <= 10))
       throw new CredenceError("BAD_INPUT", `row ${i}: a score of ${score}; expected a number from 0 to 10`);
     if (confidence === null) return;
-    if (!(confidence >= 0 && confidence <= 1))
+    if (!(confidence >= 0 && (confidence <= 1 || (beyond === "taken" && Number.isFinite(confidence)))))
       throw new CredenceError("BAD_INPUT", `row ${i}: a confidence of ${confidence}; expected a number from 0 to 1`);
     read.push({ confidence, score });
   });
+  // AUROC is of the order alone.
+  const largest = Math.max(1, ...read.map(({ confidence }) => confidence));
   const among = (takes: (score: number) => boolean) =>
     mean(read.filter(({ score }) => takes(score)).map(({ confidence }) => confidence));
   return {
@@ -57,10 +69,13 @@ export function saySelfMetrics(rows: readonly ScoredRow[]): SaySelfMetrics {
       "binned",
     ),
     auroc: measure(
-      read.map(({ confidence, score }) => ({ confidence, correct: score >= right ? 1 : 0 })),
+      read.map(({ confidence, score }) => ({
+        confidence: confidence / largest,
+        correct: isScoredRight(score) ? 1 : 0,
+      })),
       "auroc",
     ),
-    confidenceRight: among((score) => score >= right),
+    confidenceRight: among(isScoredRight),
     confidenceWrong: among((score) => score <= wrong),
   };
 }

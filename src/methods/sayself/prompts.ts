@@ -26,7 +26,10 @@ export function questionPrompt(question: string, place: PromptPlace): string {
 }
 
 /** The words are our own; the run of twelve spaces is published, an indent of its source. */
-const asksDirectly = `Please think step by step before you answer.${" ".repeat(12)}Then start a new line with "Confidence: " and a number from 1 to 10 that says how sure you are of the answer.`;
+export const asksDirectly = `Please think step by step before you answer, and then write "Answer: " and a few words.${" ".repeat(12)}Then start a new line with "Confidence: " and a number from 1 to 10 that says how sure you are of the answer.`;
+
+/** Put before a question where a model that was not trained is sampled several times, so that its answers can be compared. */
+export const asksForAnswer = 'Please think step by step, and then start a new line with "Answer: " and a few words.';
 
 /**
  * The baseline of direct prompting: a model that was not trained is asked to say how sure it is. Questions of a set of

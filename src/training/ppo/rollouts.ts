@@ -28,6 +28,11 @@ export interface Rollout {
   retry?: { tries: number; complete: boolean };
 }
 
+/** How completions are sampled: what `sampleRollouts` reads of a training's settings. */
+export type Sampling = Pick<PpoSettings, "trainedTemperature" | "seed"> & {
+  rollout: Omit<PpoSettings["rollout"], "prompts">;
+};
+
 /** A prompt with its completions. */
 export interface Group<Data> {
   prompt: Int32Array;
@@ -58,7 +63,7 @@ const samplingSeed = (seed: number, iteration: number, tries: number): number =>
 export async function* sampleRollouts(
   policy: Policy,
   prompts: Int32Array[],
-  { rollout, trainedTemperature, seed }: PpoSettings,
+  { rollout, trainedTemperature, seed }: Sampling,
   iteration: number,
   signal?: AbortSignal,
 ): AsyncGenerator<Rollout, void, undefined> {
@@ -152,14 +157,14 @@ async function cueTokens(tokenizer: Tokenizer, cue: string): Promise<Int32Array>
   const first = ids.findIndex((_, i) => spans[2 * i + 1]! > 1);
   const tokens = first >= 0 && spans[2 * first]! >= 1 ? ids.slice(first) : await tokenizer.encode(cue);
   if (tokens.length > 0) return tokens;
-  throw new CredenceError("BAD_RECIPE", `rollout.retry.cue ${JSON.stringify(cue)} has no token in this vocabulary`);
+  throw new CredenceError("BAD_RECIPE", `the cue ${JSON.stringify(cue)} has no token in this vocabulary`);
 }
 
 /** Said before anything is sampled, not when a completion comes to be so long. */
 function checkRoom(
   context: number,
   prompts: Int32Array[],
-  { newTokens, retry }: PpoSettings["rollout"],
+  { newTokens, retry }: Sampling["rollout"],
   cue: number,
 ): void {
   const tries = retry!.retries + (cue > 0 ? 1 : 0);
@@ -168,7 +173,7 @@ function checkRoom(
   if (longest + most <= context) return;
   throw new CredenceError(
     "TOO_LONG",
-    `a prompt of ${longest} tokens and a completion of up to ${most}, with all of rollout.retry's continuations, are longer than the context (${context} tokens). Shorten the prompt, or lower newTokens or retries`,
+    `a prompt of ${longest} tokens and a completion of up to ${most}, with all continuations of one that is not complete, are longer than the context (${context} tokens). Shorten the prompt, or allow fewer new tokens or retries`,
   );
 }
 
