@@ -1,4 +1,4 @@
-// npm run flags: writes the tables of docs/methods/elical-published.md and conqord.md, which flags the published scripts have
+// npm run flags: writes the tables of docs/methods/elical-published.md, conqord.md and calibration-tuning.md, which flags the published scripts have
 // here and what --compat brings back, from the commands themselves (dist/). With --check it writes nothing, and fails where a
 // page is not what it would write.
 import { readFileSync, writeFileSync } from "node:fs";
@@ -59,3 +59,6 @@ write("elical-published.md", tablesOf(elical, elicalRows));
 const { scripts: conqord } = await import("../dist/cli/conqord.js");
 const { conqordRows } = await import("../dist/methods/conqord/compat.js");
 write("conqord.md", tablesOf(conqord, conqordRows));
+const { scripts: calibration } = await import("../dist/cli/calibration-tuning.js");
+const { calibrationRows } = await import("../dist/methods/calibration-tuning/compat.js");
+write("calibration-tuning.md", tablesOf(calibration, calibrationRows));

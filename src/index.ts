@@ -37,6 +37,8 @@ export {
   type Stated,
   withoutConfidence,
 } from "./evaluation/stated.js";
+export { openTuned, type Tuned, writeReleased } from "./methods/calibration-tuning/adapters.js";
+export { probabilities, type QueryOptions, type QueryRow, queryLogprobs } from "./methods/calibration-tuning/query.js";
 export {
   type AnswerPair,
   formatRows,
@@ -67,7 +69,7 @@ export {
 export type { RecipeRunOptions } from "./methods/run.js";
 export { type SaySelfMetrics, type ScoredRow, saySelfMetrics } from "./methods/sayself/metrics.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
-export type { AnswerText, AnyCard, Card, Prompt, RewardCard } from "./model/card.js";
+export type { AnswerText, AnyCard, Card, Prompt, QueryCard, RewardCard } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";
 export type {
   AdapterSpec,
