@@ -18,14 +18,15 @@ const byDefault = ({ default: given, defaultDescription: value = given, demandOp
 function tablesOf(scripts, compatRows) {
   return {
     flags: scripts
-      .filter(({ honoured, unneeded, dead }) =>
-        [honoured, unneeded, dead].some((flags) => Object.keys(flags).length > 0),
+      .filter(({ honoured, unneeded, dead, unsupported = {} }) =>
+        [honoured, unneeded, dead, unsupported].some((flags) => Object.keys(flags).length > 0),
       )
-      .map(({ name, honoured, unneeded, dead }) => {
+      .map(({ name, honoured, unneeded, dead, unsupported = {} }) => {
         const rows = [
           ...Object.entries(honoured).map(([flag, option]) => [flag, "honoured", byDefault(option), option.describe]),
           ...Object.entries(unneeded).map(([flag, { why }]) => [flag, "not needed", "", why]),
           ...Object.entries(dead).map(([flag, sentence]) => [flag, "refused", "", `did nothing: ${sentence}`]),
+          ...Object.entries(unsupported).map(([flag, sentence]) => [flag, "refused", "", `not supported: ${sentence}`]),
         ];
         return `### ${name}\n\n${table(
           ["flag", "class", "default", "what it is"],

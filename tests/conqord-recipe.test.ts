@@ -42,8 +42,8 @@ t.test("recipes", async (t) => {
 t.test("answer and confidence are told apart", async (t) => {
   const { written, partsOf } = conqordForm;
   t.equal(written("Paris", 0.7), "Paris\n\n### Confidence: 0.7.");
-  t.same(partsOf(written("Paris", 1)), { answer: "Paris", confidence: 1 });
-  t.same(partsOf("Paris"), { answer: "Paris", confidence: null });
+  t.same(partsOf(written("Paris", 1)), { answer: "Paris", end: 5, confidence: 1 });
+  t.same(partsOf("Paris"), { answer: "Paris", end: 5, confidence: null });
 });
 
 t.test("pairs are of the wrong answers that were given most, or of another question's", async (t) => {
@@ -56,12 +56,20 @@ t.test("pairs are of the wrong answers that were given most, or of another quest
     one("c", "sea", "Baltic"),
   ];
   const recipe = loadRecipe("conqord/quickstart", [["rewardModel.pairs", 2]]);
-  const pairs = (sampled: string[]) => pairsOf(asked, sampled, [asked, other, unlike], recipe, new NumpyRandom([0]));
+  const pairs = (sampled: string[], strange = 0) => {
+    const rewardModel = { ...recipe.rewardModel, strange };
+    return pairsOf(asked, sampled, [asked, other, unlike], { ...recipe, rewardModel }, new NumpyRandom([0]));
+  };
   t.same(
     pairs(["Bonn", "Oslo", "paris", "Oslo", "", "Wien"]).map(({ rejected }) => rejected),
     ["Oslo", "Bonn"],
   );
   t.same(pairs(["Paree", "Paris"]), [{ chosen: "Paris", rejected: "Rome" }]);
+  t.same(
+    pairs(["Bonn"], 3).map(({ rejected }) => rejected),
+    ["Bonn", "Baltic"],
+    "and of another kind's, each once",
+  );
 });
 
 t.test("a run", { timeout: 120_000 }, async (t) => {
@@ -76,7 +84,7 @@ t.test("a run", { timeout: 120_000 }, async (t) => {
   );
   t.equal(summary.verdict.length, 4);
   t.same(summaryOf(whole), JSON.parse(JSON.stringify(summary)));
-  t.match(await summaryText(summary, whole), /Spearman[\s\S]*After PPO without the method's term/);
+  t.match(await summaryText(summary, whole), /Spearman[\s\S]*After PPO without the term/);
   t.ok(existsSync(join(whole, "report.html")));
   for (const [after, task] of [
     [10, "sampling answers to compare"],

@@ -22,6 +22,7 @@ import * as plan from "./plan.js";
 import { publishedSpelling } from "./published.js";
 import * as reports from "./report.js";
 import * as run from "./run.js";
+import * as sayself from "./sayself.js";
 import * as score from "./score.js";
 import * as train from "./train.js";
 
@@ -42,6 +43,7 @@ const commands = [
   convert,
   elical,
   conqord,
+  sayself,
   calibrationTuning,
   golden,
   bench,
@@ -52,6 +54,7 @@ const commands = [
 const published = {
   elical: elical.scripts,
   conqord: conqord.scripts,
+  sayself: sayself.scripts,
   "calibration-tuning": calibrationTuning.scripts,
 };
 

@@ -1,6 +1,7 @@
 /**
- * Published scripts as sub-commands. Their flags are of three classes: those that mean here what they meant there; those
- * that nothing needs here, which are accepted, told once and recorded; and those that did nothing there, which are refused.
+ * Published scripts as sub-commands. Their flags are of these classes: those that mean here what they meant there; those
+ * that nothing needs here, which are accepted, told once and recorded; those that did nothing there, and those that cannot be
+ * honoured here, which are refused.
  */
 import type { Options } from "yargs";
 import type { Compat, CompatRow } from "../methods/published.js";
@@ -20,6 +21,8 @@ export interface PublishedScript {
   unneeded: Readonly<Record<string, Unneeded>>;
   /** Flags that did nothing, and the sentence that says what to do instead. */
   dead: Readonly<Record<string, string>>;
+  /** Flags that cannot be honoured, and the sentence that says why and what to do instead. */
+  unsupported?: Readonly<Record<string, string>>;
   /** What the published code does otherwise. */
   rows: readonly CompatRow[];
 }
@@ -28,7 +31,7 @@ const dashed = (name: string): string => name.replaceAll("_", "-");
 
 /** A script's flags and --compat, for yargs. */
 export function publishedOptions(script: PublishedScript): Record<string, Options> {
-  const { honoured, unneeded, dead } = script;
+  const { honoured, unneeded, dead, unsupported = {} } = script;
   const options: [string, Options][] = [];
   for (const [name, option] of Object.entries(honoured))
     options.push([name, { ...option, group: "Flags of the published script:" }]);
@@ -42,7 +45,12 @@ export function publishedOptions(script: PublishedScript): Record<string, Option
       },
     ]);
   for (const [name, sentence] of Object.entries(dead))
-    options.push([name, { type: "string", hidden: true, coerce: refused(name, sentence) }]);
+    options.push([
+      name,
+      { type: "string", hidden: true, coerce: refused(name, `did nothing in the published script: ${sentence}`) },
+    ]);
+  for (const [name, sentence] of Object.entries(unsupported))
+    options.push([name, { type: "string", hidden: true, coerce: refused(name, `is not supported: ${sentence}`) }]);
   return {
     ...Object.fromEntries(options.map(([name, option]) => [dashed(name), option])),
     compat: compatOption(script),
@@ -51,7 +59,7 @@ export function publishedOptions(script: PublishedScript): Record<string, Option
 
 function refused(name: string, sentence: string) {
   return (value: unknown): undefined => {
-    if (value !== undefined) throw new UsageError(`--${name} did nothing in the published script: ${sentence}`);
+    if (value !== undefined) throw new UsageError(`--${name} ${sentence}`);
     return undefined;
   };
 }

@@ -262,9 +262,28 @@ function readJson(bytes: Buffer, name: string): Found[] {
   const text = textOf(bytes, name);
   if (text.trim() === "") return [];
   const value = parse(text, name, "one JSON object a line belongs into a .jsonl file");
+  const rows = rowsOfColumns(value, name);
+  if (rows) return rows;
   if (!Array.isArray(value))
     throw bad(`${name}: holds ${value === null ? "null" : `a single ${typeof value}`}; expected a list of records`);
   return value.map((item, i) => ({ value: item, place: `${name}: record ${i + 1}` }));
+}
+
+/** A table that is written column by column, {"question": [..], "answer": [..]}; null for what is none. */
+function rowsOfColumns(value: unknown, name: string): Found[] | null {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
+  const columns = Object.entries(value);
+  const [first] = columns;
+  if (!first || !columns.every(([, cells]) => Array.isArray(cells))) return null;
+  const { length } = first[1] as unknown[];
+  for (const [field, cells] of columns) {
+    if (cells.length !== length)
+      throw bad(`${name}: its column "${field}" has ${cells.length} rows, and "${first[0]}" has ${length}`);
+  }
+  return Array.from({ length }, (_, row) => ({
+    value: Object.fromEntries(columns.map(([field, cells]) => [field, cells[row]])),
+    place: `${name}: row ${row + 1}`,
+  }));
 }
 
 function parse(text: string, place: string, hint: string): unknown {

@@ -4,7 +4,17 @@
  */
 import { binOf, type Prediction, type Rows, readRows } from "./rows.js";
 
-export const metricNames = ["accuracy", "auroc", "ece", "eceEqualMass", "brier", "nll", "aurc", "spearman"] as const;
+export const metricNames = [
+  "accuracy",
+  "auroc",
+  "ece",
+  "eceEqualMass",
+  "brier",
+  "nll",
+  "aurc",
+  "spearman",
+  "absoluteError",
+] as const;
 export type MetricName = (typeof metricNames)[number];
 
 /** Per row in the order of its columns. */
@@ -42,6 +52,12 @@ const accuracy: Metric = (rows, weights) => mean(rows, weights, (_, y) => y);
 
 /** Brier 1950. */
 const brier: Metric = (rows, weights) => mean(rows, weights, (p, y) => (p - y) * (p - y));
+
+/**
+ * Mean distance of a confidence from what came out, which SaySelf publishes under the name of ECE. It is not proper: at its best
+ * it says 0 or 1, and what is perfectly calibrated at an accuracy a has 2 a (1 - a).
+ */
+const absoluteError: Metric = (rows, weights) => mean(rows, weights, (p, y) => Math.abs(p - y));
 
 /** Natural logarithm; a confidence is taken no nearer than 1e-12 to 0 or 1. */
 const nll: Metric = (rows, weights) =>
@@ -193,6 +209,7 @@ export const metrics: Record<MetricName, Metric> = {
   nll,
   aurc,
   spearman,
+  absoluteError,
 };
 
 /** Which way is better: 1 for higher, -1 for lower. */
@@ -205,6 +222,7 @@ export const direction: Record<MetricName, 1 | -1> = {
   nll: -1,
   aurc: -1,
   spearman: 1,
+  absoluteError: -1,
 };
 
 /** One metric of a set of predictions, without an interval. */

@@ -1,4 +1,13 @@
+import { setMaxListeners } from "node:events";
 import { CredenceError } from "../errors.js";
+
+/** A signal that many listen to at once, which is no leak: each stops listening when its work is done. */
+function sharedStop(signal?: AbortSignal): { stop: AbortController; heard: AbortSignal } {
+  const stop = new AbortController();
+  const heard = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+  setMaxListeners(0, heard);
+  return { stop, heard };
+}
 
 /**
  * Does work on items beside each other and yields what it gives in the items' order. When one fails, no further one
@@ -12,12 +21,11 @@ export async function* inOrder<T, R>(
   work: (item: T, signal: AbortSignal) => Promise<R>,
   signal?: AbortSignal,
 ): AsyncGenerator<R, void, undefined> {
-  const stop = new AbortController();
-  const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+  const { stop, heard } = sharedStop(signal);
   const begun: Promise<R>[] = [];
   let failure: { error: unknown } | undefined;
   const begin = (item: T) => {
-    const result = work(item, either);
+    const result = work(item, heard);
     result.catch((error) => {
       failure ??= { error };
       stop.abort();
@@ -54,7 +62,7 @@ export async function* inPlace<T, R>(
   work: (item: T, signal: AbortSignal) => Promise<R>,
   signal?: AbortSignal,
 ): AsyncGenerator<R, void, undefined> {
-  const stop = new AbortController();
+  const { stop, heard } = sharedStop();
   const seen = new Set<number>();
   const begun: Promise<void>[] = [];
   const done = new Map<number, R>();
@@ -74,7 +82,7 @@ export async function* inPlace<T, R>(
       done.set(at, result);
       wake();
     };
-    begun.push(work(item, stop.signal).then(finish, fail));
+    begun.push(work(item, heard).then(finish, fail));
   };
   const read = async () => {
     for await (const item of items) {

@@ -212,14 +212,11 @@ function aims({ evaluation }: ReinforcementInput): Finding[] {
   return [...told.filter(({ verdict }) => verdict === "worse"), ...told.filter(({ verdict }) => verdict === "better")];
 }
 
-/** Spearman's correlation where the run is about it. */
-const columnsOf = ({ differences }: ReinforcementEvaluation): readonly MetricName[] => [
-  "accuracy",
-  "auroc",
-  ...(differences.some(({ metric }) => metric === "spearman") ? (["spearman"] as const) : []),
-  "ece",
-  "brier",
-];
+/** Metrics that are shown where the run is about them. */
+const columnsOf = ({ differences }: ReinforcementEvaluation): readonly MetricName[] => {
+  const about = (metric: MetricName) => (differences.some((one) => one.metric === metric) ? [metric] : []);
+  return ["accuracy", "auroc", ...about("spearman"), "ece", "brier", ...about("absoluteError")];
+};
 
 function rowTable(evaluation: ReinforcementEvaluation): string {
   const columns = columnsOf(evaluation);

@@ -87,6 +87,11 @@ export const metricWords: Record<MetricName, MetricWords> = {
     meaning: "error rate among the surest answers, averaged over how many of them are taken",
   },
   spearman: { short: "Spearman", meaning: "rank correlation of confidence and being right; 0 is chance" },
+  absoluteError: {
+    short: "Absolute error",
+    meaning:
+      "mean distance of the confidence from what came out (1 right, 0 wrong), no bins: being honest does not bring it to 0",
+  },
 };
 
 const minus = (text: string) => text.replace("-", "\u2212");

@@ -214,16 +214,22 @@ export const scoringRules = {
 export type ScoringRuleName = keyof typeof scoringRules;
 
 /**
- * SaySelf's reward on its own scale, correctness and confidence from 0 to 10: its code's `calculate_reward`.
+ * SaySelf's reward on its own scale, correctness and confidence from 0 to 10: its code's `calculate_reward`, or another rule in its
+ * place.
  *
+ * @param rule default `quadraticRule`
  * @param asPublished what lies outside 0 to 10 is clamped to 0 to 1, so that "Confidence: 100" counts as 0.1; otherwise it
  *   is clamped to 0 to 10
  */
-export function saySelfReward(correctness: number, confidence: number, { asPublished = false } = {}): number {
+export function saySelfReward(
+  correctness: number,
+  confidence: number,
+  { rule = quadraticRule(), asPublished = false }: { rule?: ScoringRule; asPublished?: boolean } = {},
+): number {
   const tenth = (value: number): number => {
     const inside = value >= 0 && value <= 10;
     const most = asPublished && !inside ? 1 : 10;
     return Math.min(most, Math.max(0, value)) / 10;
   };
-  return quadraticRule().score(tenth(confidence), tenth(correctness));
+  return rule.score(tenth(confidence), tenth(correctness));
 }

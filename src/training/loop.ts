@@ -26,6 +26,8 @@ export interface TrainingSettings {
   weightDecay: number;
   /** AdamW's decay of the mean of squared gradients; default 0.999. */
   beta2?: number;
+  /** Gradients whose norm is above are scaled to it; 0: none is. Default 1. */
+  maxGradientNorm?: number;
   /** Groups of parameters with a largest learning rate, which rises and falls with the other, or a weight decay of their own. */
   groups?: GroupRates;
   /** Share of the training that warms up. */
@@ -113,6 +115,7 @@ export async function takeSteps({ settings, policy, checkpoint, rate, steps, ...
       weightDecay: settings.weightDecay,
       seed: settings.seed,
       ...(settings.beta2 === undefined ? {} : { beta2: settings.beta2 }),
+      ...(settings.maxGradientNorm === undefined ? {} : { maxGradientNorm: settings.maxGradientNorm }),
     },
     schedule: rate,
     groups: groupSchedules(settings, rate),

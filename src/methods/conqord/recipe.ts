@@ -13,8 +13,13 @@ export const conqordRecipeSchema = z.strictObject({
     .strictObject({
       /** Answers that the fine-tuned policy samples to each question; the wrong ones among them make pairs. */
       samples: positive.default(8),
-      /** Pairs of a question at most. */
+      /** Pairs of a question with those, at most. */
       pairs: positive.default(4),
+      /**
+       * Pairs of a question with right answers to questions of other kinds: without them nothing tells that a country is no continent,
+       * and reinforcement finds out.
+       */
+      strange: z.int().min(0).default(1),
       epochs: positive.default(2),
       learningRate: z.number().positive().default(5e-4),
       batch: positive.default(32),
@@ -27,9 +32,9 @@ export const conqordRecipeSchema = z.strictObject({
     .strictObject({
       alpha: alpha.default(0.4),
       form: z.enum(["difference", "sign", "absolute", "exponential", "product"]).default("difference"),
-      /** "sum" is the published one, which grows with an iteration's completions. */
-      reduce: z.enum(["sum", "mean", "normalised"]).default("mean"),
-      /** The reward is cut to plus and minus this. */
+      /** "sum" is the published one, which grows with an iteration's completions; "mean" shrinks with the spread of their confidences. */
+      reduce: z.enum(["sum", "mean", "normalised"]).default("normalised"),
+      /** The reward is cut to plus and minus this; quality has the mean 0 and the deviation 1 among the validation pairs' answers. */
       clamp: z.number().positive().default(5),
       /** What a completion without a confidence earns in place of its quality; no other is compared with it. */
       unparsed: z.number().default(-5),

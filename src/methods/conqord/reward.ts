@@ -18,6 +18,11 @@ export interface QualityOptions<R> {
    * quality, beside what `unparsed` says.
    */
   missing?: number;
+  /**
+   * Where a completion's answer ends, in characters: its quality is settled there, so that a trainer with a critic lets the confidence
+   * earn the term alone. Absent: all is settled at the completion's end, as published.
+   */
+  answerEnd?(completion: string): number;
   /** What was answered, as the reward model reads it; absent: the prompt's text. */
   asked?(record: R): Prompted;
   compat?: ConqordCompat;
@@ -36,7 +41,7 @@ const day = 24 * 60 * 60;
  */
 export function qualityReward<R = unknown>(
   model: RewardModel,
-  { unparsed, scored = "answer", missing, asked, compat = new Set() }: QualityOptions<R>,
+  { unparsed, scored = "answer", missing, answerEnd, asked, compat = new Set() }: QualityOptions<R>,
 ): { reward: LimitedReward<R>; counts: Reading["counts"] } {
   const reading = confidenceReading("training", { compat, onFailure: unparsed });
   const read = (completion: string) =>
@@ -62,7 +67,12 @@ export function qualityReward<R = unknown>(
         const confidence = confidenceOf(completion);
         if (missing !== undefined && !confidenceFormats.conqord.find(completion))
           return { reward: missing, confidence };
-        return { reward: (await quality.score(prompt, completion, record, context)) as number, confidence };
+        const own = (await quality.score(prompt, completion, record, context)) as number;
+        return {
+          reward: own,
+          confidence,
+          ...(answerEnd && { settled: [{ reward: own, end: answerEnd(completion) }] }),
+        };
       },
     },
     { concurrency: 2 * atOnce, retries: 0, timeout: day },

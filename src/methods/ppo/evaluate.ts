@@ -12,15 +12,24 @@ type Evaluation = ReinforcementRecipe["evaluation"];
 /** Names of the rows of a table, in its order. */
 export const rowTitles = {
   after: "After PPO, as stated",
-  ablation: "After PPO without the method's term, as stated",
+  ablation: "After PPO without what the method adds, as stated",
   before: "Fine-tuned to the form, as stated",
+  direct: "Untrained, asked how sure it is",
+  "answer-probe": "Fine-tuned, probe of its answer",
   "sequence-probability": "Fine-tuned, probability of its answer",
   "rate-of-kind": "Fine-tuned, rate of the kind of question",
   constant: "Fine-tuned, one rate for all",
 } as const;
 export type RowName = keyof typeof rowTitles;
+/** Rows that a method may add. */
+export type OtherRow = "direct" | "answer-probe";
+/** Rows that not every method has. */
+type Optional = "ablation" | OtherRow;
+type Of<Value> = Record<Exclude<RowName, Optional>, Value> & Partial<Record<Optional, Value>>;
 
 export interface RowResult {
+  /** Where it is not the usual one. */
+  title?: string;
   metrics: Record<MetricName, MetricValue>;
   /** Answers that state no confidence; they count with `evaluation.unstated`. Absent where confidences are not stated. */
   unstated?: number;
@@ -37,15 +46,15 @@ export interface Comparison {
 }
 
 export interface Evaluated {
-  rows: Record<Exclude<RowName, "ablation">, RowResult> & { ablation?: RowResult };
+  rows: Of<RowResult>;
   comparisons: Comparison[];
 }
 
 /** The rows that there are, in a table's order, with their titles. */
 export const titledRows = (rows: Evaluated["rows"]): [name: RowName, title: string, row: RowResult][] =>
-  (Object.entries(rowTitles) as [RowName, string][]).flatMap(([name, title]) => {
+  (Object.entries(rowTitles) as [RowName, string][]).flatMap(([name, usual]) => {
     const row = rows[name];
-    return row ? [[name, title, row]] : [];
+    return row ? [[name, row.title ?? usual, row]] : [];
   });
 
 /** Confidences as they were stated; `unstated` where none was. */
@@ -75,23 +84,26 @@ export interface Answered {
   ablation?: Said[];
   /** Of the validation questions, before: what rates are from. */
   labelled: Said[];
+  /** Of the test questions, by others. */
+  others?: Partial<Record<OtherRow, Prediction[]>>;
 }
 
-/** @param aimed metrics that a method hopes to better */
+/** @param aims what a method hopes to better, against which row */
 export function evaluateReinforcement(
-  { before, after, ablation, labelled }: Answered,
+  { before, after, ablation, labelled, others = {} }: Answered,
   settings: Evaluation,
-  aimed: readonly MetricName[],
+  aims: readonly { metric: MetricName; against?: RowName }[],
 ): Evaluated {
   const overall = rateOf(labelled);
   const kinds = new Map(labelled.map(({ kind }) => [kind, rateOf(labelled.filter((one) => one.kind === kind))]));
-  const predictions: Record<Exclude<RowName, "ablation">, Prediction[]> & { ablation?: Prediction[] } = {
+  const predictions: Of<Prediction[]> = {
     after: statedPredictions(after, settings),
     ...(ablation ? { ablation: statedPredictions(ablation, settings) } : {}),
     before: statedPredictions(before, settings),
     "sequence-probability": beliefs(before, ({ probability }) => Math.min(1, probability)),
     "rate-of-kind": beliefs(before, ({ kind }) => kinds.get(kind) ?? overall),
     constant: beliefs(before, () => overall),
+    ...others,
   };
   const options = { bins: settings.bins, bootstrap: bootstrapOf(settings) };
   const missing = (said: Said[]) => said.filter(({ confidence }) => confidence === null).length;
@@ -109,12 +121,16 @@ export function evaluateReinforcement(
       });
       return { of: "after", against, metric, difference, outcome: verdict(metric, difference) };
     });
-  const told = [...always, ...aimed.filter((metric) => !always.includes(metric))];
+  const told = [...new Set([...always, ...aims.map(({ metric }) => metric)])];
+  const aimedAt = new Set(aims.map(({ against }) => against));
   return {
     rows,
     comparisons: [
       ...compared("before", told),
       ...(ablation ? compared("ablation", told) : []),
+      ...(Object.keys(others) as OtherRow[]).flatMap((row) =>
+        compared(row, aimedAt.has(row) ? told : ["brier", "auroc"]),
+      ),
       ...(["sequence-probability", "rate-of-kind", "constant"] as const).flatMap((row) =>
         compared(row, ["brier", "auroc"]),
       ),

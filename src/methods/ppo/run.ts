@@ -4,7 +4,7 @@ import type { AskedQuestion } from "../questions.js";
 import { type RecipeRunOptions, runStages } from "../run.js";
 import type { PpoRecipe } from "./recipe.js";
 import { labelledForm, rightAs } from "./speaking.js";
-import { type Reinforcement, reinforcementStages } from "./stages.js";
+import { type Reinforcement, randomly, reinforcementStages } from "./stages.js";
 import type { PpoSummary } from "./summary.js";
 
 function byRule(recipe: PpoRecipe): Reinforcement {
@@ -13,11 +13,12 @@ function byRule(recipe: PpoRecipe): Reinforcement {
     ...recipe.reward,
     confidence: (completion) => partsOf(completion).confidence,
     correct: (_, completion, { answer }) => rightAs[recipe.right](answer, partsOf(completion).answer),
-    answerEnd: (completion) => partsOf(completion).answer.length,
+    answerEnd: (completion) => partsOf(completion).end,
   });
   return {
     recipe,
     form: labelledForm,
+    lessons: randomly(recipe, labelledForm),
     earning: async () => ({ reward }),
     aims: [
       { metric: "brier", says: "the Brier score falls" },

@@ -12,29 +12,37 @@ import type { AskedQuestion } from "../questions.js";
 import type { PpoRecipe } from "./recipe.js";
 
 export interface Parts {
-  /** The completion up to its confidence, or all of it. */
   answer: string;
+  /** Where the answer ends in the completion, in characters. */
+  end: number;
+  /** What is said about it besides. */
+  rationale?: string;
   /** From 0 to 1; null where none is stated, or one beyond. */
   confidence: number | null;
 }
 
-/** How an answer and its confidence are one completion. */
+/** How an answer and its confidence are told in one completion. */
 export interface Form {
-  written(answer: string, confidence: number): string;
   partsOf(completion: string): Parts;
 }
 
+/** One that is taught with confidences drawn at random. */
+export interface WrittenForm extends Form {
+  written(answer: string, confidence: number): string;
+}
+
 /** "Paris\nConfidence: 0.7". */
-export const labelledForm: Form = {
+export const labelledForm: WrittenForm = {
   written: (answer, confidence) => `${answer}\nConfidence: ${confidence.toFixed(1)}`,
   partsOf: (completion) => partsBy(confidenceFormats.labelled, completion),
 };
 
-/** A completion's answer and confidence, as a format finds it. */
+/** A completion whose answer is all that stands before its confidence, as a format finds it. */
 export function partsBy(format: ConfidenceFormat, completion: string): Parts {
   const stated = format.find(completion);
-  if (!stated || stated.value > 1) return { answer: completion.trimEnd(), confidence: null };
-  return { answer: completion.slice(0, stated.from).trimEnd(), confidence: stated.value };
+  const found = stated && stated.value <= 1 ? stated : null;
+  const answer = completion.slice(0, found?.from ?? completion.length).trimEnd();
+  return { answer, end: answer.length, confidence: found?.value ?? null };
 }
 
 /** The conversation up to where the answer begins. */
@@ -48,7 +56,7 @@ export function askedMessages(question: string, { system, user }: Prompt): Messa
  */
 export function formRows(
   questions: readonly AskedQuestion[],
-  { prompt, seed, form }: { prompt: Prompt; seed: number; form: Form },
+  { prompt, seed, form }: { prompt: Prompt; seed: number; form: WrittenForm },
 ): { messages: Message[] }[] {
   const random = new NumpyRandom([seed, 17]);
   return questions.map(({ question, answer }) => ({
@@ -69,9 +77,11 @@ export const rightAs: Record<PpoRecipe["right"], (answers: readonly string[], an
 export interface Said extends AskedQuestion {
   text: string;
   said: string;
+  /** What was said about the answer, where the form has a place for it. */
+  rationale?: string;
   confidence: number | null;
   correct: 0 | 1;
-  /** Probability of the answer's tokens, without those of the confidence. */
+  /** Probability of the tokens up to the answer's end, without those of the confidence. */
   probability: number;
   finish: "stop" | "length";
 }
@@ -97,12 +107,13 @@ export async function say(
     for await (const sample of policy.generate(prompts, { maxNewTokens: newTokens, temperature: 0, signal })) {
       const { text, tokens, logprobs, finish } = sample;
       const question = questions[sample.prompt]!;
-      const { answer, confidence } = form.partsOf(text);
+      const { answer, end, rationale, confidence } = form.partsOf(text);
       const spans = spansOfTokens(model.tokenizer, tokens, text);
-      const of = spans ? tokensBetween(spans, 0, answer.length) : { from: 0, to: tokens.length };
+      const of = spans ? tokensBetween(spans, 0, end) : { from: 0, to: tokens.length };
       const probability = Math.exp(logSum(logprobs, of.from, of.to));
       const correct = rightAs[right](question.answer, answer) ? 1 : 0;
-      said.push({ ...question, text, said: answer, confidence, correct, probability, finish });
+      const told = { text, said: answer, ...(rationale === undefined ? {} : { rationale }) };
+      said.push({ ...question, ...told, confidence, correct, probability, finish });
       task.advance(1, tokens.length);
     }
   } finally {

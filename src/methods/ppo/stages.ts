@@ -6,24 +6,48 @@ import { join } from "node:path";
 import { fromJsonLines, recordsOf, toJsonLines } from "../../data/readers.js";
 import { splitByGroup } from "../../data/splits.js";
 import type { MetricName } from "../../evaluation/metrics.js";
+import type { Prediction } from "../../evaluation/rows.js";
 import { readJson, readText, writeFileAtomic, writeJsonAtomic } from "../../files.js";
 import type { HeadSpec } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
+import type { Message } from "../../text/chat.js";
 import { bestCheckpoint, givenPolicy } from "../../training/checkpoint.js";
 import { type PpoTraining, trainPpo } from "../../training/ppo/ppo.js";
 import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
 import { trainSft } from "../../training/sft.js";
 import { type AskedQuestion, keepQuestions, readStageQuestions } from "../questions.js";
-import { chooseTry, evaluateReinforcement, type TryResult, tryResult } from "./evaluate.js";
+import {
+  chooseTry,
+  evaluateReinforcement,
+  type OtherRow,
+  type RowName,
+  type TryResult,
+  tryResult,
+} from "./evaluate.js";
 import { type ReinforcementRecipe, type Try, triesOf } from "./recipe.js";
-import { type Form, formRows, promptsOf, type Said, say } from "./speaking.js";
+import { type Form, formRows, promptsOf, type Said, say, type WrittenForm } from "./speaking.js";
 import { summarize } from "./summary.js";
 
 /** What the completions of one training earn. */
-export interface Earning extends Pick<PpoTraining<AskedQuestion>, "reward" | "batchTerm"> {
+export interface Earning extends Pick<PpoTraining<AskedQuestion>, "reward" | "batchTerm" | "mask"> {
   /** Called when the training is over. */
   dispose?(): Promise<void>;
+}
+
+/** Conversations to learn from, and what to say of them. */
+export interface Lessons {
+  rows: { messages: Message[] }[];
+  /** "which each state a confidence drawn at random": goes on after how many there are. */
+  are: string;
+}
+
+/** What is hoped for: a metric of the reinforced policy that is better than another row's. */
+export interface Hope {
+  metric: MetricName;
+  says: string;
+  /** Default "before", the fine-tuned policy. */
+  against?: Exclude<RowName, "after">;
 }
 
 /** What a method makes of reinforcement. */
@@ -31,27 +55,44 @@ export interface Reinforcement {
   recipe: ReinforcementRecipe & { method: string };
   /** How answers state their confidence. */
   form: Form;
+  /** Stages before fine-tuning, which make what it learns from. */
+  gathering?: Stage[];
+  /** What fine-tuning learns from; for `ablation` where that is taught otherwise. */
+  lessons(context: StageContext, training: "sft" | typeof ablation): Lessons;
   /** Stages between fine-tuning and reinforcement. */
   preparing?: Stage[];
   /** What completions earn in a training: one of the recipe's, or `ablation`, the chosen one without what the method adds. */
   earning(context: StageContext, training: string): Promise<Earning>;
-  /** Whether the chosen settings are trained once more as `ablation`, which is asked too and never chosen. */
-  ablated?: boolean;
-  /** What is hoped for against the fine-tuned policy: which metrics get better. */
-  aims: readonly { metric: MetricName; says: string }[];
+  /**
+   * The chosen settings are trained once more as `ablation`, which is asked too and never chosen; from a fine-tuning of its own
+   * where it is `taught` otherwise.
+   */
+  ablated?: { title: string; taught?: boolean };
+  /** What others say of the test questions, for rows beside. */
+  others?(context: StageContext): Partial<Record<OtherRow, Prediction[]>>;
+  aims: readonly Hope[];
 }
+
+/** Right answers to the training questions, which teach the form alone. */
+export const randomly =
+  (recipe: ReinforcementRecipe, form: WrittenForm): Reinforcement["lessons"] =>
+  (context) => ({
+    rows: formRows(questionsOf(context, recipe).train, { prompt: recipe.prompt, seed: recipe.sft.seed, form }),
+    are: "each with a confidence drawn at random",
+  });
 
 export interface ReinforcementJob extends Reinforcement {
   model: Model;
 }
 
 /** Name of the training without what a method adds. */
-export const ablation = "ablation";
+export const ablation = "ablation" as const;
 
 /** Folders under stages/. */
 export const stageNames = {
   questions: "01-questions",
   sft: "02-sft",
+  ablatedSft: "02-sft-ablation",
   before: "03-before",
   ppo: (name: string) => `04-ppo-${name}`,
   choice: "05-choice",
@@ -100,22 +141,26 @@ async function tell(
   return said;
 }
 
-async function fineTune(context: StageContext, { recipe, model, form }: ReinforcementJob): Promise<void> {
-  const { adapter, sft, prompt } = recipe;
-  const rows = formRows(questionsOf(context, recipe).train, { prompt, seed: sft.seed, form });
+async function fineTune(
+  context: StageContext,
+  { recipe, model, lessons }: ReinforcementJob,
+  training: "sft" | typeof ablation,
+): Promise<void> {
+  const { adapter, sft } = recipe;
+  const { rows, are } = lessons(context, training);
   const { policy, data } = await trainSft({
     ...sft,
     directory: context.directory,
     model,
     policy: (checkpoint) => model.policy({ adapter: checkpoint ?? adapter }),
     records: recordsOf(rows, "the training questions"),
-    label: "fine-tuning to the form",
+    label: training === ablation ? "fine-tuning to the form, ablation" : "fine-tuning to the form",
     progress: context.progress,
     signal: context.signal,
     fitted: context.fitted,
   });
   await policy.dispose();
-  context.progress.note(`${data.rows} answers of ${data.tokens} tokens, each with a confidence drawn at random`);
+  context.progress.note(`${data.rows} answers of ${data.tokens} tokens, ${are}`);
 }
 
 /** A head that says 0 of everything: values are learnt from there. */
@@ -138,7 +183,8 @@ async function reinforce(
   const { recipe, model } = job;
   const { train } = questionsOf(context, recipe);
   const prompts = await promptsOf(model, train, recipe.prompt);
-  const start = fineTuned(context);
+  const own = name === ablation && job.ablated?.taught;
+  const start = own ? bestCheckpoint(stageFolder(context, stageNames.ablatedSft)) : fineTuned(context);
   const critic = settings.advantage.estimator === "gae";
   const { dispose, ...earning } = await job.earning(context, name);
   try {
@@ -168,7 +214,7 @@ async function reinforce(
 
 /** All stages of a recipe in order. */
 export function reinforcementStages(job: ReinforcementJob): Stage[] {
-  const { recipe, model, preparing = [], ablated } = job;
+  const { recipe, model, gathering = [], preparing = [], ablated } = job;
   const tries = triesOf(recipe);
   const { limits, evaluation } = recipe;
   return [
@@ -182,7 +228,8 @@ export function reinforcementStages(job: ReinforcementJob): Stage[] {
         );
       },
     },
-    { name: stageNames.sft, run: (context) => fineTune(context, job) },
+    ...gathering,
+    { name: stageNames.sft, run: (context) => fineTune(context, job, "sft") },
     {
       name: stageNames.before,
       run: async (context) => {
@@ -213,6 +260,9 @@ export function reinforcementStages(job: ReinforcementJob): Stage[] {
     },
     ...(ablated
       ? [
+          ...(ablated.taught
+            ? [{ name: stageNames.ablatedSft, run: (context: StageContext) => fineTune(context, job, ablation) }]
+            : []),
           {
             name: stageNames.ablation,
             run: async (context: StageContext) => {
@@ -243,10 +293,12 @@ export function reinforcementStages(job: ReinforcementJob): Stage[] {
             after: readSaid(stageFolder(context, stageNames.after), "test"),
             labelled: readSaid(before, "validation"),
             ...(ablated ? { ablation: readSaid(stageFolder(context, stageNames.ablation), "test") } : {}),
+            others: job.others?.(context) ?? {},
           },
           evaluation,
-          job.aims.map(({ metric }) => metric),
+          job.aims,
         );
+        if (ablated) evaluated.rows.ablation!.title = ablated.title;
         writeJsonAtomic(join(context.directory, "evaluated.json"), evaluated);
       },
     },

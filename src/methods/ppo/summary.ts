@@ -7,7 +7,7 @@ import { metricWords } from "../../report/words.js";
 import { type RunState, stageFolder } from "../../training/run.js";
 import { version } from "../../version.js";
 import { readDropped, readStageQuestions } from "../questions.js";
-import { type Comparison, type Evaluated, rowTitles, type TryResult, titledRows } from "./evaluate.js";
+import { type Comparison, type Evaluated, type RowName, type TryResult, titledRows } from "./evaluate.js";
 import type { PpoRecipe, ReinforcementRecipe } from "./recipe.js";
 import { partsOfQuestions, type ReinforcementJob, readChoice, stageNames } from "./stages.js";
 
@@ -60,7 +60,8 @@ function verdictOf(
   { kl }: TryResult,
   limits: ReinforcementRecipe["limits"],
 ): ReinforcementSummary["verdict"] {
-  const of = (metric: MetricName) => comparisons.find((one) => one.against === "before" && one.metric === metric)!;
+  const of = (metric: MetricName, row: RowName = "before") =>
+    comparisons.find(({ against, metric: one }) => against === row && one === metric)!;
   const better = (says: string, { outcome, difference }: Comparison) => ({
     says,
     found: shownDifference(difference),
@@ -68,7 +69,7 @@ function verdictOf(
   });
   const accuracy = of("accuracy").difference;
   return [
-    ...aims.map(({ metric, says }) => better(says, of(metric))),
+    ...aims.map(({ metric, says, against }) => better(says, of(metric, against))),
     {
       says: `accuracy loses at most ${points(limits.accuracyLoss)}`,
       found: shownDifference(accuracy),
@@ -104,7 +105,7 @@ export const shownDifference = (value: MetricValue): string =>
 export function reinforcementText(summary: ReinforcementSummary, directory: string): string {
   const { rows, comparisons, verdict, questions, tries, chosen, model } = summary;
   const columns = comparisons.filter(({ against }) => against === "before").map(({ metric }) => metric);
-  const width = Math.max(...Object.values(rowTitles).map((title) => title.length));
+  const width = Math.max(...titledRows(rows).map(([, title]) => title.length));
   const line = (title: string, cells: string[]) =>
     `${title.padEnd(width)}  ${cells.map((text) => text.padEnd(25)).join("")}`.trimEnd();
   const unstated = rows.after.unstated! + rows.before.unstated!;

@@ -2,6 +2,7 @@
  * How SaySelf's models are asked (Xu et al. 2024, arXiv 2405.20974): the question in "[INST]", which its published code
  * writes in another way at every place. Each is kept to the byte, since a model that was trained on one is asked in it.
  */
+import type { Message } from "../../text/chat.js";
 import type { LearntText } from "../conqord/wire.js";
 
 /**
@@ -35,6 +36,18 @@ export function directPrompt(question: string, layout: "pair" | "messages" | "co
   const asked = layout === "pair" ? questionPrompt(question, "pair") : question.trim();
   return `[INST]\n${asksDirectly}\n${asked}\n[/INST]\n`;
 }
+
+/**
+ * A conversation as a prompt: every turn but the model's stands in "[INST]", as the first stage learns one question.
+ *
+ * @param end what ended the model's own turns
+ */
+export const conversationPrompt = (turns: readonly Message[], end: string): string =>
+  turns
+    .map(({ role, content }) =>
+      role === "assistant" ? `\n${content.trim()}${end}\n` : questionPrompt(content, "messages"),
+    )
+    .join("");
 
 /**
  * What the first stage learns from. The line break before the response is learnt with it.

@@ -4,7 +4,7 @@
  * format "sayself" of src/evaluation/stated.ts.
  */
 import { CredenceError } from "../../errors.js";
-import { confidenceFormats } from "../../evaluation/stated.js";
+import { type ConfidenceFormat, confidenceFormats } from "../../evaluation/stated.js";
 import { stopWhen } from "../../rewards/retries.js";
 import { spansOfTokens, tokensBetween } from "../../text/spans.js";
 import type { Tokenizer } from "../../text/tokenizer.js";
@@ -64,14 +64,29 @@ export function partsOf(text: string): ReadParts {
   };
 }
 
+/** Where a confidence is stated, its number perhaps one that is none: "7.5" must not be cut to a 7. */
+export const statedPattern = (rationale = true): RegExp =>
+  rationale ? /Self-reflection:[\s\S]*?Confidence:\s*\d+(?:[.,]\d+)?/ : /Confidence:\s*\d+(?:[.,]\d+)?/;
+
 /**
  * Whether a row of generation is done: it states a confidence, and what follows shows that the number is complete. "1" waits,
  * for "10" may come, and "7" for "7.5", which is no confidence and must not be cut to one.
  */
-export const statedInFull = stopWhen(/Self-reflection:[\s\S]*?Confidence:\s*\d+(?:[.,]\d+)?/);
+export const statedInFull = stopWhen(statedPattern());
 
 /** Written behind a response that states no confidence after all retries, to force one. */
 export const confidenceCue = ". Confidence:";
+
+/** "Confidence: 7" without a reflection before it, as models state it that were taught none. */
+export const bareConfidence: ConfidenceFormat = {
+  name: "sayself-bare",
+  find(text) {
+    const match = /Confidence:\s*(\d+)(?!\d|[.,]\d)/d.exec(text);
+    if (!match) return null;
+    const [start, end] = match.indices![1]!;
+    return { value: Number(match[1]) / 10, start, end, from: match.index, to: end };
+  },
+};
 
 /**
  * Which tokens of a response are reinforced, 1 or 0: all from the first one behind the "Confidence:" that states the
@@ -80,10 +95,38 @@ export const confidenceCue = ". Confidence:";
  * @param text `tokenizer.decode(ids)`
  * @returns null where none is stated, or where the text's characters cannot be told apart by its tokens
  */
-export function confidenceMask(tokenizer: Tokenizer, ids: ArrayLike<number>, text: string): Float32Array | null {
-  const stated = confidenceFormats.sayself.find(text);
-  const spans = stated && spansOfTokens(tokenizer, ids, text);
-  if (!stated || !spans) return null;
-  const { from } = tokensBetween(spans, stated.from + labels.confidence.length, text.length);
-  return new Float32Array(ids.length).fill(1, from);
+export function confidenceMask(
+  tokenizer: Tokenizer,
+  ids: ArrayLike<number>,
+  text: string,
+  format: ConfidenceFormat = confidenceFormats.sayself,
+): Uint8Array | null {
+  const stated = format.find(text);
+  return stated && maskBehind(tokenizer, ids, text, stated.from + labels.confidence.length);
+}
+
+function maskBehind(tokenizer: Tokenizer, ids: ArrayLike<number>, text: string, at: number): Uint8Array | null {
+  const spans = spansOfTokens(tokenizer, ids, text);
+  return spans && new Uint8Array(ids.length).fill(1, tokensBetween(spans, at, text.length).from);
+}
+
+/**
+ * The same of any response. Where none states a confidence: what was sampled behind the cue, where it was put in; else what stands
+ * behind the first "Confidence:"; else all of it.
+ *
+ * @param response its tokens, and which of them were put in (0) rather than sampled
+ */
+export function reinforcedTokens(
+  tokenizer: Tokenizer,
+  { tokens, sampled }: { tokens: Int32Array; sampled?: Uint8Array },
+  format: ConfidenceFormat = confidenceFormats.sayself,
+): Uint8Array {
+  const text = tokenizer.decode(tokens, { skipSpecials: true });
+  const stated = confidenceMask(tokenizer, tokens, text, format);
+  if (stated?.includes(1)) return stated;
+  const cued = sampled?.lastIndexOf(0) ?? -1;
+  if (cued >= 0) return new Uint8Array(tokens.length).fill(1, cued + 1);
+  const label = text.indexOf(labels.confidence);
+  const behind = label < 0 ? null : maskBehind(tokenizer, tokens, text, label + labels.confidence.length);
+  return behind?.includes(1) ? behind : new Uint8Array(tokens.length).fill(1);
 }

@@ -60,6 +60,11 @@ export interface PpoTraining<Data> {
   batchTerm?: BatchTerm;
   /** [tokens] which of a completion's tokens are learnt from, 1 or 0; absent: all. The reward stands on the last of them. */
   mask?(rollout: Rollout, data: Data): Uint8Array;
+  /**
+   * What completions stand behind where they are learnt from, if that is not what they were sampled behind: their log-probabilities
+   * are then scored anew.
+   */
+  learntPrompt?(prompt: Int32Array): Int32Array;
   settings: PpoSettings;
   /** Conversations that the policy goes on modelling beside what it is rewarded for, as `settings.ptx` says. */
   ptx?: RecordFile<{ messages: Message[] }>;
@@ -295,7 +300,8 @@ async function oneIteration<Data>(job: PpoTraining<Data>, learners: Learners, st
   const rollouts = groups.flatMap((group) => group.rollouts);
   const masks = rollouts.map((rollout) => maskOf(job, rollout, groups[rollout.group]!.data));
   const rolloutSeconds = watch();
-  if (policy.model.info.rowsDiffer !== undefined) await scoreAgain(job, policy, groups);
+  if (job.learntPrompt) for (const group of groups) group.prompt = job.learntPrompt(group.prompt);
+  if (job.learntPrompt || policy.model.info.rowsDiffer !== undefined) await scoreAgain(job, policy, groups);
 
   const budget = settings.microBatchTokens;
   const head = settings.advantage.estimator === "gae" ? job.valueHead : undefined;
@@ -359,7 +365,7 @@ async function oneIteration<Data>(job: PpoTraining<Data>, learners: Learners, st
   };
 }
 
-/** Where a later pass has other bits than the sampler, its log-probabilities are the old ones: ratios begin at 1 all the same. */
+/** Where a later pass has other bits than the sampler, or reads another prompt, its log-probabilities are the old ones: ratios begin at 1 all the same. */
 async function scoreAgain<Data>(
   { settings: { microBatchTokens: budget, trainedTemperature: temperature }, signal }: PpoTraining<Data>,
   policy: Policy,
