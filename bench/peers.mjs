@@ -28,7 +28,18 @@ const { values } = parseArgs({
 });
 const { threads, steps } = values;
 const rounds = Number(values.rounds);
-const works = ["sft", "ragged", "ppo", "advantage", "generate", "samples", "kernels"];
+const works = [
+  "sft",
+  "ragged",
+  "ppo",
+  "advantage",
+  "generate",
+  "samples",
+  "query",
+  "answers",
+  "answers-kept",
+  "kernels",
+];
 const wanted = chosen(values.only, works, "only");
 if (!values.model && wanted.some((work) => !["advantage", "kernels"].includes(work))) {
   console.error("--model: name the GGUF file that both sides load");
@@ -141,7 +152,26 @@ const definitions = {
     ours: () => credence("bench", "samples", ...here, "--repeats", "1"),
     figures: [tokens, memory],
   },
+  query: asked("query", 1, ["fp32 1", "fp32 8", "bf16 1"]),
+  answers: asked("answers", 10, ["fp32 10", "bf16 10"]),
+  "answers-kept": asked("answers", 10, ["fp32 10 --prefix"]),
 };
+
+/** Whether answers are right: rows by themselves, or ten answers behind one question, which the peer reads for each or keeps. */
+function asked(what, answers, modes) {
+  return {
+    peer: "PyTorch + transformers + PEFT",
+    needs: python("torch", "transformers", "peft", "gguf"),
+    modes,
+    theirs: (mode) => {
+      const [type, batch, ...rest] = mode.split(" ");
+      const given = ["--mode", type, "--batch", batch, "--answers", String(answers), "--steps", "3"];
+      return script("calibration_query.py", ...given, ...rest);
+    },
+    ours: () => credence("bench", what, ...here, "--repeats", "3"),
+    figures: [{ name: "rows/s", peer: (d) => d.rows_per_s_median, own: (d) => d.rows_per_s_median }],
+  };
+}
 
 /** Why an interpreter lacks modules; empty where it has them. */
 function python(...modules) {
@@ -231,6 +261,19 @@ for (const work of wanted.filter((name) => name in definitions)) {
     different ||= !same;
     const said = same ? "same" : "DIFFERENT WORK";
     rows.push([work, `${peer}, ${state.mode}`, "mean log-probability, first step", a.toFixed(3), b.toFixed(3), said]);
+  }
+  if (their.p_first !== undefined) {
+    const [a, b] = [their.p_first, last.credence.p_first];
+    const same = Math.abs(a - b) < 0.02;
+    different ||= !same;
+    rows.push([
+      work,
+      `${peer}, ${state.mode}`,
+      "P(right) of the first row",
+      a.toFixed(4),
+      b.toFixed(4),
+      same ? "same" : "DIFFERENT WORK",
+    ]);
   }
   if (their.loss_first !== undefined) {
     const [a, b] = [their.loss_first, last.credence.loss_first];

@@ -1,4 +1,4 @@
-// npm run flags: writes the tables of docs/methods/elical-published.md, conqord.md and sayself.md, which flags the published scripts have
+// npm run flags: writes the tables of docs/methods/elical-published.md, conqord.md, sayself.md and calibration-tuning.md, which flags the published scripts have
 // here and what --compat brings back, from the commands themselves (dist/). With --check it writes nothing, and fails where a
 // page is not what it would write.
 import { readFileSync, writeFileSync } from "node:fs";
@@ -63,3 +63,6 @@ write("conqord.md", tablesOf(conqord, conqordRows));
 const { scripts: sayself } = await import("../dist/cli/sayself.js");
 const { saySelfRows } = await import("../dist/methods/sayself/compat.js");
 write("sayself.md", tablesOf(sayself, saySelfRows));
+const { scripts: calibration } = await import("../dist/cli/calibration-tuning.js");
+const { calibrationRows } = await import("../dist/methods/calibration-tuning/compat.js");
+write("calibration-tuning.md", tablesOf(calibration, calibrationRows));

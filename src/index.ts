@@ -38,6 +38,8 @@ export {
   type Stated,
   withoutConfidence,
 } from "./evaluation/stated.js";
+export { openTuned, type Tuned, writeReleased } from "./methods/calibration-tuning/adapters.js";
+export { probabilities, type QueryOptions, type QueryRow, queryLogprobs } from "./methods/calibration-tuning/query.js";
 export {
   type AnswerPair,
   formatRows,
@@ -113,7 +115,7 @@ export {
 } from "./methods/sayself/response-vectors.js";
 export { type StageOneRow, stageOneRows, type VariantName, variants } from "./methods/sayself/stage-one.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
-export type { AnswerText, AnyCard, Card, Prompt, RewardCard } from "./model/card.js";
+export type { AnswerText, AnyCard, Card, Prompt, QueryCard, RewardCard } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";
 export type {
   AdapterSpec,

@@ -152,12 +152,36 @@ std::vector<uint8_t> write_safetensors(const std::vector<TensorView>& tensors,
   return bytes;
 }
 
+namespace {
+
+/// Labels and token ids, as float32 where that holds each exactly.
+std::vector<float> whole_numbers(const TensorView& tensor, const std::string& path) {
+  if (!tensor.strides.empty())
+    fail("BAD_FILE", "%s: tensor %s is a part of another; save it by itself", path.c_str(), tensor.name.c_str());
+  std::vector<float> values(static_cast<size_t>(tensor.elements()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    int64_t value;
+    std::memcpy(&value, tensor.data + i * sizeof value, sizeof value);
+    if (value < -(1 << 24) || value > 1 << 24)
+      fail("BAD_FILE", "%s: tensor %s holds %lld; whole numbers are read up to 2^24", path.c_str(), tensor.name.c_str(),
+           static_cast<long long>(value));
+    values[i] = static_cast<float>(value);
+  }
+  return values;
+}
+
+}  // namespace
+
 std::vector<NamedTensor> read_float_tensors(const std::string& path) {
   const auto file = TensorFile::open(path);
   std::vector<NamedTensor> result;
   for (const TensorView& tensor : file->tensors()) {
+    if (tensor.dtype == Dtype::kI64) {
+      result.push_back({tensor.name, tensor.shape, whole_numbers(tensor, path)});
+      continue;
+    }
     if (!is_float(tensor.dtype))
-      fail("BAD_FILE", "%s: tensor %s is %s; expected F32, F16 or BF16", path.c_str(), tensor.name.c_str(),
+      fail("BAD_FILE", "%s: tensor %s is %s; expected F32, F16, BF16 or I64", path.c_str(), tensor.name.c_str(),
            dtype_name(tensor.dtype));
     NamedTensor& named = result.emplace_back(NamedTensor{tensor.name, tensor.shape, tensor.floats()});
     require_finite(named.data.data(), named.data.size(), path, tensor.name);

@@ -37,7 +37,7 @@ class SafetensorsFile final : public TensorFile {
 std::vector<uint8_t> write_safetensors(const std::vector<TensorView>& tensors,
                                        const std::vector<std::pair<std::string, std::string>>& metadata = {});
 
-/// Every tensor of a file of either format as float32, in the file's order (heads.safetensors, head.pt, fixtures). A type that is not a float, or
+/// Every tensor of a file of either format as float32, in the file's order (heads.safetensors, head.pt, fixtures). A type that is no float nor I64, or
 /// a NaN or infinity, is an error naming file and tensor.
 std::vector<NamedTensor> read_float_tensors(const std::string& path);
 

@@ -138,6 +138,18 @@ TEST(safetensors_come_back_as_written) {
     write_tensors(path, tensors, dtype);
     EXPECT(read_float_tensors(path).back().data == tensors.back().data);
   }
+  const std::vector<int64_t> labels = {1, 0, 1 << 24}, beyond = {(1 << 24) + 1};
+  const auto whole = [](const std::vector<int64_t>& values) {
+    return TensorView{"labels",
+                      Dtype::kI64,
+                      {static_cast<int64_t>(values.size())},
+                      reinterpret_cast<const uint8_t*>(values.data()),
+                      values.size() * 8};
+  };
+  write_bytes(path, text_of(write_safetensors({whole(labels)})));
+  EXPECT(read_float_tensors(path).back().data == (std::vector<float>{1, 0, 1 << 24}));
+  write_bytes(path, text_of(write_safetensors({whole(beyond)})));
+  EXPECT_THROWS(read_float_tensors(path), "tensor labels holds 16777217");
   EXPECT_THROWS(write_safetensors({{"x", Dtype::kF32, {3}, nullptr, 8}}), "tensor x has 8 bytes");
 }
 

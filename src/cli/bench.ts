@@ -4,7 +4,7 @@ import { native } from "../native.js";
 import { baseOptions, type EngineArguments, engineOptions, modelOption, positiveInteger } from "./options.js";
 import { median, note, print, printJson, table, UsageError } from "./output.js";
 
-const workloads = ["sft", "ppo", "generate", "samples", "kernels", "load"] as const;
+const workloads = ["sft", "ppo", "generate", "samples", "query", "answers", "kernels", "load"] as const;
 const shapes = ["15m", "42m", "135m", "360m", "1.1b"] as const;
 const groups = ["products", "lora", "attention", "operators"] as const;
 const count = (name: string, describe: string) =>
@@ -20,7 +20,8 @@ export const builder = (line: Argv) =>
       describe:
         "sft: LoRA fine-tuning steps as bench/peers/torch_lora_sft.py takes them; ppo: a rollout, its scores and the steps learnt " +
         "from it as in bench/peers/torch_ppo.py, with the engine's and the process's memory over the steps; generate: prefill and " +
-        "decoding on the prompts of bench/peers/llama_cpp.mjs; samples: ten answers to each of 16 prompts; kernels: the engine's operators and products " +
+        "decoding on the prompts of bench/peers/llama_cpp.mjs; samples: ten answers to each of 16 prompts; query: whether an answer is " +
+        "right, one answer a question; answers: the same of ten answers to each question; kernels: the engine's operators and products " +
         "alone; load: from Model.load to the first token of a prompt of 32",
     })
     .options(modelOption)
@@ -55,7 +56,8 @@ export const builder = (line: Argv) =>
     .check(({ what, model, shape }) => {
       if (what === "kernels") return true;
       if (model && shape) throw new UsageError(`bench ${what}: give --model or --shape, not both`);
-      if ((what === "load" || what === "ppo") && !model) throw new UsageError(`bench ${what}: --model is missing`);
+      if (["load", "ppo", "query", "answers"].includes(String(what)) && !model)
+        throw new UsageError(`bench ${what}: --model is missing`);
       if (!model && !shape) throw new UsageError(`bench ${what}: --model is missing, or --shape for random weights`);
       return true;
     });
@@ -106,7 +108,9 @@ export async function handler(args: BenchArguments): Promise<void> {
     return JSON.parse(await native().bench(what, { ...baseOptions(args), ...options }));
   };
   const ppo = async () => (await import("./bench-ppo.js")).benchPpo(model!, { ...args, batch: batch ?? 32 });
-  const result = what === "load" ? await load(model!, args) : what === "ppo" ? await ppo() : await engine();
+  const query = async () => (await import("./bench-query.js")).benchQuery(model!, what === "answers" ? 10 : 1, args);
+  const measuring = { load: () => load(model!, args), ppo, query, answers: query };
+  const result = await (what in measuring ? measuring[what as keyof typeof measuring]() : engine());
   if (args.json) {
     printJson(result);
     return;

@@ -1,11 +1,25 @@
 /** Calibration-tuning's published scripts, one sub-command each, with their flags, file names and layouts. */
 import type { Argv, CommandModule } from "yargs";
+import * as ambiguous from "./calibration-tuning/ambiguous.js";
 import * as embed from "./calibration-tuning/embed.js";
+import * as evaluate from "./calibration-tuning/evaluate.js";
+import * as evaluateLogits from "./calibration-tuning/evaluate-logits.js";
 import * as generate from "./calibration-tuning/generate.js";
 import * as label from "./calibration-tuning/label.js";
+import * as play from "./calibration-tuning/play.js";
+import * as publish from "./calibration-tuning/publish.js";
 import type { PublishedScript } from "./published.js";
 
-const commands = [generate, label, embed] as unknown as (CommandModule & { script: PublishedScript })[];
+const commands = [
+  generate,
+  label,
+  embed,
+  evaluate,
+  evaluateLogits,
+  ambiguous,
+  play,
+  publish,
+] as unknown as (CommandModule & { script: PublishedScript })[];
 
 /** The scripts' flags, for whoever reads the command line before yargs does. */
 export const scripts: readonly PublishedScript[] = commands.map(({ script }) => script);

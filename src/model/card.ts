@@ -71,6 +71,27 @@ const cardSchema = z.strictObject({
   base: baseSchema,
 });
 
+/**
+ * The card of a policy that is asked whether its answer is right: the base answers, and of two tokens behind prompt, answer and
+ * query the second's share is the confidence. An answer is its first line.
+ */
+const queryCardSchema = z.strictObject({
+  ...cardSchema.omit({ confidence: true, prompt: true, heads: true }).shape,
+  /** The whole text that is answered, without turns; the token that texts begin with is put before it. */
+  prompt: promptSchema.refine(({ template }) => template === "none", 'needs "template": "none"'),
+  heads: z.array(headSchema).default([]),
+  confidence: z.strictObject({
+    /** What follows the prompt, a space and the answer. */
+    query: z.string(),
+    /** Token ids: what says that the answer is wrong, and what says that it is right. */
+    choices: z.tuple([z.int().min(0), z.int().min(0)]),
+    /** confidence = sigmoid(slope * (log p(right) - log p(wrong)) + offset), then as the calibrator has it: slope is 1 / temperature. */
+    slope: z.number().default(1),
+    offset: z.number().default(0),
+    calibrator: calibratorSchema.optional(),
+  }),
+});
+
 /** How a prompt and an answer to it become one text that a model reads. */
 const answerTextSchema = z.strictObject({
   /** "chat": a conversation that ends in the answer; "plain": the prompt, the answer and `end`, one after the other. */
@@ -91,7 +112,8 @@ const rewardCardSchema = z.strictObject({
 export type Prompt = z.infer<typeof promptSchema>;
 export type Card = z.infer<typeof cardSchema>;
 export type RewardCard = z.infer<typeof rewardCardSchema>;
-export type AnyCard = Card | RewardCard;
+export type QueryCard = z.infer<typeof queryCardSchema>;
+export type AnyCard = Card | QueryCard | RewardCard;
 export type AnswerText = z.infer<typeof answerTextSchema>;
 export { promptSchema };
 
@@ -109,12 +131,23 @@ export function zodProblems(error: z.ZodError): string {
     .join("; ");
 }
 
+const holds = (value: unknown, key: string): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && key in value;
+
+/** Which kind of card a file is to be. */
+function schemaOf(found: unknown) {
+  if (holds(found, "reward")) return rewardCardSchema;
+  return holds(found, "confidence") && holds(found.confidence, "query") ? queryCardSchema : cardSchema;
+}
+
+/** Whether a card says that its policy is asked whether an answer is right. */
+export const isQueryCard = (card: AnyCard): card is QueryCard => "confidence" in card && "query" in card.confidence;
+
 /** The card in a folder. */
 export function readCard(directory: string): AnyCard {
   const path = join(directory, cardName);
   const found = readJson(path);
-  const rewards = typeof found === "object" && found !== null && "reward" in found;
-  const result = (rewards ? rewardCardSchema : cardSchema).safeParse(found);
+  const result = schemaOf(found).safeParse(found);
   if (!result.success) throw new CredenceError("BAD_INPUT", `${path}: ${zodProblems(result.error)}`);
   return result.data;
 }

@@ -13,7 +13,7 @@ import {
   type TensorData,
 } from "../native.js";
 import type { Calibrator } from "./calibrator.js";
-import { type AnyCard, type Card, cardName, readCard } from "./card.js";
+import { type AnyCard, cardName, readCard } from "./card.js";
 import { encodeSafetensors, readSafetensors } from "./safetensors.js";
 
 export const adapterFile = "adapter_model.safetensors";
@@ -187,6 +187,6 @@ export function copyWithCalibrator(from: string, to: string, calibrator: Calibra
   const files: Record<string, FileData> = Object.fromEntries(
     names.map((name) => [name, readFileSync(join(from, name))]),
   );
-  const calibrated: Card = { ...card, confidence: { ...card.confidence, calibrator } };
+  const calibrated = { ...card, confidence: { ...card.confidence, calibrator } };
   writeFolderAtomic(to, { ...files, [cardName]: `${JSON.stringify(calibrated, null, 2)}\n` });
 }

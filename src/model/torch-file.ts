@@ -1,9 +1,16 @@
 /**
- * Writes float32 tensors as torch.save does, so that torch.load reads them, with weights_only too: a zip archive of a pickle
+ * Writes tensors as torch.save does, so that torch.load reads them, with weights_only too: a zip archive of a pickle
  * (protocol 2) that rebuilds an OrderedDict, and each tensor's numbers. Such files are read natively (`readTensors`).
  */
 import { CredenceError } from "../errors.js";
-import type { TensorData } from "../native.js";
+
+/** A tensor as it is stored: float32, or whole numbers of 64 bits. */
+export interface TorchTensor {
+  name: string;
+  shape: readonly number[];
+  data: Float32Array | BigInt64Array;
+}
+
 import { encodeZip } from "./zip.js";
 
 const mark = Buffer.from("(");
@@ -37,14 +44,14 @@ function strides(shape: readonly number[]): number[] {
 }
 
 /** name: _rebuild_tensor_v2(storage `key` on the cpu, offset 0, shape, strides, no gradient, no hooks) */
-function tensor({ name, shape, data }: TensorData, key: number): Buffer {
+function tensor({ name, shape, data }: TorchTensor, key: number): Buffer {
   return Buffer.concat([
     text(name),
     named("torch._utils", "_rebuild_tensor_v2"),
     mark,
     mark,
     text("storage"),
-    named("torch", "FloatStorage"),
+    named("torch", data instanceof Float32Array ? "FloatStorage" : "LongStorage"),
     text(String(key)),
     text("cpu"),
     whole(data.length),
@@ -61,7 +68,7 @@ function tensor({ name, shape, data }: TensorData, key: number): Buffer {
 }
 
 /** The bytes of a state dict in a file, in pieces; `stem` is the archive's folder, as torch.save names it after the file. */
-export function encodeTorchFile(tensors: readonly TensorData[], stem: string): Uint8Array[] {
+export function encodeTorchFile(tensors: readonly TorchTensor[], stem: string): Uint8Array[] {
   for (const { name, shape, data } of tensors) {
     if (data.length !== shape.reduce((all, size) => all * size, 1)) {
       throw new CredenceError(

@@ -4,7 +4,7 @@ import { CredenceError } from "../errors.js";
 import { writeFolderAtomic } from "../files.js";
 import { answerStatisticNames, answerStatistics } from "../model/answer-statistics.js";
 import { confidenceOf } from "../model/calibrator.js";
-import type { AnyCard, Card, Prompt, RewardCard } from "../model/card.js";
+import { type AnyCard, type Card, isQueryCard, type Prompt, type QueryCard, type RewardCard } from "../model/card.js";
 import { adapterConfig, policyFiles } from "../model/policy-folder.js";
 import type {
   AdapterSpec,
@@ -17,6 +17,7 @@ import type {
   ReadSpan,
 } from "../native.js";
 import type { Message } from "../text/chat.js";
+import { answerIsWhole, sanitised, textTokens } from "../text/plain.js";
 import type { Model } from "./model.js";
 import { TextEnds } from "./text-ends.js";
 import { Trainer, type TrainerOptions } from "./trainer.js";
@@ -163,12 +164,19 @@ function cutAt(end: number | undefined, sample: NativeSample): NativeSample {
   return { prompt, sample: number, tokens: tokens.slice(0, end), logprobs: logprobs.slice(0, end), finish: "stop" };
 }
 
+function questionOf(input: PromptInput): string {
+  if (typeof input === "string") return input;
+  throw new CredenceError("BAD_INPUT", "a policy that is asked whether its answer is right takes questions as texts");
+}
+
 /** How many prompts are scored in one forward pass. */
 const scoreBatch = 32;
 
 export class Policy implements AsyncDisposable {
   readonly model: Model;
   readonly card: Card | undefined;
+  /** The card of a policy that is asked whether its answer is right. */
+  readonly queryCard: QueryCard | undefined;
   /** The card of a reward model. */
   readonly rewardCard: RewardCard | undefined;
   readonly heads: HeadSpec[];
@@ -189,7 +197,8 @@ export class Policy implements AsyncDisposable {
     this.model = model;
     this.native = native;
     const { card } = parts;
-    this.card = card && !("reward" in card) ? card : undefined;
+    this.card = card && !("reward" in card) && !isQueryCard(card) ? card : undefined;
+    this.queryCard = card && isQueryCard(card) ? card : undefined;
     this.rewardCard = card && "reward" in card ? card : undefined;
     this.heads = parts.heads;
     this.adapter = parts.adapter;
@@ -381,6 +390,20 @@ export class Policy implements AsyncDisposable {
    * Abort leaves nothing behind.
    */
   async score(prompts: PromptInput[], { signal }: { signal?: AbortSignal } = {}): Promise<number[]> {
+    if (this.queryCard) {
+      const asked = prompts.map((prompt) => questionOf(prompt));
+      const { adapter, newTokens } = {
+        adapter: this.answering(this.queryCard),
+        newTokens: this.queryCard.answer.newTokens,
+      };
+      const given = await this.firstLines(this.queryCard, asked, { adapter, maxNewTokens: newTokens, signal });
+      return this.queried(
+        this.queryCard,
+        asked,
+        given.map(({ text }) => text),
+        signal,
+      );
+    }
     const card = this.needCard();
     const { head, at, prompt } = card.confidence;
     if (at === "answer-mean") {
@@ -417,7 +440,7 @@ export class Policy implements AsyncDisposable {
         "BAD_OPTION",
         `retrieveBelow is ${retrieveBelow}${retrieve === undefined ? ", and retrieve is missing" : ""}; expected a confidence from 0 to 1 and a function`,
       );
-    if (!asked.readConfidence) this.needCard();
+    if (!asked.readConfidence && !this.queryCard) this.needCard();
     const first = await this.answerOnce(question, asked);
     if (first.confidence !== null && first.confidence >= retrieveBelow) return first;
     const evidence = await retrieve(question, asked.signal);
@@ -431,6 +454,18 @@ export class Policy implements AsyncDisposable {
     question: string,
     { history = [], signal, maxNewTokens, fastDecode, readConfidence }: AnswerOptions,
   ): Promise<Answer> {
+    if (this.queryCard && !readConfidence) {
+      if (history.length > 0)
+        throw new CredenceError(
+          "BAD_INPUT",
+          "the card's prompt is a text without turns: ask one question, not a conversation",
+        );
+      const { queryCard } = this;
+      const settings = { adapter: this.answering(queryCard), maxNewTokens: maxNewTokens ?? queryCard.answer.newTokens };
+      const [given] = await this.firstLines(queryCard, [question], { ...settings, fastDecode, signal });
+      const [confidence] = await this.queried(queryCard, [question], [given!.text], signal);
+      return { text: given!.text, confidence: confidence!, finish: given!.finish, tokens: given!.tokens.length };
+    }
     const card = this.card;
     const room = maxNewTokens ?? card?.answer.newTokens ?? 256;
     const tokens = await this.tokens(question, card?.prompt, room, history);
@@ -455,7 +490,38 @@ export class Policy implements AsyncDisposable {
     throw new CredenceError("ABORTED", "stopped before the answer was there");
   }
 
-  private answering(card: Card): "on" | "off" {
+  /** The first line of each question's answer, as a query card has them put. */
+  private async firstLines(
+    { prompt }: QueryCard,
+    questions: string[],
+    settings: Pick<GenerateSettings, "adapter" | "maxNewTokens" | "fastDecode" | "signal">,
+  ): Promise<Sample[]> {
+    const tokens = await Promise.all(
+      questions.map((question) => textTokens(this.model, this.model.promptText(question, prompt))),
+    );
+    const out: Sample[] = [];
+    for await (const sample of this.generate(tokens, { ...settings, stopWhen: answerIsWhole }))
+      out.push({ ...sample, text: sanitised(sample.text) });
+    if (out.length < questions.length) throw new CredenceError("ABORTED", "stopped before the answer was there");
+    return out;
+  }
+
+  /** How likely answers are right, as a query card asks. */
+  private async queried(
+    { prompt, confidence }: QueryCard,
+    questions: string[],
+    given: string[],
+    signal?: AbortSignal,
+  ): Promise<number[]> {
+    const texts = questions.map(
+      (question, i) => `${this.model.promptText(question, prompt)} ${given[i]}${confidence.query}`,
+    );
+    const tokens = await Promise.all(texts.map((text) => textTokens(this.model, text)));
+    const chosen = await this.choices(tokens, confidence.choices, { signal });
+    return chosen.map(([wrong, right]) => confidenceOf(confidence, right! - wrong!));
+  }
+
+  private answering(card: Card | QueryCard): "on" | "off" {
     return card.answers === "adapter" ? "on" : "off";
   }
 
@@ -479,7 +545,7 @@ export class Policy implements AsyncDisposable {
 
   /** The files of this policy, or of one like it with other numbers, for a folder that is written whole. */
   files(
-    card: AnyCard | undefined = this.card ?? this.rewardCard,
+    card: AnyCard | undefined = this.card ?? this.queryCard ?? this.rewardCard,
     tensors: PolicyTensors = this.native.tensors(),
   ): ReturnType<typeof policyFiles> {
     this.checkAlive();
@@ -489,7 +555,7 @@ export class Policy implements AsyncDisposable {
   /**
    * Writes a folder that `model.policy({ adapter })` reads, and PEFT where no weights are the policy's own: whole, or not at all.
    */
-  save(directory: string, card: AnyCard | undefined = this.card ?? this.rewardCard): void {
+  save(directory: string, card: AnyCard | undefined = this.card ?? this.queryCard ?? this.rewardCard): void {
     writeFolderAtomic(directory, this.files(card));
   }
 

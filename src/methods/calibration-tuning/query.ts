@@ -85,24 +85,36 @@ const tokensOf = ({ prefix, rows }: Family): number => rows.reduce((sum, { rest 
 export async function queryLogprobs(
   policy: Policy,
   rows: readonly QueryRow[],
-  { adapter = "on", share = true, signal, onScored }: QueryOptions = {},
+  options: QueryOptions = {},
 ): Promise<Float32Array> {
   const { model } = policy;
-  const candidates = Int32Array.from(await choiceTokens(model.tokenizer));
+  const candidates = await choiceTokens(model.tokenizer);
   const tokens = await Promise.all(rows.map((row) => textTokens(model, queryText(row, sanitised(row.output)))));
-  const { contextLength } = model.info;
+  return choiceLogprobs(policy, { tokens, questions: rows.map((row) => textOf(row)), candidates }, options);
+}
+
+/** Rows of token ids, the question that each is about (those of one question may go on from the same tokens), and what may follow. */
+export interface ChoiceRows {
+  tokens: readonly Int32Array[];
+  questions: readonly string[];
+  candidates: readonly number[];
+}
+
+/** The same of token ids as they are: [rows, candidates]. */
+export async function choiceLogprobs(
+  policy: Policy,
+  { tokens, questions, candidates }: ChoiceRows,
+  { adapter = "on", share = true, signal, onScored }: QueryOptions = {},
+): Promise<Float32Array> {
+  const { contextLength } = policy.model.info;
   for (const [place, row] of tokens.entries())
     if (row.length > contextLength)
       throw new CredenceError(
         "TOO_LONG",
         `row ${place + 1}: the question, the answer and the query are ${row.length} tokens, longer than the context (${contextLength}). Give fewer examples, or leave the row out`,
       );
-  const out = new Float32Array(2 * rows.length);
-  const families = familiesOf(
-    rows.map((row) => textOf(row)),
-    tokens,
-    share,
-  );
+  const out = new Float32Array(candidates.length * tokens.length);
+  const families = familiesOf(questions, tokens, share);
   for (let from = 0; from < families.length; ) {
     let to = from;
     for (let sum = 0; to < families.length; to += 1) {
@@ -110,12 +122,12 @@ export async function queryLogprobs(
       if (to > from && sum > passTokens) break;
     }
     const pass = families.slice(from, to);
-    await scorePass(policy, pass, candidates, { out, adapter, signal });
-    const [scored, read] = [
-      pass.flatMap((family) => family.rows).length,
-      pass.reduce((sum, one) => sum + tokensOf(one), 0),
-    ];
-    onScored?.(scored, read);
+    await scorePass(policy, pass, Int32Array.from(candidates), { out, adapter, signal });
+    const rows = pass.reduce((sum, family) => sum + family.rows.length, 0);
+    onScored?.(
+      rows,
+      pass.reduce((sum, family) => sum + tokensOf(family), 0),
+    );
     from = to;
   }
   return out;
@@ -152,7 +164,8 @@ async function scorePass(
     { closedSet: { candidates, rows: last }, adapter: adapter === "on" },
     signal,
   );
-  for (const [i, place] of places.entries()) out.set(closedSet!.subarray(2 * i, 2 * i + 2), 2 * place);
+  const width = candidates.length;
+  for (const [i, place] of places.entries()) out.set(closedSet!.subarray(width * i, width * (i + 1)), width * place);
 }
 
 /**

@@ -5,6 +5,8 @@
 import { CredenceError } from "../../errors.js";
 import type { Tokenizer } from "../../text/tokenizer.js";
 
+export { sanitised, textTokens } from "../../text/plain.js";
+
 /** How a question is put: with the options to choose a letter from, or to be answered in words. */
 export type Style = "choice" | "oe";
 
@@ -38,12 +40,6 @@ export const querySuffix = "\n\nIs the proposed answer correct?\nChoices:\n(i): 
 
 /** The uncertainty query: the next token is `i` where the answer is wrong, `ii` where it is right. */
 export const queryText = (parts: TextParts, answer: string): string => `${textOf(parts)} ${answer}${querySuffix}`;
-
-/** An answer as it is judged and asked about: its first line. */
-export function sanitised(output: string): string {
-  const text = output.trim().replaceAll("\n\n", "\n").replaceAll(":\n", ":");
-  return text.replace(/^\n+/, "").split("\n")[0]!;
-}
 
 /** The words that a model chooses between; the last is for "right" where there are two. */
 export const choiceWords = {
@@ -83,12 +79,3 @@ const unusable = (path: string, why: string): CredenceError =>
     "BAD_TOKENIZER",
     `${path}: ${why}, so that the model cannot be asked to choose. Take a model with another vocabulary`,
   );
-
-/** Token ids of a text as it is, behind the token that texts begin with where the tokenizer's files say so. */
-export async function textTokens(
-  { tokenizer }: { tokenizer: Pick<Tokenizer, "encode" | "addsBos" | "bosId"> },
-  text: string,
-): Promise<Int32Array> {
-  const ids = await tokenizer.encode(text);
-  return tokenizer.addsBos ? Int32Array.of(tokenizer.bosId!, ...ids) : ids;
-}
