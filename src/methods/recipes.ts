@@ -15,10 +15,12 @@ import type { ElicalSummary } from "./elical/summary.js";
 import { type PpoRecipe, ppoRecipeSchema, reinforcementProblems } from "./ppo/recipe.js";
 import type { PpoSummary, ReinforcementSummary } from "./ppo/summary.js";
 import { type RecipeRunOptions, readSummary } from "./run.js";
+import { type SaySelfRecipe, saySelfProblems, saySelfRecipeSchema } from "./sayself/recipe.js";
+import type { SaySelfSummary } from "./sayself/run.js";
 
-export type Recipe = ElicalRecipe | PpoRecipe | ConqordRecipe;
+export type Recipe = ElicalRecipe | PpoRecipe | ConqordRecipe | SaySelfRecipe;
 /** What a run ends with: `recipe.method` says which. */
-export type RecipeSummary = ElicalSummary | PpoSummary | ConqordSummary;
+export type RecipeSummary = ElicalSummary | PpoSummary | ConqordSummary | SaySelfSummary;
 
 interface Method<Of extends Recipe, Summary> {
   schema: ZodType<Of>;
@@ -43,6 +45,7 @@ const methods: {
   elical: Method<ElicalRecipe, ElicalSummary>;
   ppo: Method<PpoRecipe, PpoSummary>;
   conqord: Method<ConqordRecipe, ConqordSummary>;
+  sayself: Method<SaySelfRecipe, SaySelfSummary>;
 } = {
   elical: {
     schema: elicalSchema,
@@ -63,6 +66,12 @@ const methods: {
     run: async (recipe, options) => (await import("./conqord/run.js")).runConqord(recipe, options),
     ...reinforcement,
   },
+  sayself: {
+    schema: saySelfRecipeSchema,
+    problems: saySelfProblems,
+    run: async (recipe, options) => (await import("./sayself/run.js")).runSaySelf(recipe, options),
+    ...reinforcement,
+  },
 };
 
 const methodOf = (name: Recipe["method"]) => methods[name] as unknown as Method<Recipe, RecipeSummary>;
@@ -71,6 +80,7 @@ const methodOf = (name: Recipe["method"]) => methods[name] as unknown as Method<
 export const presets = [
   "ppo/quickstart",
   "conqord/quickstart",
+  "sayself/quickstart",
   "elical/quickstart",
   "elical/qwen2.5-7b",
   "elical/qwen2.5-14b",
@@ -152,6 +162,10 @@ export function loadRecipe(
   recipe: `conqord/${string}` | ({ method: "conqord" } & Record<string, unknown>),
   settings?: Setting[],
 ): ConqordRecipe;
+export function loadRecipe(
+  recipe: `sayself/${string}` | ({ method: "sayself" } & Record<string, unknown>),
+  settings?: Setting[],
+): SaySelfRecipe;
 export function loadRecipe(recipe: string | Record<string, unknown>, settings?: Setting[]): Recipe;
 export function loadRecipe(recipe: string | Record<string, unknown>, settings: Setting[] = []): Recipe {
   let plain: unknown = structuredClone(recipe);
@@ -191,6 +205,7 @@ export async function planRecipe(recipe: Recipe, options: PlanOptions = {}): Pro
 export function runRecipe(recipe: ElicalRecipe, options: RecipeRunOptions): Promise<ElicalSummary>;
 export function runRecipe(recipe: PpoRecipe, options: RecipeRunOptions): Promise<PpoSummary>;
 export function runRecipe(recipe: ConqordRecipe, options: RecipeRunOptions): Promise<ConqordSummary>;
+export function runRecipe(recipe: SaySelfRecipe, options: RecipeRunOptions): Promise<SaySelfSummary>;
 export function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<RecipeSummary>;
 export function runRecipe(recipe: Recipe, options: RecipeRunOptions): Promise<RecipeSummary> {
   return methodOf(recipe.method).run(recipe, options);
