@@ -37,6 +37,17 @@ export {
   type Stated,
   withoutConfidence,
 } from "./evaluation/stated.js";
+export { type ClassifierTuning, classifierTune } from "./methods/calibration-tuning/classify.js";
+export { type ClosedSetLoss, crossEntropy, tokenizedBrier } from "./methods/calibration-tuning/divergences.js";
+export type { JudgedRow } from "./methods/calibration-tuning/lessons.js";
+export {
+  type LabelledLogits,
+  learnTemperature,
+  solveTemperature,
+  solveTokenTemperature,
+  type Temperature,
+} from "./methods/calibration-tuning/temperature.js";
+export { type CalibrationTuned, type CalibrationTuning, calibrationTune } from "./methods/calibration-tuning/tune.js";
 export {
   type AnswerPair,
   formatRows,
