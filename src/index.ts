@@ -39,7 +39,18 @@ export {
   withoutConfidence,
 } from "./evaluation/stated.js";
 export { openTuned, type Tuned, writeReleased } from "./methods/calibration-tuning/adapters.js";
+export { type ClassifierTuning, classifierTune } from "./methods/calibration-tuning/classify.js";
+export { type ClosedSetLoss, crossEntropy, tokenizedBrier } from "./methods/calibration-tuning/divergences.js";
+export type { JudgedRow } from "./methods/calibration-tuning/lessons.js";
 export { probabilities, type QueryOptions, type QueryRow, queryLogprobs } from "./methods/calibration-tuning/query.js";
+export {
+  type LabelledLogits,
+  learnTemperature,
+  solveTemperature,
+  solveTokenTemperature,
+  type Temperature,
+} from "./methods/calibration-tuning/temperature.js";
+export { type CalibrationTuned, type CalibrationTuning, calibrationTune } from "./methods/calibration-tuning/tune.js";
 export {
   type AnswerPair,
   formatRows,

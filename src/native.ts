@@ -203,7 +203,7 @@ export interface ForwardResult {
   logprobs?: Float32Array;
   /** Row-aligned [T], nats. */
   entropy?: Float32Array;
-  /** [spans] logits for each head named. */
+  /** [spans, outputs] logits for each head named. */
   heads?: Record<string, Float32Array>;
   /** [rows, candidates] log-probabilities over the candidates alone. */
   closedSet?: Float32Array;
@@ -487,7 +487,7 @@ export interface NativePolicy {
     options: NativeReadouts & { adapter?: boolean; spans?: ReadSpan[]; heads?: string[]; collect?: number[] },
     signal?: AbortSignal,
   ): Promise<ForwardResult>;
-  /** The head's logit for rows of hidden states [n, H] that were collected before. */
+  /** The head's outputs [n, outputs] for rows of hidden states [n, H] that were collected before. */
   readHead(head: string, hidden: Float32Array): Float32Array;
   trainer(optimizer: OptimizerSpec): NativeTrainer;
   dispose(): void;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import t from "tap";
 import { readTable } from "../src/data/tables.js";
 import type { Judge } from "../src/evaluation/judges/judge.js";
-import { classified, classifierOf } from "../src/methods/calibration-tuning/classifier.js";
+import { classified, classifierOf } from "../src/methods/calibration-tuning/released-head.js";
 import { evaluateSplit, modeOf, statedProbability } from "../src/methods/calibration-tuning/evaluation.js";
 import type { GradingItem } from "../src/methods/calibration-tuning/labels.js";
 import { evaluateLogits, fittedTemperature, readLogits } from "../src/methods/calibration-tuning/logits.js";

@@ -20,7 +20,7 @@ import type { Message } from "../text/chat.js";
 import { answerIsWhole, sanitised, textTokens } from "../text/plain.js";
 import type { Model } from "./model.js";
 import { TextEnds } from "./text-ends.js";
-import { Trainer, type TrainerOptions } from "./trainer.js";
+import { nativeReadouts, type PassReadouts, Trainer, type TrainerOptions } from "./trainer.js";
 
 /** A question (put as the card says, else as a user's turn), a conversation, or token ids as they are. */
 export type PromptInput = string | Message[] | Int32Array;
@@ -340,6 +340,17 @@ export class Policy implements AsyncDisposable {
       { ...asked, ...flatMasks({ mask, values }) },
       signal,
     );
+  }
+
+  /** What a trainer's pass reads (heads apart), of the policy as it is: nothing is dropped out, and nothing is held open. */
+  async read(
+    sequences: Int32Array[],
+    { adapter, ...asked }: Omit<PassReadouts, "heads"> & { adapter?: boolean },
+    signal?: AbortSignal,
+  ): Promise<ForwardResult> {
+    this.checkAlive();
+    const batch = flatten(sequences, asked);
+    return this.native.forward(batch, { ...nativeReadouts(sequences, batch, asked), adapter }, signal);
   }
 
   /** The head's logit at each prompt's last token; of rows that are padded, at the PAD token they end in. */

@@ -16,6 +16,7 @@ import type {
   NativeBatch,
   NativeLoss,
   NativePpoLoss,
+  NativeReadouts,
   NativeTrainer,
   OptimizerSpec,
   ParameterGroup,
@@ -370,6 +371,33 @@ function rowAt(sequences: Int32Array[], offsets: Int32Array, sequence: number, i
   return offsets[sequence]! + index;
 }
 
+/** What a pass over `batch`, which is these sequences, is asked for beside heads. */
+export function nativeReadouts(
+  sequences: Int32Array[],
+  batch: NativeBatch,
+  { readouts = [], temperature, closedSet, divergence, mask, values, prefixOf }: PassReadouts,
+): NativeReadouts {
+  return {
+    logprobs: readouts.includes("logprobs"),
+    entropy: readouts.includes("entropy"),
+    temperature,
+    ...flatMasks({ mask, values }),
+    closedSet: closedSet && {
+      candidates: Int32Array.from(closedSet.candidates),
+      rows: closedSet.at
+        ? Int32Array.from(closedSet.at, ({ sequence, index }) => rowAt(sequences, batch.offsets, sequence, index))
+        : lastRows(sequences.map((sequence) => sequence.length)),
+    },
+    divergence: divergence && {
+      kind: divergence.kind,
+      mask: flattenMask(
+        divergence.mask ??
+          sequences.map((row, b) => Uint8Array.from(row, (_, i) => (i > 0 || (prefixOf?.[b] ?? -1) >= 0 ? 1 : 0))),
+      ),
+    },
+  };
+}
+
 /** Of what can be learnt: a row's first token has no probability, unless the row goes on from another. */
 function sumOfWeights(rows: Float32Array[], prefixOf: BatchLayout["prefixOf"]): number {
   let sum = 0;
@@ -515,30 +543,11 @@ export class Trainer implements Disposable {
   /** A forward pass held open: compute a loss from what it gives, then call `backward` on it, then `update` here. */
   async forward(sequences: Int32Array[], asked: PassReadouts): Promise<OpenPass> {
     this.checkAlive();
-    const { readouts = [], temperature, heads = [], closedSet, divergence, mask, values, prefixOf } = asked;
+    const { heads = [] } = asked;
     const batch = flatten(sequences, asked);
     this.passes += 1;
     const pass = this.passes;
-    const result = await this.native.forward(batch, {
-      logprobs: readouts.includes("logprobs"),
-      entropy: readouts.includes("entropy"),
-      temperature,
-      heads,
-      ...flatMasks({ mask, values }),
-      closedSet: closedSet && {
-        candidates: Int32Array.from(closedSet.candidates),
-        rows: closedSet.at
-          ? Int32Array.from(closedSet.at, ({ sequence, index }) => rowAt(sequences, batch.offsets, sequence, index))
-          : lastRows(sequences.map((sequence) => sequence.length)),
-      },
-      divergence: divergence && {
-        kind: divergence.kind,
-        mask: flattenMask(
-          divergence.mask ??
-            sequences.map((row, b) => Uint8Array.from(row, (_, i) => (i > 0 || (prefixOf?.[b] ?? -1) >= 0 ? 1 : 0))),
-        ),
-      },
-    });
+    const result = await this.native.forward(batch, { ...nativeReadouts(sequences, batch, asked), heads });
     return {
       ...result,
       backward: async (upstream) => {

@@ -95,7 +95,7 @@ export async function handler(args: EvaluateArguments): Promise<void> {
   const { baseOfTuned, checkpointOf, openTuned, temperatureIn } = await import(
     "../../methods/calibration-tuning/adapters.js"
   );
-  const { readClassifier } = await import("../../methods/calibration-tuning/classifier.js");
+  const { readClassifier } = await import("../../methods/calibration-tuning/released-head.js");
   const { idsOf, openDataset } = await import("../../methods/calibration-tuning/datasets.js");
   const { evaluateSplit, modeOf, writeEvaluation } = await import("../../methods/calibration-tuning/evaluation.js");
   const { modelOfKind } = await import("../../methods/calibration-tuning/kinds.js");

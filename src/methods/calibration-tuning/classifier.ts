@@ -1,102 +1,223 @@
-/** The published head: a network of two outputs (wrong, right) on an answer's last state, and the temperature it may be wrapped with. */
+/**
+ * The published head: what a model's state says of an answer, as two outputs for wrong and right behind three hidden layers.
+ * Its gradients go on into an adapter where the policy has one (the LoRA classifier), else into the head alone.
+ */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import type { Matrix } from "../../data/npy.js";
+import { microBatches } from "../../data/packing.js";
+import { NumpyRandom } from "../../data/random.js";
 import { CredenceError } from "../../errors.js";
+import type { FileData } from "../../files.js";
 import { readSafetensors } from "../../model/safetensors.js";
-import { native, type TensorData } from "../../native.js";
+import { encodeTorchFile } from "../../model/torch-file.js";
+import { type HeadSpec, native, type ReadSpan, type TensorData } from "../../native.js";
+import type { Model } from "../../policy/model.js";
+import type { Policy } from "../../policy/policy.js";
+import type { OwnStep } from "../../training/loop.js";
+import { commonLength } from "./lessons.js";
+import { type AnsweredRow, sanitised, textOf, textTokens } from "./wire.js";
 
-/** In a checkpoint's folder. */
-export const classifierName = "classifier_model.bin";
+/** Its name in every policy of this method. */
+export const classifierName = "classifier";
+/** The published file of its numbers, whose names have nothing before them. */
+export const classifierFile = "classifier_model.bin";
 
-interface Layer {
-  inputs: number;
-  outputs: number;
-  /** [outputs, inputs] */
-  weight: Float32Array;
-  bias: Float32Array;
-}
+export const classifierWidths = [256, 128, 64] as const;
 
-/** A head that was read. */
-export interface Classifier {
-  layers: Layer[];
-  /** Of `Sequential(head, temperature)`; 1 where it is the head alone. */
-  temperature: number;
-}
+/** @param options.depth default behind the last norm */
+export const classifierSpec = ({ depth, seed = 0 }: { depth?: number; seed?: number } = {}): HeadSpec => ({
+  name: classifierName,
+  kind: "mlp",
+  widths: [...classifierWidths],
+  outputs: 2,
+  seed,
+  ...(depth === undefined ? {} : { layer: depth }),
+});
 
-/**
- * A head's state dict: `0.weight`, `0.bias`, `2.weight`, ... with ReLU between, or the same behind `0.` with `1.log_temperature`.
- *
- * @throws CredenceError "WRONG_HEAD" with what it holds instead
- */
-export function classifierOf(tensors: readonly TensorData[], path: string): Classifier {
-  const wrapped = tensors.find(({ name }) => name === "1.log_temperature");
-  const own = new Map(
-    tensors
-      .filter((tensor) => tensor !== wrapped)
-      .map((tensor) => [wrapped ? tensor.name.replace(/^0\./, "") : tensor.name, tensor]),
-  );
-  const held = tensors.map(({ name, shape }) => `${name} [${shape.join(", ")}]`).join(", ");
-  const bad = (what: string) =>
-    new CredenceError(
-      "WRONG_HEAD",
-      `${path}: ${what}. Expected 0.weight, 0.bias, 2.weight, ..., of two outputs; it holds ${held}`,
-    );
-  const layers: Layer[] = [];
-  for (let place = 0; own.has(`${place}.weight`); place += 2) {
-    const weight = own.get(`${place}.weight`)!;
-    const bias = own.get(`${place}.bias`);
-    const [outputs, inputs] = weight.shape;
-    if (weight.shape.length !== 2 || bias?.shape.join() !== `${outputs}`) throw bad(`${place} is no layer with a bias`);
-    if (layers.length > 0 && layers.at(-1)!.outputs !== inputs) throw bad(`layer ${place} does not fit the one before`);
-    layers.push({ inputs: inputs!, outputs: outputs!, weight: weight.data, bias: bias.data });
-  }
-  if (layers.at(-1)?.outputs !== 2 || own.size !== 2 * layers.length) throw bad("is no such head");
-  const temperature = wrapped ? Math.exp(wrapped.data[0]!) : 1;
-  return { layers, temperature };
+/** Two draws of a standard normal distribution (Box and Muller 1958). */
+function normals(random: NumpyRandom): [number, number] {
+  const radius = Math.sqrt(-2 * Math.log(1 - random.random()));
+  const angle = 2 * Math.PI * random.random();
+  return [radius * Math.cos(angle), radius * Math.sin(angle)];
 }
 
 /**
- * Reads a folder's head.
- *
- * @throws CredenceError "NO_HEAD" where it has none
+ * Begins the head as published: weights normal with the variance 2 / (inputs + outputs) (Glorot & Bengio 2010), biases as
+ * PyTorch's Linear has them.
  */
-export function readClassifier(folder: string): Classifier {
-  const path = join(folder, classifierName);
-  if (!existsSync(path))
-    throw new CredenceError(
-      "NO_HEAD",
-      `${folder}: has no ${classifierName}. Train one, or leave out --with-classifier`,
-    );
-  return classifierOf(path.endsWith(".safetensors") ? readSafetensors(path) : native().readTensors(path), path);
-}
-
-/**
- * The head's logits, not divided by its temperature.
- *
- * @param features [rows, width]
- * @returns [rows, 2]
- * @throws CredenceError "WRONG_BASE" where the features are not as wide as what it reads
- */
-export function classified({ layers }: Classifier, features: Matrix): Float32Array {
-  if (features.columns !== layers[0]!.inputs)
-    throw new CredenceError(
-      "WRONG_BASE",
-      `the head reads ${layers[0]!.inputs} numbers, the features have ${features.columns}. Use the model it was trained on`,
-    );
-  const out = new Float32Array(2 * features.rows);
-  for (let row = 0; row < features.rows; row += 1) {
-    let x: ArrayLike<number> = features.data.subarray(row * features.columns, (row + 1) * features.columns);
-    for (const [i, { inputs, outputs, weight, bias }] of layers.entries()) {
-      const y = new Float64Array(outputs);
-      for (let o = 0; o < outputs; o += 1) {
-        let sum = bias[o]!;
-        for (let k = 0; k < inputs; k += 1) sum += weight[o * inputs + k]! * x[k]!;
-        y[o] = i < layers.length - 1 ? Math.max(0, sum) : sum;
+export function initialise(policy: Policy, seed: number): void {
+  const random = new NumpyRandom([seed, 11]);
+  const weights = classifierTensors(policy).filter(({ name }) => name.endsWith(".weight"));
+  policy.native.setTensors(
+    weights.map(({ name, shape }) => {
+      const [outputs, inputs] = shape as [number, number];
+      const deviation = Math.sqrt(2 / (inputs + outputs));
+      const data = new Float32Array(inputs * outputs);
+      for (let i = 0; i < data.length; i += 2) {
+        const [one, other] = normals(random);
+        data[i] = one * deviation;
+        if (i + 1 < data.length) data[i + 1] = other * deviation;
       }
-      x = y;
-    }
-    out.set(x, 2 * row);
+      return { name, shape, data };
+    }),
+  );
+}
+
+const classifierTensors = (policy: Policy): TensorData[] =>
+  policy.native.tensors().heads.filter(({ name }) => name.startsWith(`${classifierName}.`));
+
+/** Both classes' logits [rows, 2] against labels: the negative log-likelihood, its derivatives, and how many are right. */
+export function twoWay(
+  logits: Float32Array,
+  labels: readonly number[],
+): { loss: number; gradient: Float32Array; right: number } {
+  const gradient = new Float32Array(logits.length);
+  let [loss, right] = [0, 0];
+  for (const [row, label] of labels.entries()) {
+    const margin = logits[2 * row + 1]! - logits[2 * row]!;
+    const towards = label === 1 ? margin : -margin;
+    loss += Math.max(0, -towards) + Math.log1p(Math.exp(-Math.abs(towards)));
+    if (towards > 0) right += 1;
+    const error = 1 / (1 + Math.exp(-margin)) - label;
+    gradient[2 * row] = -error;
+    gradient[2 * row + 1] = error;
+  }
+  return { loss, gradient, right };
+}
+
+/** Rows of tokens that a head reads at spans of, and whether their answers are right. */
+export interface ReadRow {
+  tokens: Int32Array;
+  /** Where it reads: the mean over tokens [from, to). */
+  from: number;
+  to: number;
+  label: 0 | 1;
+}
+
+/** Where states are read. Published: "last", the state behind which the next token would come. */
+export type Place = "last" | "answer-mean";
+
+export type PlacedRow = Omit<ReadRow, "label">;
+
+/**
+ * Rows as a head reads them. An answer without a token is read at the text's last one.
+ *
+ * @throws CredenceError "TOO_LONG" naming the row
+ */
+export async function placedRows(model: Model, rows: readonly AnsweredRow[], place: Place): Promise<PlacedRow[]> {
+  const { contextLength } = model.info;
+  return Promise.all(
+    rows.map(async (row, i) => {
+      const tokens = await textTokens(model, textOf(row, sanitised(row.output)));
+      if (tokens.length > contextLength)
+        throw new CredenceError(
+          "TOO_LONG",
+          `row ${i + 1}: ${tokens.length} tokens, longer than the context (${contextLength}). Give fewer examples, or leave the row out`,
+        );
+      const to = tokens.length;
+      if (place === "last") return { tokens, from: to - 1, to };
+      const question = await textTokens(model, textOf(row));
+      return { tokens, from: Math.min(to - 1, commonLength(tokens, question)), to };
+    }),
+  );
+}
+
+const spansOf = (rows: readonly PlacedRow[]): ReadSpan[] =>
+  rows.map(({ from, to }, sequence) => ({ sequence, from, to }));
+
+/** A step through the blocks, into an adapter. */
+export function classifierStep(rows: readonly ReadRow[], microBatchTokens: number): OwnStep {
+  const lengths = rows.map(({ tokens }) => tokens.length);
+  return {
+    tokens: lengths.reduce((sum, length) => sum + length, 0),
+    async accumulate(trainer) {
+      let [sum, correct] = [0, 0];
+      for (const places of microBatches(lengths, microBatchTokens)) {
+        const some = places.map((place) => rows[place]!);
+        const heads = [{ name: classifierName, spans: spansOf(some) }];
+        const pass = await trainer.forward(
+          some.map(({ tokens }) => tokens),
+          { heads },
+        );
+        const { loss, gradient, right } = twoWay(
+          pass.heads![classifierName]!,
+          some.map(({ label }) => label),
+        );
+        await pass.backward({ heads: { [classifierName]: gradient } });
+        sum += loss;
+        correct += right;
+      }
+      return { loss: sum, count: rows.length, values: { accuracy: correct / rows.length } };
+    },
+  };
+}
+
+/** Both logits [rows, 2] of rows of tokens. */
+export async function classifierLogits(
+  policy: Policy,
+  rows: readonly PlacedRow[],
+  { microBatchTokens, signal }: { microBatchTokens: number; signal?: AbortSignal },
+): Promise<Float32Array> {
+  const out = new Float32Array(2 * rows.length);
+  const lengths = rows.map(({ tokens }) => tokens.length);
+  for (const places of microBatches(lengths, microBatchTokens)) {
+    const some = places.map((place) => rows[place]!);
+    const read = await policy.forward(
+      some.map(({ tokens }) => tokens),
+      { spans: spansOf(some), heads: [classifierName] },
+      signal,
+    );
+    out.set(read.heads![classifierName]!, 2 * places[0]!);
   }
   return out;
+}
+
+/** What is told of rows held out. */
+export function toldOf(logits: Float32Array, labels: readonly number[]): Record<string, number> {
+  const { loss, right } = twoWay(logits, labels);
+  return { loss: loss / labels.length, acc: right / labels.length, N: labels.length };
+}
+
+/** The head's numbers in the published file: as of a Sequential by itself, with a temperature behind it where there is one. */
+export function classifierFiles(policy: Policy, logTemperature?: number): Record<string, FileData> {
+  const own = classifierTensors(policy).map((tensor) => ({
+    ...tensor,
+    name: `${logTemperature === undefined ? "" : "0."}${tensor.name.slice(classifierName.length + 1)}`,
+  }));
+  const temperature =
+    logTemperature === undefined
+      ? []
+      : [{ name: "1.log_temperature", shape: [], data: Float32Array.of(logTemperature) }];
+  return { [classifierFile]: encodeTorchFile([...own, ...temperature], "classifier_model") };
+}
+
+/**
+ * A trained head's numbers, as the policy has them, and its temperature where it has one.
+ *
+ * @param folder of classifier_model.bin, or a policy's with heads.safetensors
+ * @throws CredenceError "NO_HEAD" where there is none; "WRONG_HEAD" where it is another kind of head
+ */
+export function readClassifier(folder: string): {
+  tensors: TensorData[];
+  width: number;
+  logTemperature: number | null;
+} {
+  const [published, ours] = [join(folder, classifierFile), join(folder, "heads.safetensors")];
+  const path = existsSync(published) ? published : ours;
+  if (!existsSync(path))
+    throw new CredenceError("NO_HEAD", `${folder}: has neither ${classifierFile} nor heads.safetensors`);
+  const read = path === published ? native().readTensors(path) : readSafetensors(path);
+  const scaled = read.find(({ name }) => name === "1.log_temperature");
+  const before = path === ours ? `${classifierName}.` : scaled ? "0." : "";
+  const tensors = read
+    .filter((tensor) => tensor !== scaled && tensor.name.startsWith(before))
+    .map((tensor) => ({ ...tensor, name: `${classifierName}.${tensor.name.slice(before.length)}` }));
+  const first = tensors.find(({ name }) => name === `${classifierName}.0.weight`);
+  const last = tensors.find(({ name }) => name === `${classifierName}.6.weight`);
+  if (tensors.length !== 8 || first?.shape[0] !== classifierWidths[0] || last?.shape[0] !== 2)
+    throw new CredenceError(
+      "WRONG_HEAD",
+      `${path}: expected layers of ${classifierWidths.join(", ")} and two outputs, 0.weight to 6.bias; it has ${read.map(({ name, shape }) => `${name} [${shape.join(", ")}]`).join(", ")}`,
+    );
+  return { tensors, width: first.shape[1]!, logTemperature: scaled ? scaled.data[0]! : null };
 }

@@ -8,7 +8,7 @@ import { encodeTorchFile, type TorchTensor } from "../../model/torch-file.js";
 import type { Policy } from "../../policy/policy.js";
 import { type Progress, silent } from "../../tracking/progress.js";
 import { answers } from "./answering.js";
-import { type Classifier, classified } from "./classifier.js";
+import { type Classifier, classified } from "./released-head.js";
 import type { CalibrationCompat } from "./compat.js";
 import type { DatasetRow } from "./datasets.js";
 import { stateEmbeddings } from "./embedding.js";
