@@ -5,7 +5,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import t from "tap";
-import { readNpy } from "../src/data/npy.js";
+import { openNpy } from "../src/data/vectors.js";
 import { readTable } from "../src/data/tables.js";
 import { mmluTasks, superCategories, superCategoryOf } from "../src/methods/calibration-tuning/mmlu.js";
 import { readOffline } from "../src/methods/calibration-tuning/offline.js";
@@ -158,8 +158,8 @@ t.test("answers, their labels and their embeddings", async (t) => {
     t.equal(here.status, 0, here.told);
     const [train] = JSON.parse(here.out).splits as { output: string; rows: number; columns: number }[];
     t.match(train, { rows: 5, columns: 40 });
-    const own = readNpy(train!.output);
-    t.same([own.rows, own.columns], [5, 40]);
+    const own = openNpy(train!.output).read(0, 5);
+    t.same([own.count, own.width], [5, 40]);
     t.ok(own.data.every(Number.isFinite) && own.data.some((value) => value !== 0));
     let calls = 0;
     const server = createServer((request, response) => {
@@ -186,8 +186,8 @@ t.test("answers, their labels and their embeddings", async (t) => {
     await new Promise((closed) => server.close(closed));
     t.equal(remote.status, 0, remote.told);
     t.match(remote.told, /it answered 503.*trying again/);
-    const vectors = readNpy(JSON.parse(remote.out).splits[0].output);
-    t.same([vectors.columns, vectors.data[1], vectors.data[4], vectors.data[5]], [3, 0, 1, 1]);
+    const vectors = openNpy(JSON.parse(remote.out).splits[0].output).read(0, 2);
+    t.same([vectors.width, vectors.data[1], vectors.data[4], vectors.data[5]], [3, 0, 1, 1]);
   });
 
   await t.test("what is missing or wrong is named", async (t) => {

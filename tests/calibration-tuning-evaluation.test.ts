@@ -4,11 +4,11 @@ import { join } from "node:path";
 import t from "tap";
 import { readTable } from "../src/data/tables.js";
 import type { Judge } from "../src/evaluation/judges/judge.js";
-import { classified, classifierOf } from "../src/methods/calibration-tuning/released-head.js";
 import { evaluateSplit, modeOf, statedProbability } from "../src/methods/calibration-tuning/evaluation.js";
 import type { GradingItem } from "../src/methods/calibration-tuning/labels.js";
 import { evaluateLogits, fittedTemperature, readLogits } from "../src/methods/calibration-tuning/logits.js";
 import { aggregated, halfOpenEce, letterMetrics, queryMetrics } from "../src/methods/calibration-tuning/metrics.js";
+import { classified, classifierOf } from "../src/methods/calibration-tuning/released-head.js";
 import { encodeTorchFile } from "../src/model/torch-file.js";
 import { native } from "../src/native.js";
 import { Model } from "../src/policy/model.js";
@@ -72,7 +72,7 @@ t.test("a head of two outputs, alone and with its temperature", (t) => {
     tensor("2.weight", [2, 2], [1, 1, 0, 2]),
     tensor("2.bias", [2], [0.5, 0]),
   ];
-  const features = { rows: 2, columns: 3, data: Float32Array.of(2, 3, 9, -1, -1, 9) };
+  const features = { count: 2, width: 3, data: Float32Array.of(2, 3, 9, -1, -1, 9) };
   const alone = classifierOf(layers, "x");
   t.equal(alone.temperature, 1);
   t.same([...classified(alone, features)], [2.5, 0, 2.5, 4]);
@@ -84,7 +84,7 @@ t.test("a head of two outputs, alone and with its temperature", (t) => {
     code: "WRONG_HEAD",
     message: /x\.bin: 2 is no layer with a bias/,
   });
-  t.throws(() => classified(alone, { rows: 1, columns: 2, data: new Float32Array(2) }), { code: "WRONG_BASE" });
+  t.throws(() => classified(alone, { count: 1, width: 2, data: new Float32Array(2) }), { code: "WRONG_BASE" });
   t.end();
 });
 

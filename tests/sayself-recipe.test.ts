@@ -71,7 +71,8 @@ t.test("a run", { timeout: 120_000 }, async (t) => {
   t.same(summaryOf(whole), JSON.parse(JSON.stringify(summary)));
   t.match(await summaryText(summary, whole), /Absolute error[\s\S]*Without rationales[\s\S]*Untrained, asked how sure/);
   t.ok(existsSync(join(whole, "report.html")));
-  const sft = (stage: string) => JSON.parse(readFileSync(join(whole, "stages", stage, "best", "adapter_config.json"), "utf8"));
+  const sft = (stage: string) =>
+    JSON.parse(readFileSync(join(whole, "stages", stage, "best", "adapter_config.json"), "utf8"));
   t.same(sft("02-sft").r, sft("02-sft-ablation").r);
   for (const [after, task] of [
     [10, "sampling the untrained model"],

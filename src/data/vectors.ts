@@ -143,18 +143,32 @@ function fileBytes(path: string): number {
   }
 }
 
+/** What stands before the numbers of an array (format 1.0): they begin at a multiple of 64 bytes. */
+function npyHeader(type: string, shape: string): Buffer {
+  const dictionary = `{'descr': '${type}', 'fortran_order': False, 'shape': ${shape}, }`;
+  const before = 10;
+  const length = 64 * Math.ceil((before + dictionary.length + 1) / 64);
+  const bytes = Buffer.alloc(length, " ");
+  bytes.write(`${magic}\x01\x00`, "latin1");
+  bytes.writeUInt16LE(length - before, 8);
+  bytes.write(dictionary, before, "latin1");
+  bytes.write("\n", length - 1, "latin1");
+  return bytes;
+}
+
 /** Whole numbers below 2^32 as numpy.save writes an array of uint32 (format 1.0). */
 export function npyBytes(values: readonly number[]): Uint8Array {
-  const dictionary = `{'descr': '<u4', 'fortran_order': False, 'shape': (${values.length},), }`;
-  const before = 10;
-  const header = 64 * Math.ceil((before + dictionary.length + 1) / 64);
-  const bytes = Buffer.alloc(header + 4 * values.length, " ");
-  bytes.write("\x93NUMPY\x01\x00", "latin1");
-  bytes.writeUInt16LE(header - before, 8);
-  bytes.write(dictionary, before, "latin1");
-  bytes.write("\n", header - 1, "latin1");
+  const header = npyHeader("<u4", `(${values.length},)`);
+  const bytes = Buffer.alloc(header.length + 4 * values.length);
+  header.copy(bytes);
   values.forEach((value, i) => {
-    bytes.writeUInt32LE(value, header + 4 * i);
+    bytes.writeUInt32LE(value, header.length + 4 * i);
   });
   return bytes;
 }
+
+/** Vectors as numpy.save writes an array of float32 of shape (count, width), in pieces. */
+export const npyRows = ({ data, count, width }: Vectors): Uint8Array[] => [
+  npyHeader("<f4", `(${count}, ${width})`),
+  new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+];

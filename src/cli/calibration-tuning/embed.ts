@@ -75,12 +75,12 @@ export async function handler(args: EmbedArguments): Promise<void> {
   if (server !== undefined && (adapter !== undefined || depth !== undefined))
     throw new UsageError("--adapter and --depth are of a model here; leave out --url");
   const { answeredRows, openDataset } = await import("../../methods/calibration-tuning/datasets.js");
-  const { embeddedText, embeddingName, matrixOf, stateEmbeddings, writeEmbeddings } = await import(
+  const { embeddedText, embeddingName, stateEmbeddings, writeEmbeddings } = await import(
     "../../methods/calibration-tuning/embedding.js"
   );
   const { modelOfKind } = await import("../../methods/calibration-tuning/kinds.js");
   const { isDone } = await import("../../methods/passes.js");
-  const { serverEmbeddings } = await import("../../remote/embeddings.js");
+  const { EmbeddingsServer } = await import("../../remote/embeddings-server.js");
   const { progressOn, silent } = await import("../../tracking/progress.js");
   const { loadPolicy } = await import("../policy.js");
   const folder = logFolder(args);
@@ -91,6 +91,12 @@ export async function handler(args: EmbedArguments): Promise<void> {
       server === undefined
         ? await loadPolicy({ model: modelOfKind(modelName), adapter, engine: baseOptions(args), signal })
         : undefined;
+    const { keyVariable, timeout, retries } = args;
+    const noted = (text: string) => note(text, "warn");
+    const asked =
+      server === undefined
+        ? undefined
+        : new EmbeddingsServer({ url: server, model: modelName, keyVariable, timeout, retries, note: noted });
     const written: { split: string; rows: number; columns: number; output: string }[] = [];
     for (const [split, found] of Object.entries(splits)) {
       const texts = answeredRows(found, id).map(embeddedText);
@@ -111,20 +117,11 @@ export async function handler(args: EmbedArguments): Promise<void> {
       const task = progress.task(context.label, texts.length, "rows", "tokens");
       try {
         const options = { signal, ...(depth === undefined ? {} : { depth }), onEmbedded: task.advance.bind(task) };
-        let matrix: Awaited<ReturnType<typeof stateEmbeddings>>;
-        if (loaded) matrix = await stateEmbeddings(loaded.policy, texts, options);
-        else {
-          const vectors: number[][] = [];
-          const { keyVariable: key, timeout: seconds, retries: tries } = args;
-          const asked = { url: server!, model: modelName, keyVariable: key, timeout: seconds, retries: tries };
-          for await (const some of serverEmbeddings({ ...asked, note: (text) => note(text, "warn") }, texts, signal)) {
-            vectors.push(...some);
-            task.advance(some.length);
-          }
-          matrix = matrixOf(vectors);
-        }
-        writeEmbeddings(place, matrix);
-        written.push({ split, rows: matrix.rows, columns: matrix.columns, output });
+        const vectors = loaded
+          ? await stateEmbeddings(loaded.policy, texts, options)
+          : await asked!.embed(texts, signal);
+        writeEmbeddings(place, vectors);
+        written.push({ split, rows: vectors.count, columns: vectors.width, output });
       } finally {
         task.end();
       }

@@ -1,6 +1,6 @@
 /** Embeddings of answered questions: a model's own state at a text's last token, or a server's. */
 import { join } from "node:path";
-import { encodeNpy, type Matrix, readNpy } from "../../data/npy.js";
+import { npyRows, openNpy, type Vectors } from "../../data/vectors.js";
 import { CredenceError } from "../../errors.js";
 import { writeFileAtomic } from "../../files.js";
 import type { Policy } from "../../policy/policy.js";
@@ -35,9 +35,9 @@ export async function stateEmbeddings(
     signal?: AbortSignal;
     onEmbedded?: (texts: number, tokens: number) => void;
   } = {},
-): Promise<Matrix> {
+): Promise<Vectors> {
   const { model } = policy;
-  const { hiddenSize: columns, contextLength } = model.info;
+  const { hiddenSize: width, contextLength } = model.info;
   const tokens = await Promise.all(texts.map((text) => textTokens(model, text)));
   const long = tokens.findIndex((row) => row.length > contextLength);
   if (long >= 0)
@@ -45,7 +45,7 @@ export async function stateEmbeddings(
       "TOO_LONG",
       `text ${long + 1} is ${tokens[long]!.length} tokens, longer than the context (${contextLength})`,
     );
-  const data = new Float32Array(texts.length * columns);
+  const data = new Float32Array(texts.length * width);
   for (let from = 0; from < tokens.length; ) {
     let to = from;
     let sum = 0;
@@ -54,29 +54,17 @@ export async function stateEmbeddings(
     const some = tokens.slice(from, to);
     const spans = some.map((row, sequence) => ({ sequence, from: row.length - 1, to: row.length }));
     const { hidden } = await policy.forward(some, { spans, collect: [depth], adapter: adapter === "on" }, signal);
-    data.set(hidden!, from * columns);
+    data.set(hidden!, from * width);
     onEmbedded?.(some.length, sum);
     from = to;
   }
-  return { rows: texts.length, columns, data };
-}
-
-/** Vectors as one matrix. */
-export function matrixOf(vectors: readonly (readonly number[])[]): Matrix {
-  const columns = vectors[0]?.length ?? 0;
-  const data = new Float32Array(vectors.length * columns);
-  for (const [row, vector] of vectors.entries()) {
-    if (vector.length !== columns)
-      throw new CredenceError("BAD_INPUT", `embedding ${row + 1} has ${vector.length} numbers, the first ${columns}`);
-    data.set(vector, row * columns);
-  }
-  return { rows: vectors.length, columns, data };
+  return { data, count: texts.length, width };
 }
 
 /** Writes a split's embeddings, whole or not at all. */
-export function writeEmbeddings(folder: string, matrix: Matrix): string {
+export function writeEmbeddings(folder: string, vectors: Vectors): string {
   const path = join(folder, embeddingName);
-  writeFileAtomic(path, encodeNpy(matrix));
+  writeFileAtomic(path, npyRows(vectors));
   return path;
 }
 
@@ -85,13 +73,13 @@ export function writeEmbeddings(folder: string, matrix: Matrix): string {
  *
  * @throws CredenceError "NO_FILE"; "BAD_INPUT" where they are not as many as the rows
  */
-export function readEmbeddings(folder: string, rows: number): Matrix {
+export function readEmbeddings(folder: string, rows: number): Vectors {
   const path = join(folder, embeddingName);
-  const matrix = readNpy(path);
-  if (matrix.rows !== rows)
+  const file = openNpy(path);
+  if (file.rows !== rows)
     throw new CredenceError(
       "BAD_INPUT",
-      `${path}: has ${matrix.rows} rows, the split's files ${rows}. Embed the split again`,
+      `${path}: has ${file.rows} rows, the split's files ${rows}. Embed the split again`,
     );
-  return matrix;
+  return file.read(0, rows);
 }

@@ -8,13 +8,13 @@ import { encodeTorchFile, type TorchTensor } from "../../model/torch-file.js";
 import type { Policy } from "../../policy/policy.js";
 import { type Progress, silent } from "../../tracking/progress.js";
 import { answers } from "./answering.js";
-import { type Classifier, classified } from "./released-head.js";
 import type { CalibrationCompat } from "./compat.js";
 import type { DatasetRow } from "./datasets.js";
 import { stateEmbeddings } from "./embedding.js";
 import { type GradingItem, grades } from "./labels.js";
 import { areaUnder, halfOpenEce, letterMetrics, type MetricRow, queryMetrics } from "./metrics.js";
 import { probabilities, queryLogprobs } from "./query.js";
+import { type Classifier, classified } from "./released-head.js";
 import { type AnsweredRow, choiceTokens, sanitised, textOf, textTokens } from "./wire.js";
 
 export const evaluationModes = ["query", "query_choice", "class", "class_choice", "us_oe", "verbal"] as const;

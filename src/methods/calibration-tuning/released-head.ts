@@ -1,7 +1,7 @@
 /** The published head: a network of two outputs (wrong, right) on an answer's last state, and the temperature it may be wrapped with. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import type { Matrix } from "../../data/npy.js";
+import type { Vectors } from "../../data/vectors.js";
 import { CredenceError } from "../../errors.js";
 import { readSafetensors } from "../../model/safetensors.js";
 import { native, type TensorData } from "../../native.js";
@@ -78,15 +78,15 @@ export function readClassifier(folder: string): Classifier {
  * @returns [rows, 2]
  * @throws CredenceError "WRONG_BASE" where the features are not as wide as what it reads
  */
-export function classified({ layers }: Classifier, features: Matrix): Float32Array {
-  if (features.columns !== layers[0]!.inputs)
+export function classified({ layers }: Classifier, features: Vectors): Float32Array {
+  if (features.width !== layers[0]!.inputs)
     throw new CredenceError(
       "WRONG_BASE",
-      `the head reads ${layers[0]!.inputs} numbers, the features have ${features.columns}. Use the model it was trained on`,
+      `the head reads ${layers[0]!.inputs} numbers, the features have ${features.width}. Use the model it was trained on`,
     );
-  const out = new Float32Array(2 * features.rows);
-  for (let row = 0; row < features.rows; row += 1) {
-    let x: ArrayLike<number> = features.data.subarray(row * features.columns, (row + 1) * features.columns);
+  const out = new Float32Array(2 * features.count);
+  for (let row = 0; row < features.count; row += 1) {
+    let x: ArrayLike<number> = features.data.subarray(row * features.width, (row + 1) * features.width);
     for (const [i, { inputs, outputs, weight, bias }] of layers.entries()) {
       const y = new Float64Array(outputs);
       for (let o = 0; o < outputs; o += 1) {

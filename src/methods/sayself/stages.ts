@@ -23,8 +23,8 @@ import {
   questionsOf,
   type Reinforcement,
   readSaid,
-  saidFile,
   stageNames as reinforcement,
+  saidFile,
 } from "../ppo/stages.js";
 import type { AskedQuestion } from "../questions.js";
 import {
@@ -122,7 +122,12 @@ function lessons(context: StageContext, recipe: SaySelfRecipe, training: "sft" |
 /** How sure the untrained model says it is. */
 async function askDirectly(context: StageContext, recipe: SaySelfRecipe, model: Model): Promise<void> {
   await using policy = await model.policy();
-  const how = { prompt: recipe.beside.direct, newTokens: recipe.newTokens, right: "contained", form: directForm } as const;
+  const how = {
+    prompt: recipe.beside.direct,
+    newTokens: recipe.newTokens,
+    right: "contained",
+    form: directForm,
+  } as const;
   const said = await say(policy, questionsOf(context, recipe).test, how, {
     ...context,
     label: "asking the untrained model",
@@ -154,7 +159,10 @@ async function probe(context: StageContext, recipe: SaySelfRecipe, model: Model,
   const train = validation.map((_, i) => i);
   const inner = labelParts(train, recipe.evaluation.seed);
   const elicited = await elicit({ features, agreement, train, inner, fit, signal: context.signal });
-  const beliefs = elicitedAgreement(elicited, test.map((_, i) => validation.length + i));
+  const beliefs = elicitedAgreement(
+    elicited,
+    test.map((_, i) => validation.length + i),
+  );
   writeJsonAtomic(join(context.directory, beliefsFile), { depth: elicited.depth, beliefs: Array.from(beliefs) });
 }
 
