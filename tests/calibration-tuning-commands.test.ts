@@ -5,8 +5,8 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import t from "tap";
-import { openNpy } from "../src/data/vectors.js";
 import { readTable } from "../src/data/tables.js";
+import { openNpy } from "../src/data/vectors.js";
 import { mmluTasks, superCategories, superCategoryOf } from "../src/methods/calibration-tuning/mmlu.js";
 import { readOffline } from "../src/methods/calibration-tuning/offline.js";
 import { credence } from "./fixtures/command-line.js";
@@ -185,7 +185,7 @@ t.test("answers, their labels and their embeddings", async (t) => {
     );
     await new Promise((closed) => server.close(closed));
     t.equal(remote.status, 0, remote.told);
-    t.match(remote.told, /it answered 503.*trying again/);
+    t.match(remote.told, /HTTP 503.*trying again/);
     const vectors = openNpy(JSON.parse(remote.out).splits[0].output).read(0, 2);
     t.same([vectors.width, vectors.data[1], vectors.data[4], vectors.data[5]], [3, 0, 1, 1]);
   });
