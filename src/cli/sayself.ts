@@ -4,10 +4,12 @@ import type { PublishedScript } from "./published.js";
 import * as build from "./sayself/build.js";
 import * as evaluate from "./sayself/evaluate.js";
 import * as evaluateReasons from "./sayself/evaluate-reasons.js";
+import * as finetune from "./sayself/finetune.js";
 import * as generateReasons from "./sayself/generate-reasons.js";
+import * as rlhf from "./sayself/rlhf.js";
 
 /** A sub-command without a script is none that was published. */
-const commands = [build, evaluate, generateReasons, evaluateReasons] as unknown as (CommandModule & {
+const commands = [build, finetune, rlhf, evaluate, generateReasons, evaluateReasons] as unknown as (CommandModule & {
   script?: PublishedScript;
 })[];
 
