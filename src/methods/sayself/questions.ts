@@ -28,26 +28,28 @@ export interface QuestionSet {
   wordy: number;
 }
 
-const filled = (error = "a string that is not empty") => z.string({ error: () => error }).regex(/\S/, { error });
-const oneOrMore = z.union([filled(), z.array(filled()).min(1)], { error: () => "a string, or a list of strings" });
+export const filled = z
+  .string({ error: () => "a string that is not empty" })
+  .regex(/\S/, { error: "a string that is not empty" });
 
-const pairSchema = z.looseObject({
-  question: filled(),
-  answer: oneOrMore,
+/** A conversation that ends in its answer. */
+export const answeredMessages = z
+  .array(messageSchema, { error: () => "a list of messages" })
+  .min(2, { error: () => "a question and its answer" })
+  .refine((messages) => messages.at(-1)?.role === "assistant", { error: "messages of which the last is the answer" });
+
+export const pairSchema = z.looseObject({
+  question: filled,
+  answer: z.union([filled, z.array(filled).min(1)], { error: () => "a string, or a list of strings" }),
   negative_answer: z.string({ error: () => "a string" }).nullish(),
 });
-const strategySchema = z.looseObject({ question: filled(), answer: z.boolean({ error: () => "true or false" }) });
+const strategySchema = z.looseObject({ question: filled, answer: z.boolean({ error: () => "true or false" }) });
 const truthfulSchema = z.looseObject({
-  question: filled(),
-  best_answer: filled(),
-  correct_answers: z.array(filled(), { error: () => "a list of strings" }),
+  question: filled,
+  best_answer: filled,
+  correct_answers: z.array(filled, { error: () => "a list of strings" }),
 });
-const messagesSchema = z.looseObject({
-  messages: z
-    .array(messageSchema, { error: () => "a list of messages" })
-    .min(2, { error: () => "a question and its answer" })
-    .refine((messages) => messages.at(-1)?.role === "assistant", { error: "messages of which the last is the answer" }),
-});
+const messagesSchema = z.looseObject({ messages: answeredMessages });
 
 /** What a model is to say of how sure it is, which the answers of one published set end in. */
 const sureness = /\s*I am (?:un)?sure[\s\S]*$/;
@@ -132,7 +134,7 @@ async function readerOf(path: string): Promise<Read> {
 // ---- what was trained on
 
 const trainedSchema = z
-  .looseObject({ question: filled().optional(), messages: z.array(messageSchema).min(1).optional() })
+  .looseObject({ question: filled.optional(), messages: z.array(messageSchema).min(1).optional() })
   .refine(({ question, messages }) => question !== undefined || messages !== undefined, {
     path: ["question"],
     error: 'a string (or "messages", a list of messages)',

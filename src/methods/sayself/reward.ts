@@ -14,6 +14,7 @@ import {
 } from "../../rewards/scoring-rules.js";
 import type { SaySelfCompat } from "./compat.js";
 import { type Gold, isRight, isRightAsPublished } from "./correctness.js";
+import type { ResponseToJudge } from "./judging.js";
 
 /** The rules by the names they have here; "quadratic" is the published one, "correctness" pays for being right as well. */
 export const saySelfRules = {
@@ -49,13 +50,6 @@ export const textCorrectness =
     return right ? 10 : 0;
   };
 
-/** What a judge sees. */
-export interface ResponseToJudge {
-  question: string;
-  answers: readonly string[];
-  response: string;
-}
-
 /**
  * A judge's score, whose verdicts are from 1 to 10. Responses that come within a few milliseconds are judged together.
  *
@@ -63,9 +57,10 @@ export interface ResponseToJudge {
  */
 export function judgedCorrectness(judge: Judge<ResponseToJudge>): Correctness {
   const { score } = batchedReward<AskedQuestion>(judge.name, async (items, signal) => {
-    const asked = items.map(({ completion, record: { question, answers } }) => ({
+    const asked = items.map(({ completion, record: { question, answers, negatives } }) => ({
       question,
       answers,
+      negatives,
       response: completion,
     }));
     const scores: number[] = [];

@@ -8,25 +8,12 @@ import type { LearntText } from "../conqord/wire.js";
 import { negativesOf } from "./correctness.js";
 import { refuseOverlap } from "./overlap.js";
 import { conversationPrompt, learntResponse, questionPrompt } from "./prompts.js";
+import { answeredMessages, filled, pairSchema } from "./questions.js";
 import type { AskedQuestion } from "./reward.js";
 
-const filled = z
-  .string({ error: () => "a string that is not empty" })
-  .regex(/\S/, { error: "a string that is not empty" });
-const answered = z
-  .array(messageSchema, { error: () => "a list of messages" })
-  .min(2, { error: () => "a question and its answer" })
-  .refine((messages) => messages.at(-1)?.role === "assistant", { error: "messages of which the last is the answer" });
-
-const conversationSchema = z.looseObject({ messages: answered });
+const conversationSchema = z.looseObject({ messages: answeredMessages });
 const responseSchema = z.looseObject({ question: filled, response: filled });
 const completionSchema = z.looseObject({ prompt: filled, completion: filled });
-const pairSchema = z.looseObject({
-  question: filled,
-  answer: z.union([filled, z.array(filled).min(1)], { error: () => "a string, or a list of strings" }),
-  negative_answer: z.string({ error: () => "a string" }).nullish(),
-});
-
 /** A row, and how many words it has, as the published code counts them: all that is asked and answered. */
 interface Counted {
   question: string;
