@@ -1,11 +1,15 @@
 /** Calibration-tuning's published scripts, one sub-command each, with their flags, file names and layouts. */
 import type { Argv, CommandModule } from "yargs";
+import * as classify from "./calibration-tuning/classify.js";
 import * as embed from "./calibration-tuning/embed.js";
 import * as generate from "./calibration-tuning/generate.js";
 import * as label from "./calibration-tuning/label.js";
+import * as tune from "./calibration-tuning/tune.js";
 import type { PublishedScript } from "./published.js";
 
-const commands = [generate, label, embed] as unknown as (CommandModule & { script: PublishedScript })[];
+const commands = [generate, label, embed, tune, classify] as unknown as (CommandModule & {
+  script: PublishedScript;
+})[];
 
 /** The scripts' flags, for whoever reads the command line before yargs does. */
 export const scripts: readonly PublishedScript[] = commands.map(({ script }) => script);
