@@ -1,6 +1,7 @@
 /** Calibration-tuning's published scripts, one sub-command each, with their flags, file names and layouts. */
 import type { Argv, CommandModule } from "yargs";
 import * as ambiguous from "./calibration-tuning/ambiguous.js";
+import * as classify from "./calibration-tuning/classify.js";
 import * as embed from "./calibration-tuning/embed.js";
 import * as evaluate from "./calibration-tuning/evaluate.js";
 import * as evaluateLogits from "./calibration-tuning/evaluate-logits.js";
@@ -8,12 +9,15 @@ import * as generate from "./calibration-tuning/generate.js";
 import * as label from "./calibration-tuning/label.js";
 import * as play from "./calibration-tuning/play.js";
 import * as publish from "./calibration-tuning/publish.js";
+import * as tune from "./calibration-tuning/tune.js";
 import type { PublishedScript } from "./published.js";
 
 const commands = [
   generate,
   label,
   embed,
+  tune,
+  classify,
   evaluate,
   evaluateLogits,
   ambiguous,

@@ -37,7 +37,7 @@ export const calibrationRows: readonly CompatRow<CalibrationId>[] = [
     published:
       "how many target tokens count is one number for a batch, and 0 is all; a long row loses its end, the query with it",
     here: "each row has its own targets; a row that does not fit is an error",
-    commands: [],
+    commands: ["tune"],
   },
   {
     id: "A9-6",
@@ -68,7 +68,7 @@ export const calibrationRows: readonly CompatRow<CalibrationId>[] = [
     id: "A9-10",
     published: "a share of a set is drawn with putting back, from every split",
     here: "without, and from the training rows alone",
-    commands: ["label", "embed", "evaluate"],
+    commands: ["label", "embed", "evaluate", "tune", "classify"],
   },
   {
     id: "A9-11",
@@ -86,7 +86,7 @@ export const calibrationRows: readonly CompatRow<CalibrationId>[] = [
     id: "A9-13",
     published: "a log folder that exists is refused, so that nothing can be gone on with",
     here: "the same command goes on from where it was; another one is refused",
-    commands: ["generate", "label", "embed", "evaluate"],
+    commands: ["generate", "label", "embed", "evaluate", "tune", "classify"],
   },
   {
     id: "A9-14",
@@ -97,7 +97,7 @@ export const calibrationRows: readonly CompatRow<CalibrationId>[] = [
   {
     id: "A9-15",
     published: "a temperature is learnt at the rate of an adapter, which hardly moves it",
-    here: "the temperature is solved for",
+    here: "the temperature is solved for (solveTemperature; learnTemperature does as published)",
     commands: [],
   },
   {
@@ -165,6 +165,6 @@ export const calibrationRows: readonly CompatRow<CalibrationId>[] = [
     id: "A9-26",
     published: "the losses that are told while training are with dropout",
     here: "evaluation is without",
-    commands: [],
+    commands: ["tune"],
   },
 ];
