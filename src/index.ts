@@ -124,7 +124,11 @@ export {
   type ResponseVectors,
   serverVectors,
 } from "./methods/sayself/response-vectors.js";
+export { type ResponseRewardOptions, responseReward, type SaySelfRule } from "./methods/sayself/reward.js";
+export type { SaySelfSummary } from "./methods/sayself/run.js";
 export { type StageOneRow, stageOneRows, type VariantName, variants } from "./methods/sayself/stage-one.js";
+export { type SaySelfFinetune, trainSaySelfFinetune } from "./methods/sayself/train-finetune.js";
+export { type SaySelfRlhf, type SaySelfRlhfResult, trainSaySelfRlhf } from "./methods/sayself/train-rlhf.js";
 export { applyCalibrator, type Calibrator } from "./model/calibrator.js";
 export type { AnswerText, AnyCard, Card, Prompt, QueryCard, RewardCard } from "./model/card.js";
 export { type ResolvedModel, resolveModel } from "./model/resolve.js";

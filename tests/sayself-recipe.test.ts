@@ -1,8 +1,8 @@
 /** The recipe of SaySelf: what is refused, its form, and that stopping changes nothing. */
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { loadRecipe, runRecipe, type Setting, summaryOf, summaryText } from "../src/methods/recipes.js";
+import { loadRecipe, reportOf, runRecipe, type Setting, summaryOf, summaryText } from "../src/methods/recipes.js";
 import { saySelfForm } from "../src/methods/sayself/stages.js";
 import { responseText } from "../src/methods/sayself/wire.js";
 import { runBytes, stopAfter, tinyReinforcement } from "./fixtures/runs.js";
@@ -70,7 +70,9 @@ t.test("a run", { timeout: 120_000 }, async (t) => {
   t.equal(summary.verdict.length, 8);
   t.same(summaryOf(whole), JSON.parse(JSON.stringify(summary)));
   t.match(await summaryText(summary, whole), /Absolute error[\s\S]*Without rationales[\s\S]*Untrained, asked how sure/);
-  t.ok(existsSync(join(whole, "report.html")));
+  const report = readFileSync(join(whole, "report.html"), "utf8");
+  t.match(report, /Of 3 samples/, "rationales beside their clusters");
+  t.equal(await reportOf(whole, summary), report, "made again it is the same");
   const sft = (stage: string) =>
     JSON.parse(readFileSync(join(whole, "stages", stage, "best", "adapter_config.json"), "utf8"));
   t.same(sft("02-sft").r, sft("02-sft-ablation").r);

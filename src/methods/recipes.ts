@@ -70,7 +70,11 @@ const methods: {
     schema: saySelfRecipeSchema,
     problems: saySelfProblems,
     run: async (recipe, options) => (await import("./sayself/run.js")).runSaySelf(recipe, options),
-    ...reinforcement,
+    text: reinforcement.text,
+    report: async (directory, summary) => {
+      const { rationaleSections } = await import("./sayself/shown.js");
+      return (await import("./ppo/report.js")).writeReport(directory, summary, rationaleSections(directory));
+    },
   },
 };
 

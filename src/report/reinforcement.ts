@@ -93,6 +93,8 @@ export interface ReinforcementInput {
   trainings: readonly TrainingRun[];
   kl?: KlMarks;
   examples?: readonly { question: string; expected: readonly string[]; before: SaidAnswer; after: SaidAnswer }[];
+  /** Sections of a method's own, as markup, behind the examples. */
+  sections?: readonly string[];
   ran: ReportInput["ran"];
   settings: ReportInput["settings"];
   stages: ReportInput["stages"];
@@ -331,6 +333,7 @@ ${findingList(aims(input))}
     tried(input),
     ...(trainings.length ? [alarmSection(trainings)] : []),
     examples(input),
+    ...(input.sections ?? []),
     whatRan(input),
     `<footer><p>${explained.join(" ")} <strong>KL</strong>: log-probability of a completion under the policy less that under the reference, on average, in nats. <strong>Clipped ratios</strong>: tokens whose probability had moved so far that they taught nothing more.</p>
 ${join((input.notes ?? []).map((note) => `<p>${text(note)}</p>`))}</footer>`,

@@ -47,8 +47,16 @@ function examplesOf(before: readonly Said[], after: readonly Said[]): NonNullabl
   }));
 }
 
-/** The report of a run, as one self-contained HTML file. */
-export function writeReport(runDirectory: string, summary: ReinforcementSummary): string {
+/**
+ * The report of a run, as one self-contained HTML file.
+ *
+ * @param sections of the method's own
+ */
+export function writeReport(
+  runDirectory: string,
+  summary: ReinforcementSummary,
+  sections: readonly string[] = [],
+): string {
   const { recipe, model, engine, questions, rows, comparisons, tries, chosen, verdict } = summary;
   const folder = (name: string) => stageFolder({ runDirectory }, name);
   const before = readSaid(folder(stageNames.before), "test");
@@ -105,6 +113,7 @@ export function writeReport(runDirectory: string, summary: ReinforcementSummary)
     ],
     kl: { limit: recipe.limits.kl },
     examples: examplesOf(before, after),
+    sections,
     ran: [
       ["model", `${model.name}, ${model.architecture}, ${model.storageType}`],
       ["SHA-256", model.sha256],

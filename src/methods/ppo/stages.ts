@@ -71,6 +71,8 @@ export interface Reinforcement {
   /** What others say of the test questions, for rows beside. */
   others?(context: StageContext): Partial<Record<OtherRow, Prediction[]>>;
   aims: readonly Hope[];
+  /** Sections of its own in the report, as markup. */
+  sections?(runDirectory: string): string[];
 }
 
 /** Right answers to the training questions, which teach the form alone. */
@@ -308,7 +310,10 @@ export function reinforcementStages(job: ReinforcementJob): Stage[] {
         const summary = summarize(context.runDirectory, job);
         writeJsonAtomic(join(context.runDirectory, "summary.json"), summary);
         const { writeReport } = await import("./report.js");
-        writeFileAtomic(join(context.runDirectory, "report.html"), writeReport(context.runDirectory, summary));
+        writeFileAtomic(
+          join(context.runDirectory, "report.html"),
+          writeReport(context.runDirectory, summary, job.sections?.(context.runDirectory)),
+        );
       },
     },
   ];

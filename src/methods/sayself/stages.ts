@@ -39,6 +39,7 @@ import { templateSummariser } from "./rationales.js";
 import type { SaySelfRecipe } from "./recipe.js";
 import { policyVectors } from "./response-vectors.js";
 import { responseReward } from "./reward.js";
+import { clustersFile, rationaleSections, rationalesFile, sampled } from "./shown.js";
 import { stageOneRows, variants } from "./stage-one.js";
 import { bareConfidence, partsOf, reinforcedTokens } from "./wire.js";
 
@@ -67,9 +68,7 @@ const directForm: Form = {
   },
 };
 
-const stageNames = { sampled: "02-sampled", direct: "03-direct", probe: "03-probe" };
-const clustersFile = "clusters.jsonl";
-const rationalesFile = "rationales.jsonl";
+const stageNames = { sampled, direct: "03-direct", probe: "03-probe" };
 const beliefsFile = "beliefs.json";
 
 /** Samples the untrained model, clusters what it says, and writes over what it disagrees with itself. */
@@ -79,11 +78,11 @@ async function gather(context: StageContext, recipe: SaySelfRecipe, model: Model
   const asked = questionsOf(context, recipe).train.map(({ question, answer }) => ({ question, answers: answer }));
   const pass = (label: string, file: string) => ({ output: join(directory, file), progress, label, signal });
   await using policy = await model.policy();
-  const sampled = await sampleQuestions(policy, asked, sampling, pass("sampling the untrained model", "samples.jsonl"));
-  const vectors = policyVectors(policy, comparedTexts(sampled, compared));
+  const answers = await sampleQuestions(policy, asked, sampling, pass("sampling the untrained model", "samples.jsonl"));
+  const vectors = policyVectors(policy, comparedTexts(answers, compared));
   const clustered = await clusterQuestions(
     vectors,
-    sampled,
+    answers,
     { threshold, compared },
     pass("clustering what it said", clustersFile),
   );
@@ -177,7 +176,17 @@ function earning(recipe: SaySelfRecipe, model: Model, training: string): Earning
   return { reward, mask: (rollout) => reinforcedTokens(model.tokenizer, rollout, format) };
 }
 
-const formatOf = (rationale: boolean): ConfidenceFormat => (rationale ? confidenceFormats.sayself : bareConfidence);
+/** A number beyond 10 states nothing: taken as 10, the nearest, it would pay a policy that goes on and on with digits. */
+function formatOf(rationale: boolean): ConfidenceFormat {
+  const format = rationale ? confidenceFormats.sayself : bareConfidence;
+  return {
+    ...format,
+    find(text) {
+      const stated = format.find(text);
+      return stated && stated.value <= 1 ? stated : null;
+    },
+  };
+}
 
 /** SaySelf as reinforcement. */
 export function byReflection(recipe: SaySelfRecipe, model: Model, fit: FitLogistic): Reinforcement {
@@ -192,6 +201,7 @@ export function byReflection(recipe: SaySelfRecipe, model: Model, fit: FitLogist
     lessons: (context, training) => lessons(context, recipe, training),
     preparing,
     earning: async (_, training) => earning(recipe, model, training),
+    sections: rationaleSections,
     ...(recipe.ablation ? { ablated: { title: "Without rationales, after PPO, as stated", taught: true } } : {}),
     others(context) {
       const test = readSaid(stageFolder(context, reinforcement.before), "test");
