@@ -2,13 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import {
-  classifierName,
-  classifierSpec,
-  initialise,
-  readClassifier,
-  twoWay,
-} from "../src/methods/calibration-tuning/classifier.js";
+import { classifierName, classifierSpec, initialise, twoWay } from "../src/methods/calibration-tuning/classifier.js";
 import { classifierTune } from "../src/methods/calibration-tuning/classify.js";
 import {
   crossEntropy,
@@ -18,6 +12,7 @@ import {
 } from "../src/methods/calibration-tuning/divergences.js";
 import { heldFrom, type JudgedRow, lessonsOf } from "../src/methods/calibration-tuning/lessons.js";
 import { probabilities } from "../src/methods/calibration-tuning/query.js";
+import { readClassifier } from "../src/methods/calibration-tuning/released-head.js";
 import {
   learnTemperature,
   solveTemperature,
@@ -283,9 +278,12 @@ t.test("the classifier begins as published, and its file is read again", async (
   const own = made.native.tensors().heads;
   await made.dispose();
   const read = readClassifier(join(directory, "checkpoint-4"));
-  t.equal(read.width, model.info.hiddenSize);
-  t.equal(read.logTemperature, null);
-  for (const { name, data } of own) t.same(read.tensors.find((tensor) => tensor.name === name)?.data, data, name);
+  t.equal(read.layers[0]!.inputs, model.info.hiddenSize);
+  t.equal(read.temperature, 1);
+  t.equal(own.length, 2 * read.layers.length);
+  for (const [i, layer] of read.layers.entries())
+    for (const part of ["weight", "bias"] as const)
+      t.same(layer[part], own.find(({ name }) => name === `${classifierName}.${2 * i}.${part}`)?.data, `${i} ${part}`);
   t.throws(() => readClassifier(folder), { code: "NO_HEAD" });
   t.throws(() => readClassifier(join(folder, "whole", "checkpoint-20")), { code: "NO_HEAD" });
 });

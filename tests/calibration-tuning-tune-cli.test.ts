@@ -3,8 +3,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { setLogLevel } from "../src/cli/output.js";
-import { readClassifier } from "../src/methods/calibration-tuning/classifier.js";
 import { writeOffline } from "../src/methods/calibration-tuning/offline.js";
+import { readClassifier } from "../src/methods/calibration-tuning/released-head.js";
 import type { AnsweredRow } from "../src/methods/calibration-tuning/wire.js";
 import { credence } from "./fixtures/command-line.js";
 import { queryWords, writeTinyModel } from "./fixtures/tiny-model.js";
@@ -66,7 +66,7 @@ t.test("LoRA + Prompt by its published flags", async (t) => {
 t.test("the LoRA classifier by its published flags", async (t) => {
   const ended = await run("classify", labels, "classify", "--with-lora", "--place", "answer-mean");
   t.equal(ended.status, 0, ended.told);
-  t.equal(readClassifier(JSON.parse(ended.out).output).width, 40);
+  t.equal(readClassifier(JSON.parse(ended.out).output).layers[0]!.inputs, 40);
   t.match((await run("classify", labels, "none")).told, /--with-lora/);
 });
 

@@ -6,12 +6,12 @@ published trainers compute them (llm/trainer/calibration_tune.py, classification
 Writes the model (a random llama with a tokenizer of words), two adapters as PEFT saves them, the head, every gradient
 (tensors.safetensors), and step.json: rows of tokens and labels, the features of the probe, and what comes of each.
 """
-import argparse, json, os, shutil
+import argparse, json, os
 import torch
 import torch.nn.functional as F
 import transformers
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
+from tiny_llama import with_adapter, write_base
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--out", required=True)
@@ -21,46 +21,10 @@ KAPPA, VOCABULARY, CHOICES = 0.7, 53, [17, 29]  # the tokens of i and ii
 QUESTIONS, ANSWERS, TARGETS, SUFFIX = [5, 4, 6, 3], [2, 3, 1, 2], [2, 1, 3, 4], 4  # tokens
 LABELS = [1, 0, 0, 1]
 
-torch.manual_seed(11)
-torch.set_num_threads(1)
-if os.path.exists(a.out):
-    shutil.rmtree(a.out)
-config = transformers.LlamaConfig(
-    vocab_size=VOCABULARY, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=2,
-    num_key_value_heads=1, head_dim=16, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False,
-    bos_token_id=1, eos_token_id=2)
-base = transformers.LlamaForCausalLM(config).float()
-with torch.no_grad():
-    for _, p in base.named_parameters():
-        p.copy_(1 + 0.1 * torch.randn_like(p) if p.dim() == 1 else torch.randn_like(p) * 1.4 / p.shape[-1] ** 0.5)
-base.save_pretrained(a.out)
-words = {f"w{i}": i for i in range(VOCABULARY)}
-json.dump({"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
-           "decoder": None, "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}},
-          open(os.path.join(a.out, "tokenizer.json"), "w"))
-json.dump({"bos_token": "w1", "eos_token": "w2", "unk_token": "w0"}, open(os.path.join(a.out, "tokenizer_config.json"), "w"))
-
-
-def with_adapter(name):
-    """The base with an adapter that does something, which is saved. Dropout 0: masks are nobody else's."""
-    fresh = transformers.LlamaForCausalLM.from_pretrained(a.out, dtype=torch.float32)
-    model = get_peft_model(fresh, LoraConfig(r=3, lora_alpha=12, lora_dropout=0.0, bias="none",
-                                             target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        for key, p in model.named_parameters():
-            if "lora_B" in key:
-                p.copy_(0.2 * torch.randn_like(p))
-    folder = os.path.join(a.out, name)
-    model.save_pretrained(folder)
-    os.remove(os.path.join(folder, "README.md"))
-    path = os.path.join(folder, "adapter_config.json")
-    saved = json.load(open(path))
-    saved["base_model_name_or_path"] = ""
-    json.dump(saved, open(path, "w"), indent=2, sort_keys=True)
-    return model
-
-
-tuned, reference = with_adapter("adapter"), with_adapter("reference")
+config = write_base(a.out, VOCABULARY, seed=11)
+tuned, reference = [
+    with_adapter(a.out, name, 0.2, ["q_proj", "v_proj"], r=3, lora_alpha=12, task_type="CAUSAL_LM")
+    for name in ("adapter", "reference")]
 draw = lambda n: torch.randint(3, VOCABULARY, (n,))
 suffix = draw(SUFFIX)
 questions, answers, targets = [draw(n) for n in QUESTIONS], [draw(n) for n in ANSWERS], [draw(n) for n in TARGETS]

@@ -6,12 +6,12 @@ gradient, as the published trainer computes them (constants of its ppo_trainer.p
 Writes the model (a random llama with a tokenizer of words), the adapters of actor and critic as PEFT saves them, the critic's head
 and every gradient (tensors.safetensors), and step.json: prompts, completions, what was scored and sampled, and what comes of it.
 """
-import argparse, json, os, shutil
+import argparse, json, os
 import torch
 import torch.nn.functional as F
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
+from tiny_llama import with_adapter, write_base
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--out", required=True)
@@ -22,47 +22,8 @@ VOCABULARY = 53
 PROMPTS, ANSWERS = [5, 1, 11, 3], [4, 9, 1, 6]  # tokens
 QUALITY, CONFIDENCE = [1.2, -0.3, 0.5, -2.0], [0.9, 0.9, 0.2, 0.1]  # what the reward model said, what was stated
 
-torch.manual_seed(7)
-torch.set_num_threads(1)
-if os.path.exists(a.out):
-    shutil.rmtree(a.out)
-config = transformers.LlamaConfig(
-    vocab_size=VOCABULARY, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=2,
-    num_key_value_heads=1, head_dim=16, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False,
-    bos_token_id=1, eos_token_id=2)
-base = transformers.LlamaForCausalLM(config).float()
-with torch.no_grad():
-    for _, p in base.named_parameters():
-        p.copy_(1 + 0.1 * torch.randn_like(p) if p.dim() == 1 else torch.randn_like(p) * 1.4 / p.shape[-1] ** 0.5)
-base.save_pretrained(a.out)
-words = {f"w{i}": i for i in range(VOCABULARY)}
-json.dump({"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
-           "decoder": None, "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}},
-          open(os.path.join(a.out, "tokenizer.json"), "w"))
-json.dump({"bos_token": "w1", "eos_token": "w2", "unk_token": "w0"}, open(os.path.join(a.out, "tokenizer_config.json"), "w"))
-
-
-def with_adapter(name):
-    """The base with an adapter that does something, which is saved."""
-    fresh = transformers.LlamaForCausalLM.from_pretrained(a.out, dtype=torch.float32)
-    lora = LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, bias="none", target_modules=[
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
-    model = get_peft_model(fresh, lora)
-    with torch.no_grad():
-        for key, p in model.named_parameters():
-            if "lora_B" in key:
-                p.copy_(0.15 * torch.randn_like(p))
-    folder = os.path.join(a.out, name)
-    model.save_pretrained(folder)
-    os.remove(os.path.join(folder, "README.md"))
-    path = os.path.join(folder, "adapter_config.json")
-    saved = json.load(open(path))
-    saved["base_model_name_or_path"] = ""
-    json.dump(saved, open(path, "w"), indent=2, sort_keys=True)
-    return model
-
-
-actor, critic = with_adapter("actor"), with_adapter("critic")
+config = write_base(a.out, VOCABULARY, seed=7)
+actor, critic = [with_adapter(a.out, name, 0.15, r=3, lora_alpha=6) for name in ("actor", "critic")]
 head = torch.nn.Linear(config.hidden_size, 1, bias=False)
 sequences = [torch.randint(3, VOCABULARY, (p + n,)) for p, n in zip(PROMPTS, ANSWERS)]
 

@@ -6,12 +6,12 @@ masked tokens, both losses of the one network and every gradient, as TRL 0.7.10 
 Writes the model (a random llama with a tokenizer of words), the adapter as PEFT saves it, the critic's head and every gradient
 (tensors.safetensors), and step.json: prompts, responses, what was scored and sampled, and what comes of it.
 """
-import argparse, json, os, shutil
+import argparse, json, os
 import torch
 import torch.nn.functional as F
 import transformers
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
+from tiny_llama import with_adapter, write_base
 
 ap = argparse.ArgumentParser()
 ap.add_argument("--out", required=True)
@@ -24,41 +24,8 @@ MASKED = [2, 3, 1, 6]  # of each response so many at the end are learnt from: th
 BEFORE = [0.98, -0.62, 0.5, 1.0, -1.0]  # rewards of a step before this one
 REWARDS = [0.82, -0.62, 0.98, -1.0]
 
-torch.manual_seed(11)
-torch.set_num_threads(1)
-if os.path.exists(a.out):
-    shutil.rmtree(a.out)
-config = transformers.LlamaConfig(
-    vocab_size=VOCABULARY, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=2,
-    num_key_value_heads=1, head_dim=16, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False,
-    bos_token_id=1, eos_token_id=2)
-base = transformers.LlamaForCausalLM(config).float()
-with torch.no_grad():
-    for _, p in base.named_parameters():
-        p.copy_(1 + 0.1 * torch.randn_like(p) if p.dim() == 1 else torch.randn_like(p) * 1.4 / p.shape[-1] ** 0.5)
-base.save_pretrained(a.out)
-words = {f"w{i}": i for i in range(VOCABULARY)}
-json.dump({"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
-           "decoder": None, "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}},
-          open(os.path.join(a.out, "tokenizer.json"), "w"))
-json.dump({"bos_token": "w1", "eos_token": "w2", "unk_token": "w0"}, open(os.path.join(a.out, "tokenizer_config.json"), "w"))
-
-# The adapter does something, and is saved.
-lora = LoraConfig(r=4, lora_alpha=1, lora_dropout=0.0, bias="none", target_modules=[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
-policy = get_peft_model(transformers.LlamaForCausalLM.from_pretrained(a.out, dtype=torch.float32), lora)
-with torch.no_grad():
-    for key, p in policy.named_parameters():
-        if "lora_B" in key:
-            p.copy_(0.6 * torch.randn_like(p))
-folder = os.path.join(a.out, "policy")
-policy.save_pretrained(folder)
-os.remove(os.path.join(folder, "README.md"))
-path = os.path.join(folder, "adapter_config.json")
-saved = json.load(open(path))
-saved["base_model_name_or_path"] = ""
-json.dump(saved, open(path, "w"), indent=2, sort_keys=True)
-
+config = write_base(a.out, VOCABULARY, seed=11)
+policy = with_adapter(a.out, "policy", 0.6, r=4, lora_alpha=1)
 head = torch.nn.Linear(config.hidden_size, 1)
 sequences = [torch.randint(3, VOCABULARY, (p + n,)) for p, n in zip(PROMPTS, ANSWERS)]
 masks = [torch.tensor([0.0] * (n - m) + [1.0] * m) for n, m in zip(ANSWERS, MASKED)]

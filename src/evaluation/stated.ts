@@ -137,6 +137,15 @@ export const confidenceFormats = {
   "elical-published": format("elical-published", /\b(0?\.\d+|1(?:\.0+)?|0)\b/, { which: "last" }),
 } as const satisfies Record<string, ConfidenceFormat>;
 
+/** A format by which a number beyond 1 states nothing. */
+export const upToOne = (format: ConfidenceFormat): ConfidenceFormat => ({
+  ...format,
+  find(text) {
+    const stated = format.find(text);
+    return stated && stated.value <= 1 ? stated : null;
+  },
+});
+
 export type ConfidenceFormatName = keyof typeof confidenceFormats;
 
 export interface ReadingOptions {

@@ -1,16 +1,17 @@
 /** Fine-tuning to rationales with confidences, as finetune.py has it. */
-import { join } from "node:path";
 import type { Argv } from "yargs";
 import { saySelfRows } from "../../methods/sayself/compat.js";
 import { saySelfDefaults } from "../../methods/sayself/training-settings.js";
 import { modelOptionsOf, number } from "../conqord/training.js";
 import { interruptible } from "../interrupt.js";
 import { numberThat, positiveInteger } from "../options.js";
-import { logs, note, print, printJson } from "../output.js";
+import { print, printJson } from "../output.js";
 import { type PublishedScript, publishedOptions, publishedUnneeded } from "../published.js";
 import {
   begunOf,
   checkTokenizer,
+  commonOf,
+  leftBy,
   type StageArguments,
   saySelfOptions,
   saySelfUnneeded,
@@ -18,6 +19,7 @@ import {
   settingsOf,
   stageFlags,
   startOf,
+  tellWordy,
 } from "./training.js";
 
 const defaults = saySelfDefaults.finetune;
@@ -85,13 +87,11 @@ export async function handler(args: FinetuneArguments): Promise<void> {
   publishedUnneeded(script, args);
   const { Bases } = await import("../../methods/conqord/training-models.js");
   const { chosenRows, readRowsToLearn, refuseHeldOut } = await import("../../methods/sayself/training-data.js");
-  const { saySelfLearner, writeEmbedded } = await import("../../methods/sayself/training-models.js");
+  const { saySelfLearner } = await import("../../methods/sayself/training-models.js");
   const { trainSaySelfFinetune } = await import("../../methods/sayself/train-finetune.js");
   const { saySelfAdapter } = await import("../../methods/sayself/training-settings.js");
   const { endOf } = await import("../../methods/conqord/train-sft.js");
-  const { givenPolicy } = await import("../../training/checkpoint.js");
-  const { progressOn, silent } = await import("../../tracking/progress.js");
-  const { compat, outputDir, trainFile, heldOut = [], truncate, addBos, checkpointingSteps } = args;
+  const { compat, outputDir, trainFile, heldOut = [], truncate } = args;
   const clipped = { ...args, maxGradientNorm: args.maxGradientNorm ?? args.clipGradNorm };
   const settings = await settingsOf("finetune", clipped);
   const { seed, loraDropout: dropout, maxWords, numTrainExamples: count } = settings;
@@ -111,20 +111,18 @@ export async function handler(args: FinetuneArguments): Promise<void> {
         ...(begun ? { begun } : {}),
         adapter: saySelfAdapter(settings, { seed, dropout }),
       }),
-      directory: outputDir,
+      ...(await commonOf(args, signal)),
       rows,
       settings,
-      ...(addBos === undefined ? {} : { addBos }),
-      ...(checkpointingSteps === undefined ? {} : { checkpointEvery: checkpointingSteps }),
       ...(truncate === undefined ? {} : { truncate }),
-      progress: logs("info") ? progressOn() : silent,
-      signal,
     });
     await policy.dispose();
-    const folder = givenPolicy(outputDir);
-    const peft = writeEmbedded(folder, join(outputDir, "peft")) ? join(outputDir, "peft") : null;
-    if (wordy > 0) note(`${wordy} of ${all.length} rows left out: ${maxWords} words and more`, "warn");
-    if (args.json) printJson({ ...learnt, wordy, policy: folder, peft });
-    else print(`${learnt.rows} rows of ${learnt.tokens} tokens learnt in ${learnt.steps} steps; the policy: ${folder}`);
+    const left = await leftBy(args);
+    tellWordy(wordy, all.length, maxWords);
+    if (args.json) printJson({ ...learnt, wordy, ...left });
+    else
+      print(
+        `${learnt.rows} rows of ${learnt.tokens} tokens learnt in ${learnt.steps} steps; the policy: ${left.policy}`,
+      );
   });
 }

@@ -1,16 +1,17 @@
 /** Reinforcement of the tokens that state a confidence, as rlhf_train.py has it. */
-import { join } from "node:path";
 import type { Argv } from "yargs";
 import { saySelfRows } from "../../methods/sayself/compat.js";
 import { saySelfDefaults } from "../../methods/sayself/training-settings.js";
 import { modelOptionsOf, number, toggle } from "../conqord/training.js";
 import { interruptible } from "../interrupt.js";
 import { aboveZero, positiveInteger } from "../options.js";
-import { logs, note, print, printJson } from "../output.js";
+import { note, print, printJson } from "../output.js";
 import { type PublishedScript, publishedOptions, publishedUnneeded } from "../published.js";
 import {
   begunOf,
   checkTokenizer,
+  commonOf,
+  leftBy,
   type StageArguments,
   saySelfOptions,
   saySelfUnneeded,
@@ -18,6 +19,7 @@ import {
   settingsOf,
   stageFlags,
   startOf,
+  tellWordy,
   wholeNumber,
 } from "./training.js";
 
@@ -107,13 +109,11 @@ export async function handler(args: RlhfArguments): Promise<void> {
   publishedUnneeded(script, args);
   const { Bases } = await import("../../methods/conqord/training-models.js");
   const { chosenRows, readRowsToAsk, refuseHeldOut } = await import("../../methods/sayself/training-data.js");
-  const { saySelfLearner, writeEmbedded } = await import("../../methods/sayself/training-models.js");
+  const { saySelfLearner } = await import("../../methods/sayself/training-models.js");
   const { trainSaySelfRlhf } = await import("../../methods/sayself/train-rlhf.js");
   const { saySelfAdapter } = await import("../../methods/sayself/training-settings.js");
   const { endOf } = await import("../../methods/conqord/train-sft.js");
-  const { givenPolicy } = await import("../../training/checkpoint.js");
-  const { progressOn, silent } = await import("../../tracking/progress.js");
-  const { compat, outputDir, trainFile, heldOut = [], truncate, addBos, checkpointingSteps, missing } = args;
+  const { compat, outputDir, trainFile, heldOut = [], truncate, missing } = args;
   const settings = await settingsOf("rlhf", args);
   const { seed, maxWords, numTrainExamples: count, startIndex, reference } = settings;
   const start = await startOf(args);
@@ -135,26 +135,21 @@ export async function handler(args: RlhfArguments): Promise<void> {
         { critic: true },
       ),
       ...(sft ? { sft } : {}),
-      directory: outputDir,
+      ...(await commonOf(args, signal)),
       rows,
       settings,
       compat,
       ...(missing === undefined ? {} : { missing }),
-      ...(addBos === undefined ? {} : { addBos }),
-      ...(checkpointingSteps === undefined ? {} : { checkpointEvery: checkpointingSteps }),
       ...(truncate === undefined ? {} : { truncate }),
-      progress: logs("info") ? progressOn() : silent,
-      signal,
     });
     await policy.dispose();
-    const folder = givenPolicy(outputDir);
-    const peft = writeEmbedded(folder, join(outputDir, "peft")) ? join(outputDir, "peft") : null;
-    if (wordy > 0) note(`${wordy} of ${all.length} rows left out: ${maxWords} words and more`, "warn");
+    const left = await leftBy(args);
+    tellWordy(wordy, all.length, maxWords);
     if (counts.failed > 0)
       note(`${counts.failed} of ${counts.texts} responses stated no confidence that can be read`, "warn");
     if (counts.clamped > 0)
       note(`${counts.clamped} stated a confidence beyond 10, taken as ${compat.has("B9-7") ? 1 : 10}`, "warn");
-    if (args.json) printJson({ rows: rows.length, wordy, iterations, ...counts, policy: folder, peft });
-    else print(`${rows.length} questions, ${iterations} batches of responses; the policy: ${folder}`);
+    if (args.json) printJson({ rows: rows.length, wordy, iterations, ...counts, ...left });
+    else print(`${rows.length} questions, ${iterations} batches of responses; the policy: ${left.policy}`);
   });
 }

@@ -17,7 +17,7 @@ import {
   positiveInteger,
   wholeFromZero,
 } from "../options.js";
-import { UsageError } from "../output.js";
+import { logs, note, UsageError } from "../output.js";
 import type { Unneeded } from "../published.js";
 
 const share = (name: string) => numberThat(name, "a number from 0 to 1", (value) => value >= 0 && value <= 1);
@@ -185,6 +185,32 @@ export async function begunOf(
   if (folder === undefined) return undefined;
   const { beginWith } = await import("../../methods/sayself/training-models.js");
   return beginWith(folder, join(outputDir, "start"), model, dropout);
+}
+
+/** What both trainings are told alike. */
+export async function commonOf({ outputDir, addBos, checkpointingSteps }: StageArguments, signal: AbortSignal) {
+  const { progressOn, silent } = await import("../../tracking/progress.js");
+  return {
+    directory: outputDir,
+    ...(addBos === undefined ? {} : { addBos }),
+    ...(checkpointingSteps === undefined ? {} : { checkpointEvery: checkpointingSteps }),
+    progress: logs("info") ? progressOn() : silent,
+    signal,
+  };
+}
+
+/** What a training left: its policy, and the same as PEFT has it where embeddings stand in it, else null. */
+export async function leftBy({ outputDir }: StageArguments): Promise<{ policy: string; peft: string | null }> {
+  const { givenPolicy } = await import("../../training/checkpoint.js");
+  const { writeEmbedded } = await import("../../methods/sayself/training-models.js");
+  const policy = givenPolicy(outputDir);
+  const peft = join(outputDir, "peft");
+  return { policy, peft: writeEmbedded(policy, peft) ? peft : null };
+}
+
+/** Says how many rows of a file are left out for their length. */
+export function tellWordy(wordy: number, all: number, maxWords: number | null): void {
+  if (wordy > 0) note(`${wordy} of ${all} rows left out: ${maxWords} words and more`, "warn");
 }
 
 /** @throws UsageError where another tokenizer than the model's is named */

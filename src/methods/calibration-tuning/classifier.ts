@@ -2,15 +2,12 @@
  * The published head: what a model's state says of an answer, as two outputs for wrong and right behind three hidden layers.
  * Its gradients go on into an adapter where the policy has one (the LoRA classifier), else into the head alone.
  */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { microBatches } from "../../data/packing.js";
 import { NumpyRandom } from "../../data/random.js";
 import { CredenceError } from "../../errors.js";
 import type { FileData } from "../../files.js";
-import { readSafetensors } from "../../model/safetensors.js";
 import { encodeTorchFile } from "../../model/torch-file.js";
-import { type HeadSpec, native, type ReadSpan, type TensorData } from "../../native.js";
+import type { HeadSpec, ReadSpan, TensorData } from "../../native.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
 import type { OwnStep } from "../../training/loop.js";
@@ -189,35 +186,4 @@ export function classifierFiles(policy: Policy, logTemperature?: number): Record
       ? []
       : [{ name: "1.log_temperature", shape: [], data: Float32Array.of(logTemperature) }];
   return { [classifierFile]: encodeTorchFile([...own, ...temperature], "classifier_model") };
-}
-
-/**
- * A trained head's numbers, as the policy has them, and its temperature where it has one.
- *
- * @param folder of classifier_model.bin, or a policy's with heads.safetensors
- * @throws CredenceError "NO_HEAD" where there is none; "WRONG_HEAD" where it is another kind of head
- */
-export function readClassifier(folder: string): {
-  tensors: TensorData[];
-  width: number;
-  logTemperature: number | null;
-} {
-  const [published, ours] = [join(folder, classifierFile), join(folder, "heads.safetensors")];
-  const path = existsSync(published) ? published : ours;
-  if (!existsSync(path))
-    throw new CredenceError("NO_HEAD", `${folder}: has neither ${classifierFile} nor heads.safetensors`);
-  const read = path === published ? native().readTensors(path) : readSafetensors(path);
-  const scaled = read.find(({ name }) => name === "1.log_temperature");
-  const before = path === ours ? `${classifierName}.` : scaled ? "0." : "";
-  const tensors = read
-    .filter((tensor) => tensor !== scaled && tensor.name.startsWith(before))
-    .map((tensor) => ({ ...tensor, name: `${classifierName}.${tensor.name.slice(before.length)}` }));
-  const first = tensors.find(({ name }) => name === `${classifierName}.0.weight`);
-  const last = tensors.find(({ name }) => name === `${classifierName}.6.weight`);
-  if (tensors.length !== 8 || first?.shape[0] !== classifierWidths[0] || last?.shape[0] !== 2)
-    throw new CredenceError(
-      "WRONG_HEAD",
-      `${path}: expected layers of ${classifierWidths.join(", ")} and two outputs, 0.weight to 6.bias; it has ${read.map(({ name, shape }) => `${name} [${shape.join(", ")}]`).join(", ")}`,
-    );
-  return { tensors, width: first.shape[1]!, logTemperature: scaled ? scaled.data[0]! : null };
 }

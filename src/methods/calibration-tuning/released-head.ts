@@ -3,11 +3,8 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Vectors } from "../../data/vectors.js";
 import { CredenceError } from "../../errors.js";
-import { readSafetensors } from "../../model/safetensors.js";
 import { native, type TensorData } from "../../native.js";
-
-/** In a checkpoint's folder. */
-export const classifierName = "classifier_model.bin";
+import { classifierFile } from "./classifier.js";
 
 interface Layer {
   inputs: number;
@@ -62,13 +59,13 @@ export function classifierOf(tensors: readonly TensorData[], path: string): Clas
  * @throws CredenceError "NO_HEAD" where it has none
  */
 export function readClassifier(folder: string): Classifier {
-  const path = join(folder, classifierName);
+  const path = join(folder, classifierFile);
   if (!existsSync(path))
     throw new CredenceError(
       "NO_HEAD",
-      `${folder}: has no ${classifierName}. Train one, or leave out --with-classifier`,
+      `${folder}: has no ${classifierFile}. Train one, or leave out --with-classifier`,
     );
-  return classifierOf(path.endsWith(".safetensors") ? readSafetensors(path) : native().readTensors(path), path);
+  return classifierOf(native().readTensors(path), path);
 }
 
 /**

@@ -1,7 +1,7 @@
 /** How answer and confidence are written in one completion, and what a policy says to questions. */
 import { NumpyRandom } from "../../data/random.js";
 import { hasAnswer, isAnswer } from "../../evaluation/match.js";
-import { type ConfidenceFormat, confidenceFormats } from "../../evaluation/stated.js";
+import { type ConfidenceFormat, confidenceFormats, upToOne } from "../../evaluation/stated.js";
 import type { Prompt } from "../../model/card.js";
 import type { Model } from "../../policy/model.js";
 import type { Policy } from "../../policy/policy.js";
@@ -39,10 +39,9 @@ export const labelledForm: WrittenForm = {
 
 /** A completion whose answer is all that stands before its confidence, as a format finds it. */
 export function partsBy(format: ConfidenceFormat, completion: string): Parts {
-  const stated = format.find(completion);
-  const found = stated && stated.value <= 1 ? stated : null;
-  const answer = completion.slice(0, found?.from ?? completion.length).trimEnd();
-  return { answer, end: answer.length, confidence: found?.value ?? null };
+  const stated = upToOne(format).find(completion);
+  const answer = completion.slice(0, stated?.from ?? completion.length).trimEnd();
+  return { answer, end: answer.length, confidence: stated?.value ?? null };
 }
 
 /** The conversation up to where the answer begins. */

@@ -6,7 +6,6 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { readRecords } from "../../data/readers.js";
-import { messageSchema } from "../../data/records.js";
 import { CredenceError } from "../../errors.js";
 import { whoAnswers } from "../../evaluation/judges/responder.js";
 import type { Prompt } from "../../model/card.js";
@@ -16,6 +15,7 @@ import { stopWhen } from "../../rewards/retries.js";
 import { inParts, isDone, joinedInto, type PassContext } from "../passes.js";
 import { greedyClusters, publishedThreshold } from "./clusters.js";
 import { type Gold, isRight, negativesOf } from "./correctness.js";
+import { answeredMessages, filled, pairSchema } from "./questions.js";
 import { agreedRationale, type Disagreement, type Summariser, templateRationale } from "./rationales.js";
 import type { ComparedTexts, ResponseVectors } from "./response-vectors.js";
 import { partsOf, type ResponseParts, responseText } from "./wire.js";
@@ -29,23 +29,11 @@ export interface BuildQuestion extends Gold {
   group?: string;
 }
 
-const filled = (what: string) => z.string({ error: () => what }).regex(/\S/, { error: () => what });
-const answer = z.union([filled("a string"), z.array(filled("a string")).min(1)], {
-  error: () => "a string, or a list of strings",
-});
 const buildSchema = z
   .looseObject({
-    question: filled("a string").optional(),
-    answer: answer.optional(),
-    negative_answer: z.string({ error: () => "a string" }).nullish(),
+    ...pairSchema.partial().shape,
     group: z.union([z.string(), z.number()], { error: () => "a string or a number" }).optional(),
-    messages: z
-      .array(messageSchema, { error: () => "a list of messages" })
-      .min(2, { error: () => "a question and its answer" })
-      .refine((messages) => messages.at(-1)?.role === "assistant", {
-        error: "messages of which the last is the answer",
-      })
-      .optional(),
+    messages: answeredMessages.optional(),
   })
   .refine(({ question, messages }) => question !== undefined || messages !== undefined, {
     path: ["question"],
@@ -192,7 +180,7 @@ export async function sampleQuestions(
 }
 
 const sampledSchema = z.looseObject({
-  question: filled("a string"),
+  question: filled,
   responses: z
     .array(z.string({ error: () => "a string" }), { error: () => "a list of strings" })
     .min(1, { error: () => "at least one response" }),

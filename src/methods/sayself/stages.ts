@@ -7,14 +7,14 @@ import { fromJsonLines, toJsonLines } from "../../data/readers.js";
 import { CredenceError } from "../../errors.js";
 import type { FitLogistic } from "../../evaluation/calibrators.js";
 import type { Prediction } from "../../evaluation/rows.js";
-import { type ConfidenceFormat, confidenceFormats } from "../../evaluation/stated.js";
+import { type ConfidenceFormat, confidenceFormats, upToOne } from "../../evaluation/stated.js";
 import { readJson, readText, writeFileAtomic, writeJsonAtomic } from "../../files.js";
 import type { Model } from "../../policy/model.js";
 import { type Stage, type StageContext, stageFolder } from "../../training/run.js";
 import { probeDepths } from "../elical/answers.js";
 import { elicit, elicitedAgreement, labelParts } from "../elical/probe.js";
 import { statedPredictions } from "../ppo/evaluate.js";
-import { askedMessages, type Form, promptsOf, rightAs, say } from "../ppo/speaking.js";
+import { askedMessages, type Form, partsBy, promptsOf, rightAs, say } from "../ppo/speaking.js";
 import {
   ablation,
   type Earning,
@@ -47,26 +47,20 @@ import { bareConfidence, partsOf, reinforcedTokens } from "./wire.js";
 export const saySelfForm: Form = {
   partsOf(completion) {
     const { answer, rationale } = partsOf(completion);
-    const stated = (rationale === null ? bareConfidence : confidenceFormats.sayself).find(completion);
+    const stated = formatOf(rationale !== null).find(completion);
     const label = "Answer:";
     const from = completion.lastIndexOf(label, stated?.from) + label.length;
     return {
       answer: answer ?? "",
       end: answer === null ? completion.length : completion.indexOf(answer, from) + answer.length,
       ...(rationale === null ? {} : { rationale }),
-      confidence: stated && stated.value <= 1 ? stated.value : null,
+      confidence: stated?.value ?? null,
     };
   },
 };
 
 /** What an untrained model says that was asked for an answer and a number: all before the number is its answer. */
-const directForm: Form = {
-  partsOf(completion) {
-    const stated = bareConfidence.find(completion);
-    const answer = completion.slice(0, stated?.from ?? completion.length).trimEnd();
-    return { answer, end: answer.length, confidence: stated && stated.value <= 1 ? stated.value : null };
-  },
-};
+const directForm: Form = { partsOf: (completion) => partsBy(bareConfidence, completion) };
 
 const stageNames = { sampled, direct: "03-direct", probe: "03-probe" };
 const beliefsFile = "beliefs.json";
@@ -177,16 +171,8 @@ function earning(recipe: SaySelfRecipe, model: Model, training: string): Earning
 }
 
 /** A number beyond 10 states nothing: taken as 10, the nearest, it would pay a policy that goes on and on with digits. */
-function formatOf(rationale: boolean): ConfidenceFormat {
-  const format = rationale ? confidenceFormats.sayself : bareConfidence;
-  return {
-    ...format,
-    find(text) {
-      const stated = format.find(text);
-      return stated && stated.value <= 1 ? stated : null;
-    },
-  };
-}
+const formatOf = (rationale: boolean): ConfidenceFormat =>
+  upToOne(rationale ? confidenceFormats.sayself : bareConfidence);
 
 /** SaySelf as reinforcement. */
 export function byReflection(recipe: SaySelfRecipe, model: Model, fit: FitLogistic): Reinforcement {
